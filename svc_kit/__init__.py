@@ -1,0 +1,1 @@
+"""What every Interlock service stands on; it knows no service."""
