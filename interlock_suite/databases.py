@@ -1,0 +1,103 @@
+"""The databases of the services and their two roles each: one that owns, one that serves."""
+
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+SERVICES = ("orchestrator", "registry", "gateway", "audit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceDatabase:
+    """One service's database, as its two roles reach it."""
+
+    name: str
+    owner_role: str
+    service_role: str
+    owner_url: str
+    """May change tables; for migrations alone."""
+    service_url: str
+    """May read and write rows as far as the migrations grant it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolePasswords:
+    """The passwords of one service's two roles."""
+
+    owner: str
+    service: str
+
+
+def provision(admin_url: str, *, service: str, database: str, passwords: RolePasswords) -> ServiceDatabase:
+    """Make the database and roles where they are missing; run again it changes nothing but the passwords."""
+    owner, server = f"{service}_owner", service
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        _ensure_role(connection, owner, passwords.owner)
+        _ensure_role(connection, server, passwords.service)
+        _ensure_database(connection, database, owner)
+    made = ServiceDatabase(
+        name=database,
+        owner_role=owner,
+        service_role=server,
+        owner_url=with_login(admin_url, user=owner, password=passwords.owner, database=database),
+        service_url=with_login(admin_url, user=server, password=passwords.service, database=database),
+    )
+    with psycopg.connect(with_database(admin_url, database), autocommit=True) as connection:
+        _close_to_others(connection, made)
+    return made
+
+
+def with_login(url: str, *, user: str, password: str, database: str) -> str:
+    """The same server's URL for another user and database."""
+    parts = urlsplit(url)
+    address = parts.netloc.rpartition("@")[2]
+    netloc = f"{quote(user, safe='')}:{quote(password, safe='')}@{address}"
+    return _unsplit(parts.scheme, netloc, database, parts.query)
+
+
+def with_database(url: str, database: str) -> str:
+    """The same server's URL for the same user and another database."""
+    parts = urlsplit(url)
+    return _unsplit(parts.scheme, parts.netloc, database, parts.query)
+
+
+def _unsplit(scheme: str, netloc: str, database: str, query: str) -> str:
+    return urlunsplit((scheme, netloc, f"/{quote(database, safe='')}", query, ""))
+
+
+def _ensure_role(connection: psycopg.Connection, role: str, password: str) -> None:
+    # Hashed here, so that the server's log can never hold the password.
+    hashed = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
+    verb = sql.SQL("ALTER" if exists else "CREATE")
+    connection.execute(
+        sql.SQL("{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+            verb, sql.Identifier(role), sql.Literal(hashed)
+        )
+    )
+
+
+def _ensure_database(connection: psycopg.Connection, database: str, owner: str) -> None:
+    if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
+        return
+    # An administrator who is no superuser may only give away what it could take: it joins the owner first.
+    connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(owner)))
+    connection.execute(
+        sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0").format(
+            sql.Identifier(database), sql.Identifier(owner)
+        )
+    )
+
+
+def _close_to_others(connection: psycopg.Connection, made: ServiceDatabase) -> None:
+    database, owner, server = (sql.Identifier(n) for n in (made.name, made.owner_role, made.service_role))
+    for statement in (
+        sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database),
+        sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, server),
+        sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
+        sql.SQL("GRANT USAGE, CREATE ON SCHEMA public TO {}").format(owner),
+        sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(server),
+    ):
+        connection.execute(statement)

@@ -1,0 +1,84 @@
+"""The embedded Valkey: nudges only; everything in it may be lost."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from interlock_suite.binaries import find_valkey
+from interlock_suite.command import Command
+from interlock_suite.passwords import password, write_private
+
+_CONFIGURATION = """\
+port 0
+unixsocket {socket}
+unixsocketperm 700
+requirepass {password}
+dir {data}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+daemonize no
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValkeyPlace:
+    """Where one Valkey keeps its things."""
+
+    data: Path
+    socket: Path
+    password_file: Path
+    log: Path
+
+
+class EmbeddedValkey:
+    """One Valkey server, reachable by unix socket and password alone."""
+
+    def __init__(self, place: ValkeyPlace, program: Path) -> None:
+        self._place = place
+        self._program = program
+
+    @classmethod
+    def prepare(cls, place: ValkeyPlace) -> "EmbeddedValkey":
+        """Find the program and write its configuration."""
+        place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        server = cls(place, find_valkey())
+        text = _CONFIGURATION.format(
+            socket=_quoted(place.socket), data=_quoted(place.data), password=password(place.password_file)
+        )
+        # A file, because the command line is readable by every user of the machine.
+        write_private(server._configuration, text)
+        return server
+
+    @property
+    def url(self) -> str:
+        """The URL for redis-py; it holds the password."""
+        return f"unix://:{password(self._place.password_file)}@{self._place.socket}?db=0"
+
+    def command(self) -> Command:
+        """The server itself; SIGTERM lets it write its log to the end."""
+        return Command(
+            argv=(str(self._program), str(self._configuration)), cwd=self._place.data, log=self._place.log
+        )
+
+    def ready(self) -> bool:
+        """Whether it answers now, its log loaded."""
+        client = redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2)
+        try:
+            return bool(client.ping())
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+    @property
+    def _configuration(self) -> Path:
+        return self._place.data / "valkey.conf"
+
+
+def _quoted(path: Path) -> str:
+    text = os.fspath(path)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
