@@ -2,9 +2,9 @@
 
 usage: launcher.py PARENT_PID DEATH_SIGNAL IDENTITY PROGRAM [ARGUMENT…]
 
-IDENTITY is `self`, `mapped` (a user namespace in which root appears as an ordinary user: PostgreSQL refuses to
-run as root) or `nobody` (really another user). A script of its own instead of a `preexec_fn`: code between
-fork and exec can hang in a process that has threads.
+IDENTITY is `self`, `mapped` (a user namespace in which root appears as an ordinary user: PostgreSQL refuses
+to run as root) or `nobody` (really another user). A script of its own instead of a `preexec_fn`: code
+between fork and exec can hang in a process that has threads.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     if os.getppid() != parent:
         sys.exit("The parent is gone already.")
     try:
-        os.execvp(program[0], program)
+        os.execvp(program[0], program)  # noqa: S606 - no shell is what is wanted
     except OSError as error:
         sys.exit(f"{program[0]} cannot be started: {error.strerror}")
 
@@ -51,7 +51,7 @@ def _enter_user_namespace(libc: ctypes.CDLL) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - pathlib would double the start-up time
         file.write(text)
 
 

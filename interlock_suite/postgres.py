@@ -65,7 +65,7 @@ class EmbeddedPostgres:
         return f"postgresql://{login}@/postgres?host={quote(str(self._place.socket), safe='')}"
 
     def command(self) -> Command:
-        """The server itself: SIGINT is its fast stop, SIGQUIT its immediate one, which ends the backends too."""
+        """The server itself: SIGINT is its fast stop, SIGQUIT its immediate one, which ends backends too."""
         options = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._place.socket),
@@ -154,7 +154,7 @@ def refuse_without_durability(url: str) -> None:
             row = connection.execute(f"SHOW {setting}").fetchone()
             if row is not None and row[0] == "off":
                 raise SuiteError(
-                    f"PostgreSQL runs with {setting} = off, so acknowledged tasks and audit entries could be lost.",
+                    f"PostgreSQL runs with {setting} = off: acknowledged tasks and audit entries could be lost.",
                     f"Set {setting} = on in its configuration and start again.",
                 )
 
