@@ -2,7 +2,7 @@
 
 A *node* (level, number) is the root of the complete subtree over the leaves
 [number << level, (number + 1) << level). Hashes are kept in *tiles* of 256: tile (tier, number) holds the
-nodes of level 8 × tier that lie under node (8 × (tier + 1), number). This is the layout of C2SP tlog-tiles.
+nodes of level 8 * tier that lie under node (8 * (tier + 1), number). This is the layout of C2SP tlog-tiles.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ class TileId(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """All that appending needs: the roots of the complete subtrees of a tree, the largest (leftmost) first."""
+    """All that appending needs: the roots of a tree's complete subtrees, the largest (leftmost) first."""
 
     size: int = 0
     hashes: tuple[bytes, ...] = ()

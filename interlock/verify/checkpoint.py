@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from interlock.verify.merkle import EMPTY_ROOT, MAX_TREE_SIZE
 from interlock.verify.note import NoteError, NoteKey, decode_hash, parse_note
 
+_LINES = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -32,7 +34,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     if not text.endswith("\n"):
         raise NoteError("a checkpoint ends in a newline")
     lines = text[:-1].split("\n")
-    if len(lines) < 3 or not all(lines):
+    if len(lines) < _LINES or not all(lines):
         raise NoteError("a checkpoint has three lines (origin, size, root) and no empty one")
     origin, size_text, root_text, *extensions = lines
     # One spelling only: no sign, no leading zero, no underscore, no foreign digits.

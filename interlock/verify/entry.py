@@ -32,10 +32,10 @@ class Commitment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """The fields of a leaf that a verifier or reader needs; `fields` holds all of them as stored."""
+    """The fields of a leaf that a verifier needs; `origin` names the log, `fields` holds all as stored."""
 
     event_id: str
-    log_id: str
+    origin: str
     producer: str
     type: str
     task_id: str
@@ -86,7 +86,7 @@ def parse_leaf(data: bytes) -> Leaf:
         raise EntryError("the leaf names one part twice")
     return Leaf(
         event_id=_text(fields, "id"),
-        log_id=_text(fields, "log"),
+        origin=_text(fields, "log"),
         producer=_text(fields, "producer"),
         type=_text(fields, "type"),
         task_id=_text(fields, "task") if "task" in fields else "",

@@ -80,8 +80,16 @@ def verify_consistency(
     # A power of two is a complete subtree whose root the verifier already holds.
     path = [old_root, *proof] if old_size & (old_size - 1) == 0 else list(proof)
     node, last = old_size - 1, new_size - 1
+    # Both trees share the subtree that ends with the old tree's last leaf.
     while node & 1:
         node, last = node >> 1, last >> 1
+    old_result, new_result = _climb(path, node, last)
+    _require_equal(old_result, old_root, f"the consistency proof leads to another root of size {old_size}")
+    _require_equal(new_result, new_root, f"the consistency proof leads to another root of size {new_size}")
+
+
+def _climb(path: Sequence[bytes], node: int, last: int) -> tuple[bytes, bytes]:
+    """The roots of the old and the new tree that a consistency path leads to, from its lowest node up."""
     old_result = new_result = path[0]
     for sibling in path[1:]:
         if last == 0:
@@ -96,8 +104,7 @@ def verify_consistency(
         node, last = node >> 1, last >> 1
     if last != 0:
         raise ProofError("the consistency proof is shorter than the tree is high")
-    _require_equal(old_result, old_root, f"the consistency proof leads to another root of size {old_size}")
-    _require_equal(new_result, new_root, f"the consistency proof leads to another root of size {new_size}")
+    return old_result, new_result
 
 
 def _is_count(value: object) -> bool:

@@ -6,6 +6,7 @@ Format: c2sp.org/signed-note. Signatures by keys that nobody here knows are carr
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,12 @@ MAX_NOTE_BYTES = 1_000_000
 MAX_SIGNATURES = 100
 
 _ED25519 = b"\x01"
+_KEY_SIZE = 32
+_KEY_HASH_SIZE = 4
+_HASH_SIZE = 32
 _DASH = "\u2014 "
+_FORBIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
+_NAME = re.compile(r"[^\s+\x00-\x1f]+")
 
 
 class NoteError(ValueError):
@@ -32,13 +38,15 @@ class NoteKey:
 
     def __post_init__(self) -> None:
         _require_name(self.name)
-        if len(self.public_key) != 32:
-            raise NoteError(f"an Ed25519 key has 32 bytes, not {len(self.public_key)}")
+        if len(self.public_key) != _KEY_SIZE:
+            raise NoteError(f"an Ed25519 key has {_KEY_SIZE} bytes, not {len(self.public_key)}")
 
     @property
     def key_hash(self) -> bytes:
         """The four bytes by which a signature line names its key."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[:4]
+        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public_key).digest()[
+            :_KEY_HASH_SIZE
+        ]
 
     def __str__(self) -> str:
         encoded = base64.b64encode(_ED25519 + self.public_key).decode()
@@ -48,10 +56,10 @@ class NoteKey:
     def parse(cls, text: str) -> "NoteKey":
         """Read the `name+hash+key` text; a hash that does not fit the key is an error."""
         # Base64 may hold "+", so only the first two separate.
-        pieces = text.split("+", 2)
-        if len(pieces) != 3:
-            raise NoteError("a verifier key reads name+hash+key")
-        name, key_hash, encoded = pieces
+        try:
+            name, key_hash, encoded = text.split("+", 2)
+        except ValueError:
+            raise NoteError("a verifier key reads name+hash+key") from None
         key = _decode(encoded, "the verifier key")
         if key[:1] != _ED25519:
             raise NoteError("only Ed25519 verifier keys (type 1) are known")
@@ -101,7 +109,7 @@ def parse_note(text: str) -> SignedNote:
     """Split a signed note into text and signatures, refusing everything the format does not allow."""
     if len(text.encode(errors="surrogatepass")) > MAX_NOTE_BYTES:
         raise NoteError(f"the note is longer than {MAX_NOTE_BYTES} bytes")
-    if any((ord(c) < 0x20 and c != "\n") or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+    if _FORBIDDEN.search(text):
         raise NoteError("the note holds control characters or lone surrogates")
     # The last empty line separates: the text itself may hold empty lines.
     body, separator, tail = text.rpartition("\n\n")
@@ -124,8 +132,8 @@ def signed_note(text: str, *, key: NoteKey, signature: bytes) -> SignedNote:
 def decode_hash(text: str, what: str) -> bytes:
     """Base64 to the 32 bytes of a SHA-256 hash; only the one canonical spelling is taken."""
     value = _decode(text, what)
-    if len(value) != 32:
-        raise NoteError(f"{what} has {len(value)} bytes where 32 are needed")
+    if len(value) != _HASH_SIZE:
+        raise NoteError(f"{what} has {len(value)} bytes where {_HASH_SIZE} are needed")
     return value
 
 
@@ -142,13 +150,13 @@ def _parse_signature(line: str) -> NoteSignature:
         raise NoteError("a signature line holds a name and a signature")
     _require_name(name)
     value = _decode(encoded, "a signature")
-    if len(value) < 5:
+    if len(value) <= _KEY_HASH_SIZE:
         raise NoteError("a signature is shorter than its key hash")
-    return NoteSignature(name=name, key_hash=value[:4], signature=value[4:])
+    return NoteSignature(name=name, key_hash=value[:_KEY_HASH_SIZE], signature=value[_KEY_HASH_SIZE:])
 
 
 def _require_name(name: str) -> None:
-    if not name or "+" in name or any(c.isspace() or ord(c) < 0x20 for c in name):
+    if not _NAME.fullmatch(name):
         raise NoteError(f"{name!r} is no key name: it must hold no space and no plus")
 
 

@@ -81,14 +81,15 @@ class PinStore:
         content = json.dumps({"format": _FORMAT, "logs": logs}, indent=2, ensure_ascii=False)
         # mkstemp makes the file 0600 from the start.
         handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+        temporary = Path(name)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(content + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, self._path)
+            temporary.replace(self._path)
         except BaseException:
-            os.unlink(name)
+            temporary.unlink()
             raise
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

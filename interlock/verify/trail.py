@@ -27,7 +27,6 @@ class TrailEntry:
 class Trail:
     """The entries of `task_id` in log order, and the signed note of the checkpoint all proofs lead to."""
 
-    log_id: str
     task_id: str
     checkpoint: str
     entries: tuple[TrailEntry, ...]
@@ -121,7 +120,7 @@ def verify_trail(
             else:
                 findings.append(Finding(problem=Problem.INCLUSION, index=entry.index, message=refusal))
         try:
-            leaf = _own_leaf(entry, trail)
+            leaf = _own_leaf(entry, task_id=trail.task_id, origin=key.name)
         except EntryError as error:
             findings.append(Finding(problem=Problem.LEAF, index=entry.index, message=str(error)))
             continue
@@ -177,12 +176,12 @@ def _inclusion_refusal(entry: TrailEntry, checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _own_leaf(entry: TrailEntry, trail: Trail) -> Leaf:
+def _own_leaf(entry: TrailEntry, *, task_id: str, origin: str) -> Leaf:
     leaf = parse_leaf(entry.leaf)
-    if leaf.log_id != trail.log_id:
-        raise EntryError(f"the leaf belongs to log {leaf.log_id!r}, not {trail.log_id!r}")
-    if leaf.task_id != trail.task_id:
-        raise EntryError(f"the leaf belongs to task {leaf.task_id!r}, not {trail.task_id!r}")
+    if leaf.origin != origin:
+        raise EntryError(f"the leaf belongs to log {leaf.origin!r}, not {origin!r}")
+    if leaf.task_id != task_id:
+        raise EntryError(f"the leaf belongs to task {leaf.task_id!r}, not {task_id!r}")
     return leaf
 
 
@@ -208,9 +207,7 @@ def _proven(
     if matched:
         lines.append(f"{matched} payload parts are byte for byte what their entries committed to")
     if consistent_from:
-        lines.append(
-            f"nothing among the {consistent_from} entries of the pinned checkpoint was changed or removed"
-        )
+        lines.append(f"none of the {consistent_from} entries of the pinned checkpoint was changed or removed")
     return tuple(lines)
 
 

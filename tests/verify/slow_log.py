@@ -1,4 +1,4 @@
-"""A log for tests: signed by a fixed key, its tree written word for word as RFC 6962 §2.1 defines it, however slow."""
+"""A log for tests, signed by a fixed key; its tree is written word for word as RFC 6962 §2.1 defines it."""
 
 from collections.abc import Sequence
 
@@ -39,14 +39,14 @@ def inclusion(index: int, leaves: Sequence[bytes]) -> tuple[bytes, ...]:
     return (*inclusion(index - k, leaves[k:]), root(leaves[:k]))
 
 
-def consistency(old: int, leaves: Sequence[bytes], whole: bool = True) -> tuple[bytes, ...]:
+def consistency(old: int, leaves: Sequence[bytes], *, whole: bool = True) -> tuple[bytes, ...]:
     """PROOF, with SUBPROOF where `whole` is false."""
     if old == len(leaves):
         return () if whole else (root(leaves),)
     k = split(len(leaves))
     if old <= k:
-        return (*consistency(old, leaves[:k], whole), root(leaves[k:]))
-    return (*consistency(old - k, leaves[k:], False), root(leaves[:k]))
+        return (*consistency(old, leaves[:k], whole=whole), root(leaves[k:]))
+    return (*consistency(old - k, leaves[k:], whole=False), root(leaves[:k]))
 
 
 def split(size: int) -> int:

@@ -38,7 +38,7 @@ def leaf(number: int, *, task: str = TASK, **changes: Any) -> bytes:
     fields = {
         "v": 1,
         "id": f"event-{number}",
-        "log": "log-1",
+        "log": "example.org/log",
         "producer": "orchestrator",
         "type": "PROMPT",
         "task": task,
@@ -57,7 +57,7 @@ def trail_of(leaves: list[bytes], indexes: list[int] = INDEXES) -> Trail:
         TrailEntry(index=i, leaf=leaves[i], proof=inclusion(i, leaves), parts={"input": PROMPT})
         for i in indexes
     ]
-    return Trail(log_id="log-1", task_id=TASK, checkpoint=LOG.checkpoint(leaves), entries=tuple(entries))
+    return Trail(task_id=TASK, checkpoint=LOG.checkpoint(leaves), entries=tuple(entries))
 
 
 def with_entry(trail: Trail, place: int, **changes: Any) -> Trail:
@@ -131,8 +131,8 @@ def test_one_event_at_two_places_is_refused() -> None:
 def test_an_entry_of_another_task_or_log_is_refused() -> None:
     report = verify_trail(trail_of(LEAVES, [1, 2]), key=LOG.key)
     assert problems(report) == [(Problem.LEAF, 2)]
-    report = verify_trail(replace(trail_of(LEAVES), log_id="log-2"), key=LOG.key)
-    assert {problem for problem, _ in problems(report)} == {Problem.LEAF}
+    leaves = [*LEAVES[:9], leaf(9, log="example.org/other"), LEAVES[10]]
+    assert problems(verify_trail(trail_of(leaves), key=LOG.key)) == [(Problem.LEAF, 9)]
 
 
 def test_a_checkpoint_of_another_key_proves_nothing() -> None:
