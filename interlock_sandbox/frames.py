@@ -1,0 +1,75 @@
+"""The framing on the channel between the parent and one sandbox.
+
+A frame is its payload's length (4 bytes, network order), its kind (1 byte) and the payload. The sandbox's end
+belongs to the untrusted tool once it runs, so the parent believes nothing but the length it allows.
+"""
+
+import struct
+from enum import IntEnum
+
+from interlock_sandbox.errors import ProtocolViolation
+
+HEADER = struct.Struct("!IB")
+
+
+class FrameKind(IntEnum):
+    """What a frame says."""
+
+    READY = 1
+    """From a new sandbox: it waits for a program."""
+    SETUP_FAILED = 2
+    """From a new sandbox: a layer could not be applied. Payload: JSON (layer, step, errno)."""
+    RUN = 3
+    """To a sandbox: the program. Payload: see `encode_program`."""
+    RESULT = 4
+    """Payload: the result's JSON text."""
+    TOOL_ERROR = 5
+    """Payload: JSON (type, message, traceback)."""
+    BAD_RESULT = 6
+    """The return value is no JSON. Payload: as TOOL_ERROR."""
+    RESULT_TOO_LARGE = 7
+    """Payload: as TOOL_ERROR."""
+
+
+ERROR_BYTES = 128 * 1024
+"""Bound on every payload from a sandbox but a result's."""
+
+
+def encode(kind: FrameKind, payload: bytes) -> bytes:
+    """A whole frame."""
+    return HEADER.pack(len(payload), kind) + payload
+
+
+class FrameReader:
+    """Cuts one frame out of the bytes that arrive; keeps no more than a frame may hold."""
+
+    def __init__(self, *, result_bytes: int) -> None:
+        self._result_bytes = result_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> tuple[FrameKind, bytes] | None:
+        """Add bytes; the frame once it is whole.
+
+        Raises ProtocolViolation as soon as the header is seen to be wrong, before its payload is read.
+        """
+        self._buffer += data
+        if len(self._buffer) < HEADER.size:
+            return None
+        length, number = HEADER.unpack_from(self._buffer)
+        try:
+            kind = FrameKind(number)
+        except ValueError:
+            raise ProtocolViolation(f"frame of unknown kind {number}") from None
+        allowed = self._result_bytes if kind is FrameKind.RESULT else ERROR_BYTES
+        if length > allowed:
+            raise FrameTooLarge(kind, length, allowed)
+        end = HEADER.size + length
+        return (kind, bytes(self._buffer[HEADER.size : end])) if len(self._buffer) >= end else None
+
+
+class FrameTooLarge(ProtocolViolation):
+    """A frame announces more than is allowed."""
+
+    def __init__(self, kind: FrameKind, length: int, allowed: int) -> None:
+        super().__init__(f"a {kind.name} frame of {length} bytes exceeds the limit of {allowed}")
+        self.kind = kind

@@ -1,0 +1,26 @@
+"""What to run."""
+
+import re
+from dataclasses import dataclass
+
+_IDENTIFIER = re.compile(r"[^\W\d]\w{0,127}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolProgram:
+    """One Python module and the call to make into it: `entrypoint(**arguments)`.
+
+    The return value, a JSON value, is the result; an `async def` entrypoint is awaited. Only the standard
+    library can be imported.
+    """
+
+    source: str
+    arguments_json: bytes = b"{}"
+    """A JSON object."""
+    entrypoint: str = "run"
+    filename: str = "tool.py"
+    """The name shown in tracebacks."""
+
+    def __post_init__(self) -> None:
+        if not _IDENTIFIER.match(self.entrypoint):
+            raise ValueError(f"entrypoint must be a Python name, not {self.entrypoint!r}")

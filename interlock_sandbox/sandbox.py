@@ -1,0 +1,159 @@
+"""The sandbox as its users hold it."""
+
+import asyncio
+import math
+import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from interlock_sandbox.call import Call
+from interlock_sandbox.errors import SandboxClosed, SandboxUnavailable
+from interlock_sandbox.keeper import Keeper
+from interlock_sandbox.levels import IsolationLevel, SandboxStatus
+from interlock_sandbox.limits import Limits
+from interlock_sandbox.negotiation import demand, establish
+from interlock_sandbox.outcome import Outcome, OutcomeKind, ToolFailure
+from interlock_sandbox.program import ToolProgram
+from interlock_sandbox.spare import ExitReport, Spare, SpareFailed
+
+
+class Sandbox:
+    """Runs untrusted Python, each call in a single-use sandbox of its own.
+
+    Belongs to the event loop it is started on. Below the minimum isolation level it refuses to start.
+    """
+
+    def __init__(
+        self,
+        *,
+        minimum: IsolationLevel = IsolationLevel.STANDARD,
+        limits: Limits | None = None,
+        spares: int = 4,
+        max_concurrent: int = 16,
+    ) -> None:
+        if minimum is IsolationLevel.NONE:
+            raise ValueError("code is not run without isolation: the least minimum is PARTIAL")
+        self._minimum = minimum
+        self._limits = limits or Limits()
+        self._spares = spares
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._keeper: Keeper | None = None
+        self._status: SandboxStatus | None = None
+        self._running: set[Call] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._calls = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Find the strongest isolation, prove it by trying, and fill the pool; raises SandboxUnavailable."""
+        established = await establish()
+        self._status = established.status
+        zygote = established.zygote
+        try:
+            demand(established.status, self._minimum)
+            if zygote is None:
+                raise SandboxUnavailable("no sandbox can be made here", status=self._status)
+            keeper = Keeper(zygote, spares=self._spares, disk_bytes=self._limits.disk_bytes)
+            await keeper.start()
+        except BaseException as error:
+            if zygote is not None:
+                await zygote.close()
+            if isinstance(error, SpareFailed):
+                raise SandboxUnavailable(str(error), status=self._status) from error
+            raise
+        self._keeper = keeper
+
+    async def close(self) -> None:
+        """End running calls as CANCELED, and everything else; returns when no sandbox is left."""
+        keeper, self._keeper = self._keeper, None
+        for call in self._running:
+            call.cancel()
+        await self._idle.wait()
+        if keeper is not None:
+            await keeper.close()
+
+    def status(self) -> SandboxStatus:
+        """What isolation holds, and what is going on; raises SandboxClosed before the start."""
+        if self._status is None:
+            raise SandboxClosed("the sandbox was not started")
+        return replace(
+            self._status,
+            spares=self._keeper.ready if self._keeper else 0,
+            running=len(self._running),
+            calls=self._calls,
+            restarts=self._keeper.restarts if self._keeper else 0,
+        )
+
+    async def run(
+        self, program: ToolProgram, *, limits: Limits | None = None, deadline: float | None = None
+    ) -> Outcome:
+        """Run one program to its end; whatever it does, the answer is an Outcome.
+
+        `limits` are those of the sandbox unless given. `deadline` is a `time.monotonic()` value by which to
+        end, waiting for a free sandbox included. Cancelling the task kills the program. Raises SandboxClosed,
+        or SandboxUnavailable if the host makes no more processes.
+        """
+        keeper = self._keeper
+        if keeper is None or self._status is None:
+            raise SandboxClosed("the sandbox is not running")
+        limits = limits or self._limits
+        end = math.inf if deadline is None else deadline
+        spare = await self._take(keeper, limits, end)
+        if spare is None:
+            return self._not_started(self._status.level)
+        call = Call(spare, program, limits, self._status.level)
+        self._running.add(call)
+        self._idle.clear()
+        try:
+            return await call.run(seconds=max(0.0, min(limits.wall_seconds, end - time.monotonic())))
+        finally:
+            self._running.discard(call)
+            if not self._running:
+                self._idle.set()
+            self._calls += 1
+            keeper.refill()
+
+    async def _take(self, keeper: Keeper, limits: Limits, end: float) -> Spare | None:
+        """A sandbox, and a slot that stays taken until it is gone; None if the deadline passes first."""
+        if end <= time.monotonic():
+            return None
+        try:
+            if self._slots.locked():
+                async with asyncio.timeout(None if math.isinf(end) else end - time.monotonic()):
+                    await self._slots.acquire()
+            else:
+                await self._slots.acquire()
+        except TimeoutError:
+            return None
+        try:
+            spare = keeper.take_ready(disk_bytes=limits.disk_bytes)
+            if spare is None:
+                async with asyncio.timeout(None if math.isinf(end) else end - time.monotonic()):
+                    spare = await keeper.take(disk_bytes=limits.disk_bytes)
+        except TimeoutError:
+            self._slots.release()
+            return None
+        except BaseException:
+            self._slots.release()
+            raise
+        # Only once the process is gone, so that the bound on calls also bounds what is dying.
+        spare.exited.add_done_callback(self._free_slot)
+        return spare
+
+    def _free_slot(self, _exited: "asyncio.Future[ExitReport | None]") -> None:
+        self._slots.release()
+
+    @staticmethod
+    def _not_started(level: IsolationLevel) -> Outcome:
+        failure = ToolFailure(type=OutcomeKind.TIMEOUT, message="no sandbox was free before the deadline")
+        return Outcome(kind=OutcomeKind.TIMEOUT, level=level, started=False, error=failure)

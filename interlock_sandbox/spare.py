@@ -1,0 +1,122 @@
+"""One sandbox that stands ready, as its parent holds it."""
+
+# Plain descriptors and strings: pathlib would hide which system call is made.
+# ruff: noqa: PTH123
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+
+from interlock_sandbox.errors import SandboxError
+from interlock_sandbox.frames import ERROR_BYTES, FrameKind, FrameReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitReport:
+    """How a sandbox's first process ended, as the zygote saw it."""
+
+    status: int
+    """As `os.wait` gives it."""
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+
+class SpareFailed(SandboxError):
+    """A sandbox could not be made; `layer`, `step` and `errno` say where it stopped."""
+
+    def __init__(self, layer: str, step: str, errno: int) -> None:
+        super().__init__(f"a sandbox could not be made: {layer}: {step}")
+        self.layer = layer
+        self.step = step
+        self.errno = errno
+
+
+@dataclass(slots=True, kw_only=True)
+class Spare:
+    """Descriptors and identity of one sandbox; used for one call, then killed."""
+
+    id: int
+    disk_bytes: int
+    channel: socket.socket
+    stdout: int
+    stderr: int
+    exited: asyncio.Future[ExitReport | None]
+    """Resolved once the process is gone; None if nobody is left to say how."""
+    pidfd: int = -1
+    host_pid: int = 0
+    cpu_seconds_before: float = 0.0
+    _closed: bool = field(default=False)
+
+    async def wait_until_ready(self) -> None:
+        """Returns once every layer is applied; raises SpareFailed with the step that failed."""
+        reader = FrameReader(result_bytes=ERROR_BYTES)
+        frame = None
+        while frame is None:
+            data = await asyncio.get_running_loop().sock_recv(self.channel, 65536)
+            if not data:
+                raise SpareFailed("namespaces", "it died before it was ready", 0)
+            frame = reader.feed(data)
+        kind, payload = frame
+        if kind is not FrameKind.READY:
+            failure = json.loads(payload)
+            raise SpareFailed(failure["layer"], failure["step"], failure["errno"])
+        self.host_pid = _pid_behind(self.pidfd)
+        self.cpu_seconds_before = self.cpu_seconds()
+
+    def is_alive(self) -> bool:
+        """Whether it still waits for its program."""
+        try:
+            return self.channel.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return not self.exited.done()
+        except OSError:
+            return False
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far by all its threads; what was last known once it is gone."""
+        try:
+            # The kernel's clock of another process: its id, inverted, above the bits for "scheduler time".
+            return time.clock_gettime((~self.host_pid << 3) | 2)
+        except OSError:
+            return self.cpu_seconds_before
+
+    def peak_rss_bytes(self) -> int:
+        """The kernel's count of it, 0 once it is gone."""
+        try:
+            with open(f"/proc/{self.host_pid}/status", "rb") as file:
+                _, _, rest = file.read().partition(b"VmHWM:")
+        except OSError:
+            return 0
+        return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+    def kill(self) -> None:
+        """Kill its first process, and with that everything in its process namespace."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it and let go of its descriptors."""
+        if self._closed:
+            return
+        self._closed = True
+        self.kill()
+        self.channel.close()
+        for descriptor in (self.pidfd, self.stdout, self.stderr):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.pidfd = -1
+
+
+def _pid_behind(pidfd: int) -> int:
+    """The process's id as we see it."""
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return 0
