@@ -207,7 +207,7 @@ def _proven(
     if matched:
         lines.append(f"{matched} payload parts are byte for byte what their entries committed to")
     if consistent_from:
-        lines.append(f"none of the {consistent_from} entries of the pinned checkpoint was changed or removed")
+        lines.append(f"all {consistent_from} entries of the pinned checkpoint still stand, unchanged")
     return tuple(lines)
 
 
@@ -215,7 +215,7 @@ def _not_excluded(pinned: Checkpoint | None, withheld: int) -> tuple[str, ...]:
     lines = [
         "that further entries of this task exist in the log and were left out of the trail",
         "that the log shows other people another history: compare checkpoints with theirs",
-        "that a producer recorded something untrue, or did not record something: the log proves what was said",
+        "that a producer recorded something untrue, or left something out: the log proves what was said",
     ]
     if pinned is None:
         lines.append(
