@@ -21,9 +21,11 @@ class SystemClock:
     """The clock of this machine."""
 
     def now(self) -> datetime:
+        """See `Clock.now`."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
         return time.monotonic()
 
 
@@ -37,9 +39,11 @@ class ManualClock:
         self._monotonic = 0.0
 
     def now(self) -> datetime:
+        """The start and all that was advanced since."""
         return self._now
 
     def monotonic(self) -> float:
+        """The seconds advanced since the start."""
         return self._monotonic
 
     def advance(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ class DomainError(Exception):
         metadata: Mapping[str, str] | None = None,
         violations: Sequence[Violation] = (),
         retry_after: float | None = None,
-        help: str | None = None,
+        help: str | None = None,  # noqa: A002 - the name of the detail that it becomes
     ) -> None:
         super().__init__(message)
         self.reason = reason

@@ -1,7 +1,8 @@
 """People's and machines' JSON, parsed strictly once and written one way.
 
-Refused: duplicate keys, NaN and Infinity, numbers that a double or 64-bit integer cannot hold, lone surrogates, NUL,
-nesting past 64, texts past the cap. What parses here is stored, digested, validated and executed as the same bytes.
+Refused: duplicate keys, NaN and Infinity, numbers that a double or a 64-bit integer cannot hold, lone
+surrogates, NUL, nesting past 64, texts past the cap. What parses here is stored, digested, validated and
+executed as the same bytes.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from google.protobuf.struct_pb2 import NULL_VALUE, Struct, Value
 
 from svc_kit.errors import Violation, invalid
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 MAX_BYTES = 262_144
 MAX_DEPTH = 64
@@ -26,6 +27,7 @@ MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 _MAX_SAFE_INTEGER = 2**53
 _MAX_VIOLATIONS = 20
 _MAX_SHOWN = 60
+_MAX_INTEGER_DIGITS = len(str(MIN_INTEGER))
 # Possessive, and an unterminated string runs to the end: linear in the text however hostile it is.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _NON_ZERO_MANTISSA = re.compile(r"[-0.]*[1-9]")
@@ -54,7 +56,7 @@ class _Hooks:
 
     def integer(self, digits: str) -> int | _Flaw:
         # The length goes first: int() of a megabyte of digits is slow, or refused by the interpreter.
-        if len(digits) > 20 or not MIN_INTEGER <= (value := int(digits)) <= MAX_INTEGER:
+        if len(digits) > _MAX_INTEGER_DIGITS or not MIN_INTEGER <= (value := int(digits)) <= MAX_INTEGER:
             return self._flaw(f"integer {_shorten(digits)} does not fit 64 bits; send it as a string")
         return value
 
@@ -104,20 +106,20 @@ def parse(text: str | bytes, *, field: str, max_bytes: int = MAX_BYTES) -> JsonV
 
 
 def canonical(value: JsonValue) -> bytes:
-    """The one way `value` is written: keys sorted by code point, no spaces, UTF-8, floats by repr, exact integers."""
+    """The one way to write `value`: keys by code point, no spaces, UTF-8, floats by repr, exact integers."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def digest(data: bytes) -> str:
-    """ "sha256:" and the hex digest of `data`."""
+    """The SHA-256 of `data`, written "sha256:<hex>"."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def struct_to_json(
     struct: Struct, *, field: str = "input", max_bytes: int = MAX_BYTES
 ) -> dict[str, JsonValue]:
-    """`struct` under the same rules as `parse`. A whole number within 2^53 becomes an int: Struct has only doubles."""
+    """`struct` under the rules of `parse`; whole numbers within 2^53 become ints: it has only doubles."""
     size = struct.ByteSize()
     if size > max_bytes:
         raise _refuse(field, f"{size} bytes, more than the {max_bytes} allowed")
@@ -127,7 +129,7 @@ def struct_to_json(
 
 
 def json_to_struct(value: dict[str, JsonValue]) -> Struct:
-    """`value` as Struct. Exact but for integers beyond 2^53, which become the nearest double; see `fits_struct`."""
+    """`value` as Struct; integers beyond 2^53 become the nearest double, see `fits_struct`."""
     struct = Struct()
     for key, item in value.items():
         _to_proto(item, struct.fields[key])
@@ -185,22 +187,23 @@ def _raise_flaws(value: Any, field: str) -> None:
 
 
 def _flaws(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, _Flaw):
-        yield path, value.message
-    elif isinstance(value, str):
-        if message := _text_flaw(value):
-            yield path, message
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _flaws(item, f"{path}[{index}]")
-    elif isinstance(value, dict):
-        if isinstance(value, _FlawedObject):
-            for key in value.repeated:
+    """Paths and what is wrong there, outermost first."""
+    match value:
+        case _Flaw():
+            yield path, value.message
+        case str():
+            if message := _text_flaw(value):
+                yield path, message
+        case list():
+            for index, item in enumerate(value):
+                yield from _flaws(item, f"{path}[{index}]")
+        case dict():
+            for key in getattr(value, "repeated", ()):
                 yield path, f"duplicate key {_quote(key)}"
-        for key, item in value.items():
-            if message := _text_flaw(key):
-                yield path, f"key {_quote(key)} has a {message}"
-            yield from _flaws(item, _member(path, key))
+            for key, item in value.items():
+                if message := _text_flaw(key):
+                    yield path, f"key {_quote(key)} has a {message}"
+                yield from _flaws(item, _member(path, key))
 
 
 def _text_flaw(text: str) -> str:
@@ -230,21 +233,19 @@ def _refuse(field: str, message: str) -> Exception:
 def _from_proto(value: Value, depth: int) -> Any:
     """`depth` is the one that `value` would have if it is a container; the outermost object has 1."""
     kind = value.WhichOneof("kind")
-    if kind == "number_value":
-        return _from_double(value.number_value)
-    if kind == "string_value":
-        return value.string_value
-    if kind == "bool_value":
-        return value.bool_value
-    if kind == "null_value":
-        return None
     if kind is None:
         return _Flaw("a Value without a kind")
-    if depth > MAX_DEPTH:
-        return _Flaw(f"nested deeper than {MAX_DEPTH}")
-    if kind == "list_value":
-        return [_from_proto(item, depth + 1) for item in value.list_value.values]
-    return {key: _from_proto(item, depth + 1) for key, item in value.struct_value.fields.items()}
+    if kind in ("list_value", "struct_value"):
+        if depth > MAX_DEPTH:
+            return _Flaw(f"nested deeper than {MAX_DEPTH}")
+        if kind == "list_value":
+            return [_from_proto(item, depth + 1) for item in value.list_value.values]
+        return {key: _from_proto(item, depth + 1) for key, item in value.struct_value.fields.items()}
+    return _from_double(value.number_value) if kind == "number_value" else _from_scalar(value, kind)
+
+
+def _from_scalar(value: Value, kind: str) -> Any:
+    return None if kind == "null_value" else getattr(value, kind)
 
 
 def _from_double(number: float) -> int | float | _Flaw:

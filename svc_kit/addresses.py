@@ -1,0 +1,58 @@
+"""Addresses that a service listens on or calls: `host:port`, `[v6]:port` or `unix:/path`."""
+
+import ipaddress
+from dataclasses import dataclass
+
+_MAX_UNIX_PATH_BYTES = 107  # what fits sockaddr_un with its closing NUL
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A checked address."""
+
+    text: str  # as grpc takes it
+    host: str  # "" for a unix socket
+    port: int  # 0 for a unix socket, or to let the system choose
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a unix socket, which only this machine reaches."""
+        return not self.host
+
+    @property
+    def path(self) -> str:
+        """The socket's path; empty for TCP."""
+        return self.text.removeprefix("unix:") if self.is_unix else ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing beyond this machine reaches it; a name but localhost may resolve anywhere."""
+        if self.is_unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def with_port(self, port: int) -> "Address":
+        """The same host with the port that the system chose; a unix socket stays as it is."""
+        return self if self.is_unix else parse_address(f"{self.text.rpartition(':')[0]}:{port}")
+
+
+def parse_address(text: str) -> Address:
+    """ValueError says what is wrong with `text`."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f"{text}: a unix socket needs an absolute path, unix:/…")
+        if len(path.encode()) > _MAX_UNIX_PATH_BYTES:
+            raise ValueError(f"{text}: a unix socket's path may have {_MAX_UNIX_PATH_BYTES} bytes at most")
+        return Address(text, "", 0)
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or (":" in bare) != (host != bare):
+        raise ValueError(f"{text!r}: an address is spelled host:port, [v6]:port or unix:/path")
+    if not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
+        raise ValueError(f"{text}: the port must be a number from 0 to {_MAX_PORT}")
+    return Address(text, bare, int(port))

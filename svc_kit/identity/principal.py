@@ -1,0 +1,76 @@
+"""The caller of the current RPC."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+
+from interlock.common.v1 import permit_pb2
+from interlock.common.v1.errors_pb2 import ErrorReason
+from svc_kit.errors import PermissionDenied
+from svc_kit.identity.roles import Role, implied
+
+SYSTEM_TENANT = "system"
+
+_current: ContextVar["Principal | None"] = ContextVar("interlock_principal", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A verified caller."""
+
+    tenant: str
+    subject: str
+    roles: frozenset[Role]  # as asserted; `has` also knows what they include
+    pools: frozenset[tuple[str, str]] = frozenset()  # (tenant, pool) pairs that a WORKER may claim from
+    issuer: str
+    expires_at: datetime
+
+    def has(self, role: Role) -> bool:
+        """Whether the caller holds `role`, itself or by a role that includes it."""
+        return role in implied(self.roles)
+
+    def may_act_for(self, tenant: str) -> bool:
+        """Whether calls of this caller may touch `tenant`."""
+        return tenant == self.tenant or self.covers_all_tenants
+
+    @property
+    def covers_all_tenants(self) -> bool:
+        """Only operators and services of tenant `system` do."""
+        return self.tenant == SYSTEM_TENANT and not self.roles.isdisjoint({Role.SUPER_ADMIN, Role.SERVICE})
+
+    def to_proto(self) -> permit_pb2.Principal:
+        """For messages that say who acted."""
+        return permit_pb2.Principal(tenant=self.tenant, subject=self.subject, roles=sorted(self.roles))
+
+
+def principal() -> Principal:
+    """The caller of the current RPC; LookupError outside an authenticated call."""
+    current = _current.get()
+    if current is None:
+        raise LookupError("no authenticated call is running here")
+    return current
+
+
+def acting_tenant(requested: str = "") -> str:
+    """The tenant that the current call is about: `requested` if the caller may act for it, else their own."""
+    caller = principal()
+    tenant = requested or caller.tenant
+    if not caller.may_act_for(tenant):
+        raise PermissionDenied(
+            ErrorReason.ERROR_REASON_TENANT_FORBIDDEN,
+            f"{caller.subject} of tenant {caller.tenant} may not act for tenant {tenant}",
+            metadata={"tenant": tenant},
+        )
+    return tenant
+
+
+@contextmanager
+def acting_as(caller: Principal) -> Iterator[Principal]:
+    """Make `caller` the principal inside the block: what the identity interceptor does for every call."""
+    token = _current.set(caller)
+    try:
+        yield caller
+    finally:
+        _current.reset(token)
