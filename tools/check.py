@@ -1,4 +1,4 @@
-"""Everything that is judged without running the product (`./dev check`); runs all of it, then says what is red."""
+"""Everything that is judged without running the product (`./dev check`)."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 """Resolve pyproject.toml into the hash-pinned files of requirements/ (`./dev lock`, `./dev lock --upgrade`).
 
-One resolution holds for Python 3.11 to 3.13 on x86_64 and aarch64. Without `--upgrade` every pin that still fits stays.
-The files name no index, so that whoever installs chooses it.
+One resolution holds for Python 3.11 to 3.13 on x86_64 and aarch64. Without `--upgrade` every pin that
+still fits stays. The files name no index, so that whoever installs chooses it.
 """
 
 import subprocess
@@ -16,6 +16,9 @@ FOLDER = Path("requirements")
 # Files further down take over the pins of the first, so that no two sets disagree.
 ALL = FOLDER / "dev.txt"
 EXTRAS = {ALL: ("suite", "dev"), FOLDER / "runtime.txt": ("suite",)}
+SHAPE = ("--quiet", "--universal", "--python-version", "3.11", "--generate-hashes")
+# What is annotated or echoed would carry paths and hosts of the machine that resolved.
+NAMELESS = ("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "./dev lock")
 SINGLE = {FOLDER / "build.txt": "hatchling", FOLDER / "uv.txt": "uv"}
 
 
@@ -36,10 +39,8 @@ def lock(*, upgrade: bool) -> None:
 
 def _compile(source: str, path: Path, *options: str) -> None:
     uv = Path(sysconfig.get_path("scripts")) / "uv"
-    command = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
-    # What is annotated or echoed would carry paths and hosts of the machine that resolved.
-    command += ["--no-emit-index-url", "--no-annotate", "--custom-compile-command", "./dev lock"]
-    subprocess.run([*command, *options, "--output-file", str(path), source], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    command = [str(uv), "pip", "compile", *SHAPE, *NAMELESS, *options, "--output-file", str(path), source]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def main(arguments: Sequence[str]) -> int:

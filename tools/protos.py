@@ -1,8 +1,8 @@
 """Generate the Python code of the contract, or tell whether what lies in the tree is fresh.
 
-    python -m tools.protos             write interlock/*/v1 from protos/
-    python -m tools.protos --check     change nothing; exit 1 and name every file that differs
-    python -m tools.protos release V   write protos/released/V.binpb, the image that breaking changes are judged against
+- `./dev protos` writes interlock/*/v1 from protos/
+- `./dev protos --check` changes nothing, names every file that differs, and exits with 1 if there is one
+- `./dev protos release V` writes protos/released/V.binpb, by which breaking changes are judged
 """
 
 import argparse
@@ -30,11 +30,10 @@ class GenerationError(Exception):
 def generate(into: Path) -> list[Path]:
     """Generate everything below `into` and return the files written, relative to it, sorted."""
     protos = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto"))
-    with_services = [proto for proto in protos if _SERVICE.search((PROTOS / proto).read_text(encoding="utf-8"))]
-    # Each pair of generators gets only what it has something to say about: an empty *_pb2_grpc.py would be a lie.
     _protoc(protos, f"--python_out={into}", f"--mypy_out={into}")
-    if with_services:
-        _protoc(with_services, f"--grpc_python_out={into}", f"--mypy_grpc_out={into}")
+    # Files without a service are left out here: their *_pb2_grpc.py would hold nothing.
+    if services := [proto for proto in protos if _SERVICE.search((PROTOS / proto).read_text("utf-8"))]:
+        _protoc(services, f"--grpc_python_out={into}", f"--mypy_grpc_out={into}")
     for package in _packages(protos):
         _write_package_docstring(into / package, package)
     return sorted(path.relative_to(into) for path in into.rglob("*") if path.is_file())
@@ -60,8 +59,9 @@ def differences() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         files = generate(fresh)
-        stale = [f"{path}: not what protos/ generates" for path in files if _differs(fresh / path, ROOT / path)]
-    return stale + [f"{path}: no proto generates it" for path in _orphans(files)]
+        stale = [path for path in files if _differs(fresh / path, ROOT / path)]
+    wrong = [f"{path}: not what protos/ generates" for path in stale]
+    return wrong + [f"{path}: no proto generates it" for path in _orphans(files)]
 
 
 def release(version: str) -> Path:
@@ -108,7 +108,9 @@ def _script(name: str) -> Path:
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         raise GenerationError((done.stderr or done.stdout).strip())
 
@@ -122,7 +124,7 @@ def _packages(protos: Sequence[str]) -> list[Path]:
 def _write_package_docstring(folder: Path, package: Path) -> None:
     dotted = ".".join(package.parts)
     folder.mkdir(parents=True, exist_ok=True)
-    text = f'"""The contract package `{dotted}`, generated from protos/{package.as_posix()}; never edited."""\n'
+    text = f'"""The contract package `{dotted}`, generated from protos/; never edited."""\n'
     (folder / "__init__.py").write_text(text, encoding="utf-8")
 
 
@@ -140,8 +142,8 @@ def _differs(fresh: Path, present: Path) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(prog="tools.protos", description="Generate the Python code of the contract.")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when something is not fresh")
+    parser = argparse.ArgumentParser(prog="./dev protos", description="Generate the contract's code.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail unless all is fresh")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("release", help="write a release image").add_argument("version")
     commands.add_parser("latest", help="print the newest release image, if any")

@@ -1,1 +1,1 @@
-"""The contract package `interlock.audit`, generated from protos/interlock/audit; never edited."""
+"""The contract package `interlock.audit`, generated from protos/; never edited."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.common`, generated from protos/interlock/common; never edited."""
+"""The contract package `interlock.common`, generated from protos/; never edited."""

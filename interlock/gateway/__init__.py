@@ -1,1 +1,1 @@
-"""The contract package `interlock.gateway`, generated from protos/interlock/gateway; never edited."""
+"""The contract package `interlock.gateway`, generated from protos/; never edited."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.orchestrator`, generated from protos/interlock/orchestrator; never edited."""
+"""The contract package `interlock.orchestrator`, generated from protos/; never edited."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.registry`, generated from protos/interlock/registry; never edited."""
+"""The contract package `interlock.registry`, generated from protos/; never edited."""

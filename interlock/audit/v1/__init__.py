@@ -1,1 +1,1 @@
-"""The contract package `interlock.audit.v1`, generated from protos/interlock/audit/v1; never edited."""
+"""The contract package `interlock.audit.v1`, generated from protos/; never edited."""

@@ -166,7 +166,7 @@ class Event(_message.Message):
     type: Global___EntryType.ValueType
     """What is recorded."""
     producer_sequence: _builtins.int
-    """The producer's own gapless number of this event in this tenant's stream, from 1; 0 when the producer writes ahead and keeps no outbox."""
+    """The producer's own gapless number of this event, counted over all tenants, from 1; 0 when the producer writes ahead and keeps no outbox."""
     actor: _builtins.str
     """Subject of whoever caused it; stored as a pseudonym of the tenant."""
     agent: _builtins.str

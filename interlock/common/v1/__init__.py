@@ -1,1 +1,1 @@
-"""The contract package `interlock.common.v1`, generated from protos/interlock/common/v1; never edited."""
+"""The contract package `interlock.common.v1`, generated from protos/; never edited."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.registry.v1`, generated from protos/interlock/registry/v1; never edited."""
+"""The contract package `interlock.registry.v1`, generated from protos/; never edited."""
