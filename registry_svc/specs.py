@@ -1,0 +1,190 @@
+"""What the spec of a tool or an agent may hold. Pure: specs are JSON with the contract's field names."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jmespath
+
+from registry_svc.capabilities import is_capability
+
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_STEP_KEY = re.compile(r"[a-z0-9_]{1,64}")
+_ENTRY_POINT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+MAX_DESCRIPTION = 4096
+MAX_SOURCE_BYTES = 262_144
+MAX_CAPABILITIES = 32
+MAX_BINDINGS = 128
+MAX_STEPS = 100
+MAX_EXPRESSION = 2048
+MAX_TIMEOUT_SECONDS = 300.0
+MAX_MEMORY_BYTES = 2 * 1024**3
+MIN_MEMORY_BYTES = 32 * 1024**2
+MAX_RESULT_BYTES = 262_144
+MAX_ATTEMPT_SECONDS = 24 * 3600.0
+
+# (field, what is wrong and what would be right)
+Flaw = tuple[str, str]
+
+
+def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
+    """Everything wrong with a tool's spec, but for its schemas."""
+    yield from _description(spec)
+    if len(spec.get("title", "")) > 128:
+        yield "spec.title", "at most 128 characters"
+    python = spec.get("python")
+    if python is None:
+        yield "spec.python", "an implementation is required"
+    else:
+        yield from _source(python)
+    yield from _limits(spec.get("limits", {}))
+
+
+def agent_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
+    """Everything wrong with an agent's spec, but for its schemas and whether its tools exist."""
+    yield from _description(spec)
+    yield from _capabilities(spec.get("capabilities", []))
+    bindings = spec.get("tools", [])
+    if len(bindings) > MAX_BINDINGS:
+        yield "spec.tools", f"at most {MAX_BINDINGS} bindings"
+    names = [binding.get("tool", "") for binding in bindings]
+    for index, name in enumerate(names):
+        if not TOOL_NAME.fullmatch(name):
+            yield f"spec.tools[{index}].tool", "must be the name of a tool"
+        elif name in names[:index]:
+            yield f"spec.tools[{index}].tool", f"{name!r} is bound twice"
+    if "plan" in spec:
+        yield from _plan(spec["plan"], set(names))
+    elif "python" in spec:
+        if not _ENTRY_POINT.fullmatch(spec["python"].get("entry_point", "")):
+            yield "spec.python.entry_point", "must name an entry point of group interlock.agents"
+    else:
+        yield "spec.plan", "a runtime is required: plan or python"
+    yield from _retry(spec.get("retry", {}))
+    yield from _duration(
+        spec, "start_to_close_timeout", "spec.start_to_close_timeout", 0.1, MAX_ATTEMPT_SECONDS
+    )
+
+
+def _description(spec: Mapping[str, Any]) -> Iterator[Flaw]:
+    if len(spec.get("description", "")) > MAX_DESCRIPTION:
+        yield "spec.description", f"at most {MAX_DESCRIPTION} characters"
+
+
+def _source(python: Mapping[str, Any]) -> Iterator[Flaw]:
+    source = python.get("source", "")
+    entrypoint = python.get("entrypoint") or "run"
+    if not source:
+        yield "spec.python.source", "required: one Python module"
+        return
+    if len(source.encode()) > MAX_SOURCE_BYTES:
+        yield "spec.python.source", f"at most {MAX_SOURCE_BYTES} bytes of UTF-8"
+        return
+    try:
+        module = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        yield (
+            "spec.python.source",
+            f"not Python{f', line {line}' if line else ''}: {getattr(error, 'msg', 'too deep')}",
+        )
+        return
+    defined = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    if entrypoint not in defined:
+        yield "spec.python.entrypoint", f"the source defines no function {entrypoint!r} at its top level"
+
+
+def _limits(limits: Mapping[str, Any]) -> Iterator[Flaw]:
+    yield from _duration(limits, "timeout", "spec.limits.timeout", 0.01, MAX_TIMEOUT_SECONDS)
+    yield from _duration(limits, "cpu", "spec.limits.cpu", 0.01, MAX_TIMEOUT_SECONDS)
+    memory = int(limits.get("memory_bytes", 0))
+    if memory and not MIN_MEMORY_BYTES <= memory <= MAX_MEMORY_BYTES:
+        yield (
+            "spec.limits.memory_bytes",
+            f"must be {MIN_MEMORY_BYTES} to {MAX_MEMORY_BYTES}, or 0 for the default",
+        )
+    result = int(limits.get("result_bytes", 0))
+    if not 0 <= result <= MAX_RESULT_BYTES:
+        yield "spec.limits.result_bytes", f"must be at most {MAX_RESULT_BYTES}, or 0 for the default"
+
+
+def _capabilities(capabilities: list[str]) -> Iterator[Flaw]:
+    if not 1 <= len(capabilities) <= MAX_CAPABILITIES:
+        yield "spec.capabilities", f"1 to {MAX_CAPABILITIES} are required"
+    for index, capability in enumerate(capabilities):
+        if not is_capability(capability):
+            yield (
+                f"spec.capabilities[{index}]",
+                "must be dotted lower-case words, for example data.csv.summarise",
+            )
+        elif capability in capabilities[:index]:
+            yield f"spec.capabilities[{index}]", f"{capability!r} is listed twice"
+
+
+def _plan(plan: Mapping[str, Any], bound: set[str]) -> Iterator[Flaw]:
+    steps = plan.get("steps", [])
+    if not 1 <= len(steps) <= MAX_STEPS:
+        yield "spec.plan.steps", f"1 to {MAX_STEPS} are required"
+    earlier: set[str] = set()
+    for index, step in enumerate(steps):
+        where = f"spec.plan.steps[{index}]"
+        key = step.get("key", "")
+        if not _STEP_KEY.fullmatch(key):
+            yield f"{where}.key", "must be 1 to 64 of a-z, 0-9 and _"
+        elif key in earlier:
+            yield f"{where}.key", f"{key!r} is used twice"
+        if step.get("tool", "") not in bound:
+            yield f"{where}.tool", "must be one of spec.tools"
+        for name, expression in sorted(step.get("arguments", {}).items()):
+            yield from _expression(f"{where}.arguments[{name}]", expression, earlier)
+        earlier.add(key)
+    if plan.get("result"):
+        yield from _expression("spec.plan.result", plan["result"], earlier)
+
+
+def _expression(where: str, expression: str, earlier: set[str]) -> Iterator[Flaw]:
+    if len(expression) > MAX_EXPRESSION:
+        yield where, f"at most {MAX_EXPRESSION} characters"
+        return
+    try:
+        parsed = jmespath.compile(expression).parsed
+    except (jmespath.exceptions.JMESPathError, RecursionError) as error:
+        yield where, f"not a JMESPath expression: {str(error).splitlines()[0][:200]}"
+        return
+    for key in sorted(_steps_named(parsed) - earlier):
+        yield where, f"names the step {key!r}, which does not come before"
+
+
+def _steps_named(node: Any) -> set[str]:
+    """Keys k of every `steps.k` in a parsed expression."""
+    if not isinstance(node, dict):
+        return set()
+    children = node.get("children", [])
+    named = {key for child in children for key in _steps_named(child)}
+    if node.get("type") == "subexpression" and len(children) >= 2:
+        first, second = children[0], children[1]
+        if first.get("type") == "field" and first.get("value") == "steps" and second.get("type") == "field":
+            named.add(second["value"])
+    return named
+
+
+def _retry(retry: Mapping[str, Any]) -> Iterator[Flaw]:
+    if not 0 <= int(retry.get("max_failures", 0)) <= 100:
+        yield "spec.retry.max_failures", "must be 1 to 100, or 0 for the default"
+    yield from _duration(retry, "initial_interval", "spec.retry.initial_interval", 0.001, 3600.0)
+    yield from _duration(retry, "maximum_interval", "spec.retry.maximum_interval", 0.001, 86400.0)
+    coefficient = retry.get("coefficient", 0)
+    # A number that JSON cannot hold comes as a word.
+    if not isinstance(coefficient, int | float) or (coefficient and not 1 <= coefficient <= 100):
+        yield "spec.retry.coefficient", "must be 1 to 100, or 0 for the default"
+    classes = retry.get("non_retryable_classes", [])
+    if len(classes) > 64 or any(not 1 <= len(each) <= 128 for each in classes):
+        yield "spec.retry.non_retryable_classes", "at most 64 classes of 1 to 128 characters"
+
+
+def _duration(holder: Mapping[str, Any], name: str, field: str, least: float, most: float) -> Iterator[Flaw]:
+    if name in holder and not least <= float(holder[name].removesuffix("s")) <= most:
+        yield field, f"must be {least:g} s to {most:g} s"
