@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from interlock_sandbox.errors import ProtocolViolation
-from interlock_sandbox.frames import FrameKind, FrameReader, FrameTooLarge, encode
+from interlock_sandbox.frames import PROGRAM_HEAD, FrameKind, FrameReader, FrameTooLarge, encode
 from interlock_sandbox.levels import IsolationLevel
 from interlock_sandbox.limits import Limits
 from interlock_sandbox.outcome import Captured, Outcome, OutcomeKind, ToolFailure, Usage
@@ -24,6 +23,8 @@ from interlock_sandbox.spare import ExitReport, Spare
 FLOOD_BYTES = 4 * 1024 * 1024
 """What a tool may write to a stream beyond its limit, dropped, before it is ended."""
 
+_READ_BYTES = 65536
+_UNWATCHED_SECONDS = 0.002
 _EXIT_REPORT_SECONDS = 2.0
 _PARSE_ASIDE_BYTES = 64 * 1024
 """Larger results are parsed on a thread, so that one does not hold up the event loop."""
@@ -51,7 +52,7 @@ class _Stream:
     def read_available(self) -> None:
         for _ in range(16):  # then let others run
             try:
-                data = os.read(self.descriptor, 65536)
+                data = os.read(self.descriptor, _READ_BYTES)
             except BlockingIOError:
                 return
             if not data:
@@ -75,6 +76,7 @@ class Call:
         self._program = program
         self._limits = limits
         self._level = level
+        self._watched: list[int] = []
         self._reader = FrameReader(result_bytes=limits.result_bytes)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[_Ending] = self._loop.create_future()
@@ -90,13 +92,15 @@ class Call:
         timer = self._loop.call_later(
             seconds, self._end, _Ending(OutcomeKind.TIMEOUT, f"{seconds:.3g} s passed")
         )
+        # Most calls end before a full pipe could hold them up; only longer ones pay for watching the streams.
+        watching = self._loop.call_later(_UNWATCHED_SECONDS, self._watch_streams)
         try:
-            self._watch()
             ending = await self._hand_over_and_wait()
             wall_ms = (time.monotonic() - started) * 1000
             return await self._conclude(ending, wall_ms)
         finally:
             timer.cancel()
+            watching.cancel()
             self._unwatch()
             self._spare.close()
 
@@ -104,12 +108,17 @@ class Call:
         """End the call because the sandbox closes."""
         self._end(_Ending(OutcomeKind.CANCELED, "the sandbox was closed"))
 
-    def _watch(self) -> None:
-        self._loop.add_reader(self._stdout.descriptor, self._stdout.read_available)
-        self._loop.add_reader(self._stderr.descriptor, self._stderr.read_available)
+    def _watch_streams(self) -> None:
+        for stream in (self._stdout, self._stderr):
+            self._loop.add_reader(stream.descriptor, stream.read_available)
+            self._watched.append(stream.descriptor)
+
+    def _watch_channel(self) -> None:
+        self._loop.add_reader(self._spare.channel.fileno(), self._on_frame_bytes)
+        self._watched.append(self._spare.channel.fileno())
 
     def _unwatch(self) -> None:
-        for descriptor in (self._spare.channel.fileno(), self._stdout.descriptor, self._stderr.descriptor):
+        for descriptor in self._watched:
             self._loop.remove_reader(descriptor)
 
     async def _hand_over_and_wait(self) -> _Ending:
@@ -119,7 +128,7 @@ class Call:
         if rest:
             await self._send_rest(channel, rest)
         if not self._ended.done():
-            self._loop.add_reader(channel.fileno(), self._on_frame_bytes)
+            self._watch_channel()
         return await self._ended
 
     async def _send_rest(self, channel: socket.socket, rest: memoryview) -> None:
@@ -134,7 +143,7 @@ class Call:
 
     def _on_frame_bytes(self) -> None:
         try:
-            data = self._spare.channel.recv(262_144)
+            data = self._spare.channel.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -221,24 +230,18 @@ def _send_some(channel: socket.socket, data: bytes) -> int:
 
 
 def encode_program(program: ToolProgram, limits: Limits) -> bytes:
-    """The RUN frame: length of the head (4 bytes), head (JSON), source, arguments."""
-    source = program.source.encode()
-    head = {
-        "source_bytes": len(source),
-        "entrypoint": program.entrypoint,
-        "filename": program.filename,
-        "result_bytes": limits.result_bytes,
-        "limits": {
-            "cpu_seconds": limits.cpu_seconds,
-            "memory_bytes": limits.memory_bytes,
-            "processes": limits.processes,
-            "open_files": limits.open_files,
-            "disk_bytes": limits.disk_bytes,
-        },
-    }
-    encoded = json.dumps(head).encode()
-    payload = b"".join((struct.pack("!I", len(encoded)), encoded, source, program.arguments_json))
-    return encode(FrameKind.RUN, payload)
+    """The RUN frame."""
+    texts = [text.encode() for text in (program.source, program.entrypoint, program.filename)]
+    head = PROGRAM_HEAD.pack(
+        limits.cpu_seconds,
+        limits.memory_bytes,
+        limits.disk_bytes,
+        limits.result_bytes,
+        limits.processes,
+        limits.open_files,
+        *map(len, texts),
+    )
+    return encode(FrameKind.RUN, b"".join((head, *texts, program.arguments_json)))
 
 
 async def _judge(kind: FrameKind, payload: bytes) -> tuple[OutcomeKind, ToolFailure | None, bytes | None]:

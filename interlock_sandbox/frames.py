@@ -20,7 +20,7 @@ class FrameKind(IntEnum):
     SETUP_FAILED = 2
     """From a new sandbox: a layer could not be applied. Payload: JSON (layer, step, errno)."""
     RUN = 3
-    """To a sandbox: the program. Payload: see `encode_program`."""
+    """To a sandbox: the program. Payload: see `PROGRAM_HEAD`."""
     RESULT = 4
     """Payload: the result's JSON text."""
     TOOL_ERROR = 5
@@ -30,6 +30,10 @@ class FrameKind(IntEnum):
     RESULT_TOO_LARGE = 7
     """Payload: as TOOL_ERROR."""
 
+
+PROGRAM_HEAD = struct.Struct("!dQQQIIIHH")
+"""What a RUN payload begins with: cpu_seconds, memory_bytes, disk_bytes, result_bytes, processes, open_files,
+and the lengths of source, entrypoint and filename, which follow in this order; the rest are the arguments."""
 
 ERROR_BYTES = 128 * 1024
 """Bound on every payload from a sandbox but a result's."""

@@ -57,7 +57,7 @@ class Keeper:
             try:
                 return await pool.take(disk_bytes=disk_bytes)
             except (SpareFailed, SandboxClosed) as failure:
-                if not (self._closed or zygote.dead.is_set()):
+                if pool is self._pool and not zygote.dead.is_set():
                     raise SandboxUnavailable(str(failure)) from failure
         raise SandboxClosed("the sandbox is closed")
 

@@ -26,9 +26,7 @@ def check_and_rewrite(data: bytes) -> bytes:
     """
     try:
         text = data.decode("utf-8")
-        value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_no_duplicates
-        )
+        value = _DECODER.decode(text)
     except UnicodeDecodeError:
         raise BadResult("the result is not UTF-8") from None
     except RecursionError:
@@ -82,3 +80,8 @@ def _children(item: object) -> list[object]:
     if isinstance(item, dict):
         return list(item.values())
     return item if isinstance(item, list) else []
+
+
+_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_no_duplicates
+)

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from interlock_sandbox.errors import SandboxError
 from interlock_sandbox.frames import ERROR_BYTES, FrameKind, FrameReader
@@ -50,7 +50,8 @@ class Spare:
     pidfd: int = -1
     host_pid: int = 0
     cpu_seconds_before: float = 0.0
-    _closed: bool = field(default=False)
+    _proc_status: int = -1
+    _closed: bool = False
 
     async def wait_until_ready(self) -> None:
         """Returns once every layer is applied; raises SpareFailed with the step that failed."""
@@ -66,16 +67,12 @@ class Spare:
             failure = json.loads(payload)
             raise SpareFailed(failure["layer"], failure["step"], failure["errno"])
         self.host_pid = _pid_behind(self.pidfd)
+        self._proc_status = os.open(f"/proc/{self.host_pid}/status", os.O_RDONLY | os.O_CLOEXEC)
         self.cpu_seconds_before = self.cpu_seconds()
 
     def is_alive(self) -> bool:
-        """Whether it still waits for its program."""
-        try:
-            return self.channel.recv(1, socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return not self.exited.done()
-        except OSError:
-            return False
+        """Whether it still waits for its program, as far as the zygote has said."""
+        return not self.exited.done()
 
     def cpu_seconds(self) -> float:
         """Processor time used so far by all its threads; what was last known once it is gone."""
@@ -88,8 +85,7 @@ class Spare:
     def peak_rss_bytes(self) -> int:
         """The kernel's count of it, 0 once it is gone."""
         try:
-            with open(f"/proc/{self.host_pid}/status", "rb") as file:
-                _, _, rest = file.read().partition(b"VmHWM:")
+            _, _, rest = os.pread(self._proc_status, 4096, 0).partition(b"VmHWM:")
         except OSError:
             return 0
         return int(rest.split(None, 1)[0]) * 1024 if rest else 0
@@ -107,7 +103,7 @@ class Spare:
         self._closed = True
         self.kill()
         self.channel.close()
-        for descriptor in (self.pidfd, self.stdout, self.stderr):
+        for descriptor in (self.pidfd, self.stdout, self.stderr, self._proc_status):
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = -1

@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import resource
+from dataclasses import dataclass
 
 from interlock_sandbox.inside.syscalls import (
     PR_CAP_AMBIENT,
@@ -56,25 +57,58 @@ def set_standing_limits() -> None:
         resource.setrlimit(kind, (0, 0))
 
 
-def set_call_limits(
-    *, cpu_seconds: float, memory_bytes: int, processes: int, open_files: int, disk_bytes: int
-) -> None:
-    """The bounds of one call; counted from what the sandbox already uses."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = math.ceil(used.ru_utime + used.ru_stime + cpu_seconds)
-    memory = _address_space() + memory_bytes
-    _lower(resource.RLIMIT_AS, memory, memory + _REPORTING_HEADROOM)
-    _lower(resource.RLIMIT_CPU, cpu, cpu)
-    _lower(resource.RLIMIT_NPROC, processes, processes)
-    _lower(resource.RLIMIT_NOFILE, open_files, open_files)
-    _lower(resource.RLIMIT_FSIZE, disk_bytes, disk_bytes)
+_BOUNDED = (
+    resource.RLIMIT_AS,
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_NPROC,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_FSIZE,
+)
 
 
-def _lower(kind: int, soft: int, hard: int) -> None:
-    _, ceiling = resource.getrlimit(kind)
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(kind, (soft, hard))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """The part of a call's limits that the kernel keeps per process."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    processes: int
+    open_files: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What a sandbox uses before its program comes, which does not count against the program."""
+
+    address_space: int
+
+    @classmethod
+    def measure(cls) -> "Baseline":
+        """That of this process."""
+        return cls(address_space=_address_space())
+
+    def bound(self, limits: CallLimits | None) -> None:
+        """Set the bounds of one call; without limits go through the motions and change nothing."""
+        for kind, wanted in self._bounds(limits).items():
+            _, ceiling = resource.getrlimit(kind)
+            endless = ceiling == resource.RLIM_INFINITY
+            soft, hard = wanted if endless else (min(value, ceiling) for value in wanted)
+            resource.setrlimit(kind, (soft, hard))
+
+    def _bounds(self, limits: CallLimits | None) -> dict[int, tuple[int, int]]:
+        if limits is None:
+            return {kind: resource.getrlimit(kind) for kind in _BOUNDED}
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = math.ceil(used.ru_utime + used.ru_stime + limits.cpu_seconds)
+        memory = self.address_space + limits.memory_bytes
+        return {
+            resource.RLIMIT_AS: (memory, memory + _REPORTING_HEADROOM),
+            resource.RLIMIT_CPU: (cpu, cpu),
+            resource.RLIMIT_NPROC: (limits.processes, limits.processes),
+            resource.RLIMIT_NOFILE: (limits.open_files, limits.open_files),
+            resource.RLIMIT_FSIZE: (limits.disk_bytes, limits.disk_bytes),
+        }
 
 
 def use_reporting_headroom() -> None:
