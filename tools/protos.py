@@ -76,7 +76,7 @@ def release(version: str) -> Path:
         raise GenerationError(f"{image.relative_to(ROOT)} exists; a released contract does not change")
     RELEASED.mkdir(parents=True, exist_ok=True)
     # Comments and positions are no part of the promise, and would make every image differ.
-    _run([str(_script("buf")), "build", "--exclude-source-info", "-o", str(image)])
+    _run([str(script("buf")), "build", "--exclude-source-info", "-o", str(image)])
     return image
 
 
@@ -94,16 +94,16 @@ def _protoc(protos: Sequence[str], *outputs: str) -> None:
             *("-W", "ignore", "-m", "grpc_tools.protoc"),
             f"-I{PROTOS}",
             f"-I{well_known}",
-            f"--plugin=protoc-gen-mypy={_script('protoc-gen-mypy')}",
-            f"--plugin=protoc-gen-mypy_grpc={_script('protoc-gen-mypy_grpc')}",
+            f"--plugin=protoc-gen-mypy={script('protoc-gen-mypy')}",
+            f"--plugin=protoc-gen-mypy_grpc={script('protoc-gen-mypy_grpc')}",
             *outputs,
             *protos,
         ]
     )
 
 
-def _script(name: str) -> Path:
-    # Beside this interpreter, so that a tool of the same name elsewhere on PATH cannot change the output.
+def script(name: str) -> Path:
+    """The program beside this interpreter: its namesake elsewhere on PATH must not change the output."""
     return Path(sysconfig.get_path("scripts")) / name
 
 

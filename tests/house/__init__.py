@@ -1,0 +1,1 @@
+"""The house itself: ./dev, the lock files, the contract's generated code, what may stand in the tree."""
