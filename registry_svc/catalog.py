@@ -118,7 +118,8 @@ class Catalog:
                 raise errors.name_taken(kind, name)
             return new
         async with self._store.transaction() as transaction:
-            # The name is fought over before the log's head is locked: the loser waits for the winner's commit.
+            # The name is fought over before the log's head is locked: the loser waits for the winner's
+            # commit.
             if not await self._store.insert(transaction, new):
                 raise errors.name_taken(kind, name)
             head = await self._store.advance(transaction, _message(new, "CREATE", actor))
@@ -128,7 +129,8 @@ class Catalog:
         return new
 
     async def publish(self, draft: Draft, *, actor: str, validate_only: bool) -> Version:
-        """An immutable version above all others; the same spec under the same version again is the stored one.
+        """An immutable version above all others; the same spec under the same version again is the stored
+        one.
 
         Raises NotFound, AlreadyExists, FailedPrecondition, or InvalidArgument for what is no version.
         """

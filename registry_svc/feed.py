@@ -8,7 +8,8 @@ from registry_svc.records import Resource, Version
 from svc_kit.wakeup import Wakeups
 
 _SLICE = 500
-# Consumers take silence for a lost feed and refuse work on it, so a bookmark goes out well within their patience.
+# Consumers take silence for a lost feed and refuse work on it, so a bookmark goes out well within their
+# patience.
 _BEAT_SECONDS = 0.5
 
 

@@ -24,9 +24,7 @@ class Finder:
         self, tenant: str, wanted: matching.Wanted
     ) -> tuple[list[matching.Candidate], list[matching.Rejected]]:
         """Candidates, best first, and rejected agents by name."""
-        disabled = frozenset(
-            tool.name for tool in await self._all(Kind.TOOL, tenant) if not tool.active
-        )
+        disabled = frozenset(tool.name for tool in await self._all(Kind.TOOL, tenant) if not tool.active)
         agents = [
             matching.Agent(
                 name=agent.name,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from registry_svc import capabilities
 
-# What the two terms weigh. Exactness: an agent made for exactly this beats one made for something more special.
-# Focus: of two exact ones, the one that does fewer other things was made more for this.
+# What the two terms weigh. Exactness: an agent made for exactly this beats one made for something more
+# special. Focus: of two exact ones, the one that does fewer other things was made more for this.
 EXACTNESS_WEIGHT = 0.8
 FOCUS_WEIGHT = 0.2
 

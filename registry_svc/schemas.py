@@ -17,8 +17,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def problems(schema: object, *, must_be_object: bool) -> list[str]:
     """Every reason why `schema` may not be published; empty when it may.
 
-    `must_be_object`: the schema describes arguments or a task input, which are JSON objects. The schema has been
-    parsed strictly before and is within the byte cap.
+    `must_be_object`: the schema describes arguments or a task input, which are JSON objects. The schema has
+    been parsed strictly before and is within the byte cap.
     """
     if not isinstance(schema, dict):
         return ["a schema is a JSON object"]
@@ -69,7 +69,8 @@ def _walk(node: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, i
 
 def _runs(schema: dict[str, Any]) -> Iterator[str]:
     try:
-        # The linear engine refuses look-arounds and back-references: what compiles here cannot run exponentially.
+        # The linear engine refuses look-arounds and back-references: what compiles here cannot run
+        # exponentially.
         validator = jsonschema_rs.Draft202012Validator(
             schema, validate_formats=False, offline=True, pattern_options=jsonschema_rs.RegexOptions()
         )

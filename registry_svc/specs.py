@@ -14,6 +14,7 @@ AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _STEP_KEY = re.compile(r"[a-z0-9_]{1,64}")
 _ENTRY_POINT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
+MAX_TITLE = 128
 MAX_DESCRIPTION = 4096
 MAX_SOURCE_BYTES = 262_144
 MAX_CAPABILITIES = 32
@@ -25,6 +26,10 @@ MAX_MEMORY_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 32 * 1024**2
 MAX_RESULT_BYTES = 262_144
 MAX_ATTEMPT_SECONDS = 24 * 3600.0
+MAX_FAILURES = 100
+MAX_COEFFICIENT = 100
+MAX_CLASSES = 64
+MAX_CLASS = 128
 
 # (field, what is wrong and what would be right)
 Flaw = tuple[str, str]
@@ -33,8 +38,8 @@ Flaw = tuple[str, str]
 def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     """Everything wrong with a tool's spec, but for its schemas."""
     yield from _description(spec)
-    if len(spec.get("title", "")) > 128:
-        yield "spec.title", "at most 128 characters"
+    if len(spec.get("title", "")) > MAX_TITLE:
+        yield "spec.title", f"at most {MAX_TITLE} characters"
     python = spec.get("python")
     if python is None:
         yield "spec.python", "an implementation is required"
@@ -164,25 +169,28 @@ def _steps_named(node: Any) -> set[str]:
         return set()
     children = node.get("children", [])
     named = {key for child in children for key in _steps_named(child)}
-    if node.get("type") == "subexpression" and len(children) >= 2:
-        first, second = children[0], children[1]
-        if first.get("type") == "field" and first.get("value") == "steps" and second.get("type") == "field":
+    if node.get("type") == "subexpression" and all(child.get("type") == "field" for child in children[:2]):
+        first, second, *_ = children
+        if first["value"] == "steps":
             named.add(second["value"])
     return named
 
 
 def _retry(retry: Mapping[str, Any]) -> Iterator[Flaw]:
-    if not 0 <= int(retry.get("max_failures", 0)) <= 100:
-        yield "spec.retry.max_failures", "must be 1 to 100, or 0 for the default"
+    if not 0 <= int(retry.get("max_failures", 0)) <= MAX_FAILURES:
+        yield "spec.retry.max_failures", f"must be 1 to {MAX_FAILURES}, or 0 for the default"
     yield from _duration(retry, "initial_interval", "spec.retry.initial_interval", 0.001, 3600.0)
     yield from _duration(retry, "maximum_interval", "spec.retry.maximum_interval", 0.001, 86400.0)
     coefficient = retry.get("coefficient", 0)
     # A number that JSON cannot hold comes as a word.
-    if not isinstance(coefficient, int | float) or (coefficient and not 1 <= coefficient <= 100):
-        yield "spec.retry.coefficient", "must be 1 to 100, or 0 for the default"
+    if not isinstance(coefficient, int | float) or (coefficient and not 1 <= coefficient <= MAX_COEFFICIENT):
+        yield "spec.retry.coefficient", f"must be 1 to {MAX_COEFFICIENT}, or 0 for the default"
     classes = retry.get("non_retryable_classes", [])
-    if len(classes) > 64 or any(not 1 <= len(each) <= 128 for each in classes):
-        yield "spec.retry.non_retryable_classes", "at most 64 classes of 1 to 128 characters"
+    if len(classes) > MAX_CLASSES or any(not 1 <= len(each) <= MAX_CLASS for each in classes):
+        yield (
+            "spec.retry.non_retryable_classes",
+            f"at most {MAX_CLASSES} classes of 1 to {MAX_CLASS} characters",
+        )
 
 
 def _duration(holder: Mapping[str, Any], name: str, field: str, least: float, most: float) -> Iterator[Flaw]:

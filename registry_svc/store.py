@@ -31,14 +31,14 @@ class Store:
         query = sa.select(resource).where(_is(resource, kind, tenant, name))
         async with self._database.autocommit() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return _resource(row._mapping) if row is not None else None
+        return _resource(row) if row is not None else None
 
     async def find_version(self, kind: Kind, tenant: str, name: str, number: str) -> Version | None:
         """One version."""
         query = sa.select(version).where(_is(version, kind, tenant, name), version.c.version == number)
         async with self._database.autocommit() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return _version(row._mapping) if row is not None else None
+        return _version(row) if row is not None else None
 
     async def find_versions(
         self, keys: Sequence[tuple[Kind, str, str, str]]
@@ -48,7 +48,7 @@ class Store:
         query = sa.select(version).where(sa.tuple_(*columns).in_([(str(k), t, n, v) for k, t, n, v in keys]))
         async with self._database.autocommit() as connection:
             rows = (await connection.execute(query)).all()
-        found = [_version(row._mapping) for row in rows]
+        found = [_version(row) for row in rows]
         return {(each.kind, each.tenant, each.name, each.version): each for each in found}
 
     async def page(
@@ -76,7 +76,7 @@ class Store:
         if tool is not None:
             query = query.where(resource.c.tools.contains([tool]))
         async with self._database.autocommit() as connection:
-            return [_resource(row._mapping) for row in (await connection.execute(query)).all()]
+            return [_resource(row) for row in (await connection.execute(query)).all()]
 
     async def version_page(
         self, kind: Kind, tenant: str, name: str, *, before: int | None, limit: int
@@ -91,13 +91,13 @@ class Store:
         if before is not None:
             query = query.where(version.c.position < before)
         async with self._database.autocommit() as connection:
-            return [_version(row._mapping) for row in (await connection.execute(query)).all()]
+            return [_version(row) for row in (await connection.execute(query)).all()]
 
     async def changes(self, *, after: int, limit: int) -> tuple[list[Resource | Version], int]:
         """What changed after a position, of every tenant, in order, and the position up to which that is all.
 
-        A resource shows its last change alone. Nothing beyond the head as it is now is returned: the tables are
-        read one after the other, and what commits in between comes whole with the next call.
+        A resource shows its last change alone. Nothing beyond the head as it is now is returned: the tables
+        are read one after the other, and what commits in between comes whole with the next call.
         """
         found: list[Resource | Version] = []
         async with self._database.autocommit() as connection:
@@ -110,7 +110,7 @@ class Store:
                     .limit(limit)
                 )
                 rows = (await connection.execute(query)).all()
-                found += [read(row._mapping) for row in rows]
+                found += [read(row) for row in rows]
                 if len(rows) == limit:
                     reached = rows[-1].position
         kept = [each for each in found if each.position <= reached]
@@ -121,10 +121,13 @@ class Store:
         """One resource, locked until the transaction ends."""
         query = sa.select(resource).where(_is(resource, kind, tenant, name)).with_for_update()
         row = (await connection.execute(query)).one_or_none()
-        return _resource(row._mapping) if row is not None else None
+        return _resource(row) if row is not None else None
 
     async def advance(self, connection: AsyncConnection, message: Message) -> Head:
-        """Take the next position for one change, and store its audit message; the last lock of a transaction."""
+        """Take the next position for one change, and store its audit message.
+
+        The last lock of a transaction.
+        """
         head = await advance(connection, events=1, outbox=1)
         await write_outbox(connection, head, [message])
         return head
@@ -177,34 +180,34 @@ def _row(record: Resource) -> dict[str, Any]:
     }
 
 
-def _resource(row: sa.RowMapping) -> Resource:
+def _resource(row: sa.Row[Any]) -> Resource:
     return Resource(
-        kind=Kind(row["kind"]),
-        tenant=row["tenant"],
-        name=row["name"],
-        latest_version=row["latest_version"],
-        active=row["active"],
+        kind=Kind(row.kind),
+        tenant=row.tenant,
+        name=row.name,
+        latest_version=row.latest_version,
+        active=row.active,
         summary=Summary(
-            description=row["description"],
-            capabilities=tuple(row["capabilities"]),
-            tools=tuple(row["tools"]),
+            description=row.description,
+            capabilities=tuple(row.capabilities),
+            tools=tuple(row.tools),
         ),
-        creator=row["creator"],
-        create_time=row["create_time"],
-        update_time=row["update_time"],
-        position=row["position"],
+        creator=row.creator,
+        create_time=row.create_time,
+        update_time=row.update_time,
+        position=row.position,
     )
 
 
-def _version(row: sa.RowMapping) -> Version:
+def _version(row: sa.Row[Any]) -> Version:
     return Version(
-        kind=Kind(row["kind"]),
-        tenant=row["tenant"],
-        name=row["name"],
-        version=row["version"],
-        digest=row["digest"],
-        spec_json=row["spec_json"],
-        publisher=row["publisher"],
-        create_time=row["create_time"],
-        position=row["position"],
+        kind=Kind(row.kind),
+        tenant=row.tenant,
+        name=row.name,
+        version=row.version,
+        digest=row.digest,
+        spec_json=row.spec_json,
+        publisher=row.publisher,
+        create_time=row.create_time,
+        position=row.position,
     )

@@ -33,9 +33,7 @@ class RegistryFeed:
     available, and merely grow old, while the registry is away. `age` tells how old.
     """
 
-    def __init__(
-        self, channel: grpc.aio.Channel, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
         self._tools_service = tool_service_pb2_grpc.ToolServiceStub(channel)
         self._monotonic = monotonic
@@ -107,7 +105,8 @@ class RegistryFeed:
     async def fetch_agent_version(
         self, tenant: str, name: str, version: str = ""
     ) -> tuple[agent_pb2.Agent, agent_pb2.AgentVersion] | None:
-        """Ask the registry itself, for what may have been published a moment ago; None when it does not exist.
+        """Ask the registry itself, for what may have been published a moment ago; None when it does not
+        exist.
 
         An empty version means the newest. Raises grpc.aio.AioRpcError for every failure but NOT_FOUND.
         """
@@ -164,9 +163,8 @@ class RegistryFeed:
                 try:
                     while True:
                         message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
-                        # grpc types its end-of-stream mark as a plain object.
-                        if message is grpc.aio.EOF:
-                            break
+                        if not isinstance(message, registry_service_pb2.WatchRegistryResponse):
+                            break  # grpc's mark for the end of a stream
                         self._apply(message)
                         retry = _FIRST_RETRY_SECONDS
                 finally:

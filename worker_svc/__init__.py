@@ -1,0 +1,1 @@
+"""Workers: claim a task, run its agent, journal its steps."""

@@ -1,0 +1,108 @@
+"""Claims tasks until nothing is runnable, and runs them side by side up to the worker's capacity."""
+
+import asyncio
+import uuid
+
+import grpc
+import structlog
+
+from svc_kit.status import from_rpc_error
+from worker_svc.attempts import Attempt, Attempts
+from worker_svc.orchestrator import Orchestrator
+from worker_svc.runner import Runner
+from worker_svc.session import Session
+
+_LOG = structlog.get_logger(__name__)
+
+
+class Claims:
+    """Lives on the loop that runs the agents."""
+
+    def __init__(
+        self,
+        *,
+        orchestrator: Orchestrator,
+        runner: Runner,
+        session: Session,
+        attempts: Attempts,
+        capacity: int,
+    ) -> None:
+        self._orchestrator = orchestrator
+        self._runner = runner
+        self._session = session
+        self._attempts = attempts
+        self._slots = asyncio.Semaphore(capacity)
+        self._running: set[asyncio.Task[None]] = set()
+        self._claiming: set[str] = set()
+        self._nudged: set[str] = set()
+        self._draining = False
+
+    async def claim_all(self, pool: str) -> None:
+        """Claim from a pool until nothing is runnable; returns while the last ones still run.
+
+        One claimer a pool is enough: a nudge that finds it at work lets it look once more, for what the nudge
+        is about may have been committed after it looked.
+        """
+        self._nudged.add(pool)
+        if pool in self._claiming or self._draining:
+            return
+        self._claiming.add(pool)
+        try:
+            while pool in self._nudged:
+                self._nudged.discard(pool)
+                while await self._claim_one(pool):
+                    pass
+        finally:
+            self._claiming.discard(pool)
+
+    async def claim_idly(self, pools: tuple[str, ...]) -> None:
+        """For ever: claim once a second, for nudges that were lost."""
+        while True:
+            await asyncio.sleep(1.0)
+            for pool in pools:
+                await self.claim_all(pool)
+
+    async def drain(self, grace: float) -> None:
+        """Claim no more; wait for what runs, and give back what does not end in time."""
+        self._draining = True
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=5.0)
+
+    async def _claim_one(self, pool: str) -> bool:
+        """Claim and start one task; False when nothing was runnable."""
+        await self._slots.acquire()
+        started = False
+        try:
+            session_id = self._session.session_id
+            if session_id is None or self._draining:
+                return False
+            try:
+                claimed = await self._orchestrator.claim(
+                    session_id=session_id, pool=pool, claim_id=str(uuid.uuid4())
+                )
+            except grpc.aio.AioRpcError as error:
+                _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
+                return False
+            if claimed is None:
+                return False
+            attempt = Attempt(claimed=claimed, token=claimed.attempt_token, loop=asyncio.get_running_loop())
+            self._attempts.add(attempt)
+            attempt.task = asyncio.create_task(self._run(attempt))
+            self._running.add(attempt.task)
+            attempt.task.add_done_callback(self._running.discard)
+            started = True
+            return True
+        finally:
+            if not started:
+                self._slots.release()
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            await self._runner.run(attempt)
+        finally:
+            self._attempts.remove(attempt)
+            self._slots.release()

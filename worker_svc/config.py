@@ -1,0 +1,22 @@
+"""The worker's settings."""
+
+import os
+import socket
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from svc_kit.settings import ServiceSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """What a worker process is told by its environment."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLOCK_WORKER_", frozen=True)
+
+    # Stable name of the place this process runs in; a newer process in the same slot replaces the older.
+    slot: str = Field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}", max_length=200)
+    pools: tuple[str, ...] = ("default",)
+    capacity: int = Field(default=50, ge=1, le=10_000)
+    # Entry points that may run in this process, with all that it may reach.
+    trusted_agents: frozenset[str] = frozenset()

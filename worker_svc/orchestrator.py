@@ -1,0 +1,80 @@
+"""The worker's calls to the orchestrator, repeated over its restarts."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+
+from interlock.common.v1 import permit_pb2
+from interlock.orchestrator.v1 import worker_service_pb2 as messages
+from interlock.orchestrator.v1 import worker_service_pb2_grpc
+from svc_kit.status import from_rpc_error
+from worker_svc.errors import StaleAttempt
+
+Answer = TypeVar("Answer")
+
+_CALL_SECONDS = 10.0
+_FIRST_WAIT_SECONDS = 0.05
+_LAST_WAIT_SECONDS = 1.0
+_AWAY = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+# Each says that the right to act has passed to somebody else, or to nobody.
+_STALE = frozenset({"STALE_ATTEMPT", "ATTEMPT_TOKEN_MISMATCH", "ATTEMPT_TOKEN_EXPIRED", "SESSION_NOT_FOUND"})
+
+
+class Orchestrator:
+    """WorkerService as one worker process uses it.
+
+    Every write is idempotent, so what may or may not have arrived is sent again until it is answered; an
+    attempt whose lease has run out meanwhile ends with StaleAttempt.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+
+    async def claim(self, *, session_id: str, pool: str, claim_id: str) -> messages.ClaimedTask | None:
+        """The next task of a pool, or None; raises grpc.aio.AioRpcError at once, for nudges come again."""
+        answer = await self._stub.ClaimTask(
+            messages.ClaimTaskRequest(session_id=session_id, pool=pool, claim_id=claim_id),
+            timeout=_CALL_SECONDS,
+        )
+        return answer.claimed if answer.HasField("claimed") else None
+
+    async def record_step(self, request: messages.RecordStepRequest) -> messages.RecordStepResponse:
+        """Finish and begin steps."""
+        return await _until_answered(lambda: self._stub.RecordStep(request, timeout=_CALL_SECONDS))
+
+    async def complete(self, request: messages.CompleteTaskRequest) -> None:
+        """End the attempt with a result."""
+        await _until_answered(lambda: self._stub.CompleteTask(request, timeout=_CALL_SECONDS))
+
+    async def fail(self, request: messages.FailTaskRequest) -> None:
+        """End the attempt with a failure."""
+        await _until_answered(lambda: self._stub.FailTask(request, timeout=_CALL_SECONDS))
+
+    async def release(self, token: permit_pb2.Signed) -> None:
+        """Give the task back, once: a worker that stops does not wait for an orchestrator that is away."""
+        await self._stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=token), timeout=2.0)
+
+
+async def _until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    wait = _FIRST_WAIT_SECONDS
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            problem = from_rpc_error(error)
+            if problem.reason in _STALE:
+                raise StaleAttempt(problem.message) from error
+            if problem.code not in _AWAY:
+                raise
+            wait = max(wait, problem.retry_after or 0.0)
+        await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+        wait = min(wait * 2, _LAST_WAIT_SECONDS)

@@ -1,0 +1,1 @@
+"""How agents run: a fixed plan, or a Python function."""

@@ -1,0 +1,34 @@
+"""The plan runtime: tool calls in order, inputs mapped from the task input and earlier results.
+
+Deterministic.
+"""
+
+from typing import Any
+
+import jmespath
+
+from interlock.agent import AgentContext, AgentError
+from interlock.registry.v1 import agent_pb2
+
+
+async def run_plan(plan: agent_pb2.PlanRuntime, context: AgentContext, task_input: dict[str, Any]) -> Any:
+    """The plan's result. Raises AgentError MAPPING_FAILED when an expression does not fit its document."""
+    results: dict[str, Any] = {}
+    document = {"input": task_input, "steps": results}
+    for step in plan.steps:
+        arguments = {}
+        for name in sorted(step.arguments):
+            value = _search(step.arguments[name], document, f"step {step.key}, argument {name}")
+            if value is not None:
+                arguments[name] = value
+        results[step.key] = await context.call_tool(step.tool, arguments, key=step.key)
+    if plan.result:
+        return _search(plan.result, document, "result")
+    return results[plan.steps[-1].key]
+
+
+def _search(expression: str, document: dict[str, Any], where: str) -> Any:
+    try:
+        return jmespath.search(expression, document)
+    except jmespath.exceptions.JMESPathError as error:
+        raise AgentError(f"{where}: {error}", error_class="MAPPING_FAILED", retryable=False) from error

@@ -1,0 +1,140 @@
+"""Wires a worker process and runs it until it is told to stop."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Future
+from typing import Any
+
+import dramatiq
+import structlog
+import uvloop
+from svc_kit.clients import TokenFile, channel
+
+from interlock.client.registry_feed import RegistryFeed
+from svc_kit.logging import configure_logging
+from svc_kit.nudges import ACTOR, NudgeBroker, queue_name
+from worker_svc.attempts import Attempts
+from worker_svc.claims import Claims
+from worker_svc.config import WorkerSettings
+from worker_svc.gateway import Gateway
+from worker_svc.orchestrator import Orchestrator
+from worker_svc.runner import Runner
+from worker_svc.runtimes.python import TrustedAgents
+from worker_svc.session import Session
+
+_LOG = structlog.get_logger(__name__)
+_BEAT_SECONDS = 0.1
+
+
+class AgentLoop:
+    """The thread and loop that run the agents, and how late that loop is."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="agents", daemon=True)
+        self._beat = time.monotonic()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+        self.submit(self._keep_beat())
+
+    def submit(self, work: Coroutine[Any, Any, Any]) -> "Future[Any]":
+        """Run something on the loop, from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def lag(self) -> float:
+        """Seconds by which the loop is late now; 0 when it keeps up."""
+        return max(0.0, time.monotonic() - self._beat - _BEAT_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the thread; what still runs on the loop is dropped."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5.0)
+
+    async def _keep_beat(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(_BEAT_SECONDS)
+
+
+def serve(settings: WorkerSettings) -> int:
+    """Run the worker until SIGTERM or SIGINT; the exit code."""
+    configure_logging(service="worker", level=settings.log_level, log_format=settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    agents = AgentLoop()
+    agents.start()
+    attempts = Attempts()
+    session = Session(
+        settings,
+        attempts,
+        connect=lambda: channel(settings.orchestrator_address, _token(settings)),
+        loop_lag=agents.lag,
+    )
+    session.start()
+    ended: Future[None] = agents.submit(_work(settings, agents, session, attempts, stop))
+    ended.result()
+    session.close()
+    agents.stop()
+    return 0
+
+
+async def _work(
+    settings: WorkerSettings, agents: AgentLoop, session: Session, attempts: Attempts, stop: threading.Event
+) -> None:
+    token = _token(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        orchestrator = await stack.enter_async_context(channel(settings.orchestrator_address, token))
+        gateway = await stack.enter_async_context(channel(settings.gateway_address, token))
+        registry = await stack.enter_async_context(channel(settings.registry_address, token))
+        feed = await stack.enter_async_context(RegistryFeed(registry))
+        caller = Orchestrator(orchestrator)
+        claims = Claims(
+            orchestrator=caller,
+            runner=Runner(caller, Gateway(gateway), feed, TrustedAgents(settings.trusted_agents)),
+            session=session,
+            attempts=attempts,
+            capacity=settings.capacity,
+        )
+        async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
+            idle = group.create_task(claims.claim_idly(settings.pools))
+            _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
+            await asyncio.to_thread(stop.wait)
+            _LOG.info("worker_draining", running=len(attempts.all()))
+            idle.cancel()
+            await claims.drain(settings.drain_seconds)
+
+
+@contextlib.asynccontextmanager
+async def _nudged(settings: WorkerSettings, agents: AgentLoop, claims: Claims) -> AsyncIterator[None]:
+    """A Dramatiq worker whose actor waits while this process claims all that is runnable in a pool."""
+    if not settings.redis_url:
+        raise SystemExit("worker: set INTERLOCK_WORKER_REDIS_URL")
+    broker = NudgeBroker(settings.redis_url)
+
+    def claim_all(pool: str) -> None:
+        agents.submit(claims.claim_all(pool)).result()
+
+    dramatiq.actor(actor_name=ACTOR, queue_name=queue_name(settings.pools[0]), broker=broker)(claim_all)
+    for pool in settings.pools[1:]:
+        broker.declare_queue(queue_name(pool))
+    threads = len(settings.pools)
+    worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=1000)
+    await asyncio.to_thread(worker.start)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(worker.stop, 3_000)
+        broker.close()
+
+
+def _token(settings: WorkerSettings) -> TokenFile:
+    if settings.token_file is None:
+        raise SystemExit("worker: set INTERLOCK_WORKER_TOKEN_FILE")
+    return TokenFile(settings.token_file)
