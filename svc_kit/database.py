@@ -131,8 +131,8 @@ class Database:
         In autocommit, without timeouts, and its commits do not wait for the disk: nothing that must last goes
         through it.
         """
-        arguments: dict[str, Any] = {**self._url.translate_connect_args(username="user", database="dbname")}
-        arguments |= dict(self._url.query) | self._connect_args
+        _, from_url = self._engine.dialect.create_connect_args(self._url)
+        arguments = {**from_url, **self._connect_args}
         arguments["application_name"] = f"{self._connect_args['application_name']} {purpose}"
         arguments["options"] = "-c synchronous_commit=off -c timezone=UTC"
         with self._known_failures():

@@ -7,9 +7,9 @@ earlier one, and a roll-back leaves no gap. A serial column gives neither.
 
 import uuid
 from dataclasses import dataclass
+from typing import Protocol
 
 import sqlalchemy as sa
-from alembic.operations import Operations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 HEAD_ID = 1
@@ -29,6 +29,13 @@ class Head:
     seq: int
 
 
+class Migration(Protocol):
+    """What a migration has in hand, `alembic.op`; Alembic itself would cost every service 12 MiB."""
+
+    def execute(self, sqltext: str, /) -> None:
+        """Run one statement."""
+
+
 def log_head_table(metadata: sa.MetaData) -> sa.Table:
     """The table definition, for statements; `create_log_head` makes it."""
     return sa.Table(
@@ -41,7 +48,7 @@ def log_head_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-def create_log_head(op: Operations) -> None:
+def create_log_head(op: Migration) -> None:
     """For a migration: the table and its one row, with a fresh log id and everything at 0."""
     # Room on the page keeps the one row, rewritten by every commit, from growing the table.
     op.execute(

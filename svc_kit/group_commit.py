@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from interlock.common.v1.errors_pb2 import ErrorReason
+from svc_kit.cancellation import being_cancelled
 from svc_kit.errors import DomainError, ResourceExhausted, Unavailable
 from svc_kit.fair_queue import FairQueue, Waiting
 
@@ -201,9 +202,3 @@ def _unknown_outcome() -> Unavailable:
         "the write was interrupted; try again",
         retry_after=1.0,
     )
-
-
-def being_cancelled() -> bool:
-    """Whether a CancelledError in hand is meant for the current task, and not one that leaked from below."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

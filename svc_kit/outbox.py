@@ -16,15 +16,14 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from alembic.operations import Operations
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from svc_kit.advisory import Leader
+from svc_kit.cancellation import being_cancelled
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
-from svc_kit.event_log import Head
-from svc_kit.group_commit import being_cancelled
+from svc_kit.event_log import Head, Migration
 from svc_kit.wakeup import Subscription
 
 log = structlog.get_logger(__name__)
@@ -83,7 +82,7 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-def create_outbox(op: Operations) -> None:
+def create_outbox(op: Migration) -> None:
     """For a migration: the outbox table. Its numbers come from `log_head.outbox_seq`."""
     op.execute(
         """
@@ -175,7 +174,7 @@ class Relay(Generic[Entry]):
         self._woken = woken if woken is not None else Subscription()
         self._observe = observe
         self._leader = Leader(database, name, self._relay, retry_seconds=poll_seconds)
-        # Every row up to here is known to be acknowledged; rows leave in order, so this only grows.
+        # Every row up to here is known to be acknowledged; rows leave in order, so this grows while we lead.
         self._acknowledged = 0
 
     @property
@@ -200,6 +199,8 @@ class Relay(Generic[Entry]):
         return Backlog(count=row.last_seq - row.first_seq + 1, oldest_seconds=max(0.0, row.oldest_seconds))
 
     async def _relay(self) -> None:
+        # A lost connection may mean a restored database, with older numbers.
+        self._acknowledged = 0
         limit = self._slice_rows
         failures = 0
         while True:
