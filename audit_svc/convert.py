@@ -1,0 +1,108 @@
+"""Between the contract's messages and the log's values; nothing is decided here."""
+
+import uuid
+from collections.abc import Iterator
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from audit_svc.checkpoints import SignedCheckpoint
+from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
+from audit_svc.trail import ProvenEntry
+from interlock.audit.v1 import audit_service_pb2, entry_pb2
+from interlock.verify.entry import EntryError, parse_leaf
+
+_TYPE_PREFIX = "ENTRY_TYPE_"
+
+
+def to_event(event: entry_pb2.Event, *, producer: str) -> NewEvent:
+    """A checked message as an event of `producer`, whose name comes from its token."""
+    return NewEvent(
+        event_id=uuid.UUID(event.event_id),
+        tenant=event.tenant,
+        producer=producer,
+        type=entry_pb2.EntryType.Name(event.type).removeprefix(_TYPE_PREFIX),
+        event_time=event.event_time.ToNanoseconds(),
+        producer_sequence=event.producer_sequence,
+        actor=event.actor,
+        agent=event.agent,
+        agent_version=event.agent_version,
+        task_id=uuid.UUID(event.task_id) if event.task_id else None,
+        attempt=event.attempt,
+        step_key=event.step_key,
+        tool=event.tool,
+        call_id=event.call_id,
+        status=event.status,
+        reason=event.reason,
+        trace_id=event.trace_id,
+        span_id=event.span_id,
+        attributes=dict(event.attributes),
+        parts=tuple(
+            Part(name=payload.part, content_type=payload.content_type, body=payload.body)
+            for payload in event.payloads
+        ),
+    )
+
+
+def from_appended(appended: Appended) -> audit_service_pb2.AppendResponse:
+    """An acknowledgement."""
+    return audit_service_pb2.AppendResponse(
+        index=appended.index,
+        leaf_hash=appended.leaf_hash,
+        tree_size=appended.tree_size,
+        already_existed=appended.already_existed,
+    )
+
+
+def from_entry(entry: StoredEntry) -> entry_pb2.Entry:
+    """An entry with the parts that its leaf commits to, also those that are stored no more."""
+    recorded = Timestamp()
+    recorded.FromDatetime(entry.recorded_time)
+    return entry_pb2.Entry(
+        event_id=str(entry.event_id),
+        index=entry.index,
+        leaf=entry.leaf,
+        recorded_time=recorded,
+        payloads=[
+            entry_pb2.StoredPayload(
+                part=part.name,
+                content_type=part.content_type,
+                salt=part.salt,
+                body=part.body,
+                present=part.present,
+            )
+            for part in _all_parts(entry)
+        ],
+    )
+
+
+def from_proof(proven: ProvenEntry, signed: SignedCheckpoint) -> entry_pb2.InclusionProof:
+    """The proof of one entry against a checkpoint."""
+    return entry_pb2.InclusionProof(
+        index=proven.entry.index, tree_size=signed.checkpoint.size, hashes=proven.proof
+    )
+
+
+def from_checkpoint(signed: SignedCheckpoint) -> entry_pb2.Checkpoint:
+    """A checkpoint; only its note proves anything, the other fields spare the reader from parsing it."""
+    sign_time = Timestamp()
+    sign_time.FromDatetime(signed.sign_time)
+    return entry_pb2.Checkpoint(
+        origin=signed.checkpoint.origin,
+        tree_size=signed.checkpoint.size,
+        root_hash=signed.checkpoint.root,
+        note=signed.note,
+        sign_time=sign_time,
+    )
+
+
+def _all_parts(entry: StoredEntry) -> Iterator[StoredPart]:
+    yield from entry.parts
+    stored = {part.name for part in entry.parts}
+    try:
+        promised = parse_leaf(entry.leaf).parts
+    except EntryError:
+        # A damaged leaf is handed out as it is, so that the verifier can name it.
+        return
+    for part in promised:
+        if part.name not in stored:
+            yield StoredPart(name=part.name, content_type=part.content_type, present=False)

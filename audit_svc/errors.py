@@ -1,0 +1,47 @@
+"""The errors of the audit log, by situation."""
+
+import uuid
+
+from interlock.common.v1 import errors_pb2
+from svc_kit.errors import AlreadyExists, DataLoss, NotFound, PermissionDenied
+
+
+def event_id_reused(event_id: uuid.UUID) -> AlreadyExists:
+    """The id stands in the log with other content; the first content stays."""
+    return AlreadyExists(
+        errors_pb2.ERROR_REASON_EVENT_ID_REUSED,
+        f"event {event_id} was appended before with other content",
+        metadata={"event_id": str(event_id)},
+        help="give every event an id of its own; repeat an id only to repeat the same event",
+    )
+
+
+def entry_not_found(what: str) -> NotFound:
+    """No such entry in the caller's own log."""
+    return NotFound(errors_pb2.ERROR_REASON_ENTRY_NOT_FOUND, f"no entry {what} in this log")
+
+
+def tenant_forbidden(tenant: str) -> PermissionDenied:
+    """A service of one tenant named another."""
+    return PermissionDenied(
+        errors_pb2.ERROR_REASON_TENANT_FORBIDDEN, f"the caller may not act for tenant {tenant!r}"
+    )
+
+
+def payloads_forbidden() -> PermissionDenied:
+    """Seeing that something was said is one right, reading it another."""
+    return PermissionDenied(
+        errors_pb2.ERROR_REASON_ROLE_REQUIRED,
+        "reading payloads needs the role DEVELOPER or AUDITOR",
+        metadata={"needs": "DEVELOPER,AUDITOR"},
+        help="ask without include_payloads, or with a token that has one of these roles",
+    )
+
+
+def log_damaged(origin: str, what: str) -> DataLoss:
+    """The stored tree contradicts what this log signed; nothing more is signed until somebody has looked."""
+    return DataLoss(
+        errors_pb2.ERROR_REASON_INTERNAL,
+        f"the log {origin} contradicts its own signed checkpoint: {what}",
+        help="restore the database to a state that continues the newest checkpoint in the checkpoint folder",
+    )

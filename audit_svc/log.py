@@ -1,0 +1,197 @@
+"""Appending: an event is acknowledged once it is durable, sequenced and part of its tenant's tree."""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from audit_svc.canonical import LeafError
+from audit_svc.errors import event_id_reused
+from audit_svc.event import Appended, NewEvent
+from audit_svc.leaf import new_pseudonym, require_fits
+from audit_svc.merkle import TILE_WIDTH, Frontier, TileId, tile_root
+from audit_svc.sequence import (
+    ActorKey,
+    EventIdReusedError,
+    EventKey,
+    Growth,
+    LogName,
+    NewEntry,
+    Placed,
+    Sequencer,
+)
+from svc_kit.clock import Clock
+from svc_kit.errors import DomainError, Violation, invalid
+from svc_kit.group_commit import GroupCommit, Observer
+
+Batch: TypeAlias = tuple[NewEvent, ...]
+
+MAX_QUEUED_BATCHES = 4096
+_MAX_REMEMBERED_ACTORS = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTile:
+    """A tile that has become full."""
+
+    log_id: uuid.UUID
+    tile: TileId
+    hashes: tuple[bytes, ...]
+    root: bytes
+
+
+class AppendTransaction(Protocol):
+    """One transaction that appends; nothing of it stands until it ends without an error."""
+
+    async def lock_heads(self, log_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Frontier]:
+        """The trees as they stand, locked in the order of their ids, which is the same for all replicas."""
+        ...
+
+    async def find(self, keys: Collection[EventKey]) -> Mapping[EventKey, Placed]:
+        """Those of the events that are stored already."""
+        ...
+
+    async def pseudonyms(self, wanted: Mapping[ActorKey, str]) -> Mapping[ActorKey, str]:
+        """The pseudonym of each actor; the one offered is stored for an actor that has none yet."""
+        ...
+
+    async def hashes(self, log_id: uuid.UUID, tier: int, begin: int, end: int) -> Sequence[bytes]:
+        """Stored hashes of one tier, from `begin` up to `end`, in order."""
+        ...
+
+    async def write(
+        self,
+        *,
+        entries: Sequence[NewEntry],
+        growth: Mapping[uuid.UUID, Growth],
+        tiles: Sequence[NewTile],
+    ) -> None:
+        """Store everything; raises when a head is not at the size it was locked at."""
+        ...
+
+
+class LogStore(Protocol):
+    """What appending needs of the database."""
+
+    async def logs(self, tenants: Collection[str]) -> Mapping[str, LogName]:
+        """The tenants' logs; those that do not exist are made, empty."""
+        ...
+
+    def appending(self) -> AbstractAsyncContextManager[AppendTransaction]:
+        """A transaction, committed when the block ends."""
+        ...
+
+
+class AuditLog:
+    """The way into the log. Any number of replicas may append: all state is in the rows they lock."""
+
+    def __init__(
+        self, store: LogStore, clock: Clock, *, origin_prefix: str, observe: Observer | None = None
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._origin_prefix = origin_prefix
+        self._logs: dict[str, LogName] = {}
+        self._actors: dict[ActorKey, str] = {}
+        self._group: GroupCommit[Batch, tuple[Appended, ...]] = GroupCommit(
+            self._commit,
+            size_of=lambda batch: sum(event.weight for event in batch),
+            tenant_of=lambda batch: batch[0].tenant,
+            max_queued_rows=MAX_QUEUED_BATCHES,
+            observe=observe,
+        )
+
+    async def append(self, event: NewEvent) -> Appended:
+        """Append one event; a repeat answers where the first one stands.
+
+        Raises InvalidArgument when it does not fit a leaf, AlreadyExists when its id has other content.
+        """
+        self._require_fits(event, "event")
+        return (await self._group.submit((event,)))[0]
+
+    async def append_batch(self, events: Batch) -> tuple[Appended, ...]:
+        """Append events in their order, all in one transaction or none."""
+        for i, event in enumerate(events):
+            self._require_fits(event, f"events[{i}]")
+        return await self._group.submit(events)
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        await self._group.close()
+
+    def _require_fits(self, event: NewEvent, field: str) -> None:
+        try:
+            require_fits(event, origin=f"{self._origin_prefix}/{event.tenant}")
+        except LeafError as error:
+            raise invalid([Violation(field, str(error))]) from None
+
+    async def _commit(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
+        events = [event for batch in batches for event in batch]
+        logs = await self._logs_of({event.tenant for event in events})
+        async with self._store.appending() as transaction:
+            heads = await transaction.lock_heads({log.log_id for log in logs.values()})
+            keys = {EventKey(logs[event.tenant].log_id, event.event_id) for event in events}
+            actors = {ActorKey(logs[event.tenant].log_id, event.actor) for event in events if event.actor}
+            found = await transaction.find(keys)
+            pseudonyms = await self._pseudonyms(transaction, actors)
+            sequencer = Sequencer(
+                logs=logs,
+                heads=heads,
+                found=found,
+                pseudonyms=pseudonyms,
+                recorded_time=self._clock.now(),
+            )
+            refused = _take_all(sequencer, batches)
+            growth = sequencer.growth()
+            tiles = await _full_tiles(transaction, growth)
+            await transaction.write(entries=sequencer.entries, growth=growth, tiles=tiles)
+        # Remembered only now: a pseudonym of a transaction that was rolled back stands for nobody.
+        if len(self._actors) > _MAX_REMEMBERED_ACTORS:
+            self._actors.clear()
+        self._actors.update(pseudonyms)
+        return [refused.get(i) or sequencer.answer(batch) for i, batch in enumerate(batches)]
+
+    async def _logs_of(self, tenants: set[str]) -> Mapping[str, LogName]:
+        missing = tenants - self._logs.keys()
+        if missing:
+            self._logs.update(await self._store.logs(missing))
+        return {tenant: self._logs[tenant] for tenant in tenants}
+
+    async def _pseudonyms(
+        self, transaction: AppendTransaction, actors: set[ActorKey]
+    ) -> Mapping[ActorKey, str]:
+        known = {key: self._actors[key] for key in actors if key in self._actors}
+        unknown = {key: new_pseudonym() for key in actors if key not in known}
+        return {**known, **(await transaction.pseudonyms(unknown))} if unknown else known
+
+
+def _take_all(sequencer: Sequencer, batches: Sequence[Batch]) -> dict[int, DomainError]:
+    refused: dict[int, DomainError] = {}
+    for i, batch in enumerate(batches):
+        try:
+            sequencer.take(batch)
+        except EventIdReusedError as error:
+            refused[i] = event_id_reused(error.event_id)
+    return refused
+
+
+async def _full_tiles(transaction: AppendTransaction, growth: Mapping[uuid.UUID, Growth]) -> list[NewTile]:
+    """The tiles that became full, on every tier: a full tile is one more hash for the tier above."""
+    tiles: list[NewTile] = []
+    for log_id, grown in growth.items():
+        tier, old_width, added = 0, grown.old_size, list(grown.leaf_hashes)
+        while added:
+            begin = old_width - old_width % TILE_WIDTH
+            if old_width + len(added) - begin < TILE_WIDTH:
+                break
+            stored = await transaction.hashes(log_id, tier, begin, old_width)
+            hashes = [*stored, *added]
+            roots = []
+            for i in range(0, len(hashes) - TILE_WIDTH + 1, TILE_WIDTH):
+                full = tuple(hashes[i : i + TILE_WIDTH])
+                roots.append(tile_root(full))
+                tile = TileId(tier, (begin + i) // TILE_WIDTH)
+                tiles.append(NewTile(log_id=log_id, tile=tile, hashes=full, root=roots[-1]))
+            tier, old_width, added = tier + 1, begin // TILE_WIDTH, roots
+    return tiles

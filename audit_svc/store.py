@@ -1,0 +1,238 @@
+"""What is read of the log, and the few rows that are written outside the append path."""
+
+import uuid
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from audit_svc.append_store import SqlAppendTransaction, read_hashes
+from audit_svc.checkpoints import Head, SignedCheckpoint, Standing
+from audit_svc.event import StoredEntry, StoredPart
+from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
+from audit_svc.sequence import LogName
+from audit_svc.tables import checkpoint, entry, log, log_head, payload, tile
+from svc_kit.database import Database
+from svc_kit.ids import uuid7
+
+_ENTRY = (entry.c.event_id, entry.c.leaf_index, entry.c.leaf, entry.c.recorded_time)
+
+
+class Store:
+    """All statements outside the append transaction; each names the log, so tenants stay apart."""
+
+    def __init__(self, database: Database, *, origin_prefix: str) -> None:
+        self._database = database
+        self._origin_prefix = origin_prefix
+
+    @asynccontextmanager
+    async def appending(self) -> AsyncIterator[SqlAppendTransaction]:
+        """A transaction that appends, committed when the block ends."""
+        async with self._database.transaction() as connection:
+            yield SqlAppendTransaction(connection)
+
+    async def logs(self, tenants: Collection[str]) -> Mapping[str, LogName]:
+        """The tenants' logs; those that do not exist are made, empty."""
+        found = await self._find_logs(tenants)
+        missing = sorted(set(tenants) - found.keys())
+        if missing:
+            await self._create_logs(missing)
+            found = await self._find_logs(tenants)
+        return found
+
+    async def log_of(self, tenant: str) -> LogName | None:
+        """A tenant's log, if it has one."""
+        return (await self._find_logs([tenant])).get(tenant)
+
+    async def standings(self) -> Sequence[Standing]:
+        """How far every log is."""
+        newest = (
+            sa.select(sa.func.max(checkpoint.c.size))
+            .where(checkpoint.c.log_id == log.c.log_id)
+            .scalar_subquery()
+        )
+        statement = sa.select(
+            log.c.log_id,
+            log.c.tenant,
+            log.c.origin,
+            log_head.c.size,
+            sa.func.coalesce(newest, 0).label("signed"),
+        ).join(log_head, log_head.c.log_id == log.c.log_id)
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(statement)
+        return [
+            Standing(
+                name=LogName(log_id=row.log_id, tenant=row.tenant, origin=row.origin),
+                size=row.size,
+                signed_size=row.signed,
+            )
+            for row in rows
+        ]
+
+    async def head(self, log_id: uuid.UUID) -> Head:
+        """The committed state of a tree."""
+        statement = sa.select(log_head.c.size, log_head.c.root).where(log_head.c.log_id == log_id)
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statement)).one()
+        return Head(size=row.size, root=row.root)
+
+    async def newest_note(self, log_id: uuid.UUID) -> tuple[str, datetime] | None:
+        """The newest signed note and its time."""
+        return await self._note(
+            sa.select(checkpoint.c.note, checkpoint.c.sign_time)
+            .where(checkpoint.c.log_id == log_id)
+            .order_by(checkpoint.c.size.desc())
+            .limit(1)
+        )
+
+    async def note_at(self, log_id: uuid.UUID, size: int) -> tuple[str, datetime] | None:
+        """The signed note of one size and its time."""
+        return await self._note(
+            sa.select(checkpoint.c.note, checkpoint.c.sign_time).where(
+                checkpoint.c.log_id == log_id, checkpoint.c.size == size
+            )
+        )
+
+    async def save_note(self, log_id: uuid.UUID, signed: SignedCheckpoint) -> None:
+        """Keep a checkpoint; one of the same size that is there already stays."""
+        row = {
+            "log_id": log_id,
+            "size": signed.checkpoint.size,
+            "root": signed.checkpoint.root,
+            "note": signed.note,
+            "sign_time": signed.sign_time,
+        }
+        async with self._database.autocommit() as connection:
+            await connection.execute(insert(checkpoint).values(row).on_conflict_do_nothing())
+
+    async def tiles(
+        self, log_id: uuid.UUID, tiles: Collection[TileId], size: int
+    ) -> Mapping[TileId, Sequence[bytes]]:
+        """The tiles of the tree, with at least the hashes that they have at `size` leaves."""
+        wanted = sorted(tiles)
+        statement = sa.select(tile.c.tier, tile.c.number, tile.c.hashes).where(
+            tile.c.log_id == log_id, sa.tuple_(tile.c.tier, tile.c.number).in_(wanted)
+        )
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(statement)
+            found: dict[TileId, Sequence[bytes]] = {
+                TileId(row.tier, row.number): split_hashes(row.hashes) for row in rows
+            }
+            for missing in wanted:
+                if missing not in found:
+                    # Not full yet: its hashes are those of the entries, or of the full tiles below.
+                    begin = missing.number * TILE_WIDTH
+                    end = min(begin + TILE_WIDTH, size >> (TILE_HEIGHT * missing.tier))
+                    found[missing] = await read_hashes(connection, log_id, missing.tier, begin, end)
+        return found
+
+    async def entry(self, log_id: uuid.UUID, event_id: uuid.UUID, *, with_bodies: bool) -> StoredEntry | None:
+        """One entry by its event id."""
+        statement = sa.select(*_ENTRY).where(entry.c.log_id == log_id, entry.c.event_id == event_id)
+        found = await self._entries(log_id, statement, with_bodies=with_bodies)
+        return found[0] if found else None
+
+    async def leaf_hash(self, log_id: uuid.UUID, index: int) -> bytes | None:
+        """The leaf hash at an index."""
+        statement = sa.select(entry.c.leaf_hash).where(entry.c.log_id == log_id, entry.c.leaf_index == index)
+        async with self._database.autocommit() as connection:
+            found: bytes | None = (await connection.execute(statement)).scalar_one_or_none()
+        return found
+
+    async def task_entry_sizes(
+        self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
+    ) -> Sequence[tuple[int, int, int]]:
+        """(index, bytes of leaf, bytes of parts) of a task's entries in order, from `begin` below `end`."""
+        bodies = (
+            sa.select(sa.func.coalesce(sa.func.sum(sa.func.octet_length(payload.c.body)), 0))
+            .where(payload.c.log_id == log_id, payload.c.event_id == entry.c.event_id)
+            .scalar_subquery()
+        )
+        statement = (
+            sa.select(entry.c.leaf_index, sa.func.octet_length(entry.c.leaf), bodies)
+            .where(entry.c.log_id == log_id, entry.c.task_id == task_id)
+            .where(entry.c.leaf_index >= begin, entry.c.leaf_index < end)
+            .order_by(entry.c.leaf_index)
+            .limit(limit)
+        )
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(statement)
+        return [(row[0], row[1], int(row[2])) for row in rows]
+
+    async def task_entries(
+        self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, with_bodies: bool
+    ) -> Sequence[StoredEntry]:
+        """A task's entries in order, from index `begin` below `end`."""
+        statement = (
+            sa.select(*_ENTRY)
+            .where(entry.c.log_id == log_id, entry.c.task_id == task_id)
+            .where(entry.c.leaf_index >= begin, entry.c.leaf_index < end)
+            .order_by(entry.c.leaf_index)
+        )
+        return await self._entries(log_id, statement, with_bodies=with_bodies)
+
+    async def _entries(
+        self, log_id: uuid.UUID, statement: sa.Select[uuid.UUID, int, bytes, datetime], *, with_bodies: bool
+    ) -> list[StoredEntry]:
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(statement)).all()
+            parts = await _parts(connection, log_id, [row.event_id for row in rows], with_bodies=with_bodies)
+        return [
+            StoredEntry(
+                event_id=row.event_id,
+                index=row.leaf_index,
+                leaf=row.leaf,
+                recorded_time=row.recorded_time,
+                parts=tuple(parts.get(row.event_id, ())),
+            )
+            for row in rows
+        ]
+
+    async def _note(self, statement: sa.Select[str, datetime]) -> tuple[str, datetime] | None:
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return (row.note, row.sign_time) if row is not None else None
+
+    async def _find_logs(self, tenants: Collection[str]) -> dict[str, LogName]:
+        statement = sa.select(log.c.log_id, log.c.tenant, log.c.origin).where(log.c.tenant.in_(list(tenants)))
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(statement)
+        return {row.tenant: LogName(log_id=row.log_id, tenant=row.tenant, origin=row.origin) for row in rows}
+
+    async def _create_logs(self, tenants: Sequence[str]) -> None:
+        """In the order of their names, so that two replicas that meet here wait for each other and go on."""
+        empty = Frontier()
+        async with self._database.transaction() as connection:
+            for tenant in tenants:
+                made = await connection.execute(
+                    insert(log)
+                    .values(log_id=uuid7(), tenant=tenant, origin=f"{self._origin_prefix}/{tenant}")
+                    .on_conflict_do_nothing()
+                    .returning(log.c.log_id)
+                )
+                log_id = made.scalar_one_or_none()
+                if log_id is not None:
+                    values = {"size": 0, "frontier": empty.to_bytes(), "root": empty.root()}
+                    await connection.execute(insert(log_head).values(log_id=log_id, **values))
+
+
+async def _parts(
+    connection: AsyncConnection, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID], *, with_bodies: bool
+) -> dict[uuid.UUID, list[StoredPart]]:
+    contents = (payload.c.salt, payload.c.body) if with_bodies else ()
+    statement = sa.select(payload.c.event_id, payload.c.part, payload.c.content_type, *contents).where(
+        payload.c.log_id == log_id, payload.c.event_id == sa.any_(sa.cast(event_ids, sa.ARRAY(sa.Uuid)))
+    )
+    parts: dict[uuid.UUID, list[StoredPart]] = {}
+    for row in await connection.execute(statement):
+        part = StoredPart(
+            name=row.part,
+            content_type=row.content_type,
+            salt=row.salt if with_bodies else b"",
+            body=row.body if with_bodies else b"",
+        )
+        parts.setdefault(row.event_id, []).append(part)
+    return parts

@@ -1,0 +1,93 @@
+"""The tables; `migrations/` makes them, with their triggers."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+log = sa.Table(
+    "log",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False, unique=True),
+    sa.Column("origin", sa.Text, nullable=False, unique=True),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+"""One log per tenant."""
+
+log_head = sa.Table(
+    "log_head",
+    metadata,
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("frontier", sa.LargeBinary, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+)
+"""Where each tree stands; whoever holds the row's lock is the one who appends."""
+
+entry = sa.Table(
+    "entry",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("leaf_index", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("producer", sa.Text, nullable=False),
+    sa.Column("producer_sequence", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("agent_version", sa.Text, nullable=False),
+    sa.Column("task_id", sa.Uuid),
+    sa.Column("tool", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("span_id", sa.Text, nullable=False),
+    sa.Column("event_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("recorded_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("leaf", sa.LargeBinary, nullable=False),
+    sa.Column("leaf_hash", sa.LargeBinary, nullable=False),
+)
+"""One row per leaf; `leaf` is the truth, the columns before it are copies by which entries are found."""
+
+payload = sa.Table(
+    "payload",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("content_type", sa.Text, nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+"""Contents outside the tree, with the salts of their commitments."""
+
+tile = sa.Table(
+    "tile",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("tier", sa.SmallInteger, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("hashes", sa.LargeBinary, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+)
+"""Full tiles of 256 hashes; what is not full yet is read from the entries, or from the tiles below."""
+
+checkpoint = sa.Table(
+    "checkpoint",
+    metadata,
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), primary_key=True),
+    sa.Column("size", sa.BigInteger, primary_key=True),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("sign_time", sa.DateTime(timezone=True), nullable=False),
+)
+"""Every checkpoint that was signed."""
+
+actor = sa.Table(
+    "actor",
+    metadata,
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), primary_key=True),
+    sa.Column("pseudonym", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.UniqueConstraint("log_id", "subject"),
+)
+"""Who stands behind the pseudonyms that leaves hold; without its row a pseudonym tells nothing."""
