@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+
+from interlock_suite.guard import MARK_VARIABLE
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 # What a program needs of the supervisor's own environment; everything else stays here.
@@ -36,6 +38,10 @@ class Command:
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
     """Sent by the kernel when the supervisor dies, however it dies."""
+
+    def marked(self, mark: str, name: str) -> "Command":
+        """The same, known as this process of the suite with this mark; so is all that it starts."""
+        return replace(self, env={**self.env, MARK_VARIABLE: f"{mark}/{name}/"})
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start it in a session of its own; it dies with the calling *thread*: call from a lasting one."""

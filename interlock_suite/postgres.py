@@ -154,7 +154,7 @@ def refuse_without_durability(url: str) -> None:
             row = connection.execute(f"SHOW {setting}").fetchone()
             if row is not None and row[0] == "off":
                 raise SuiteError(
-                    f"PostgreSQL runs with {setting} = off: acknowledged tasks and audit entries could be lost.",
+                    f"PostgreSQL runs with {setting} = off: acknowledged tasks and entries could be lost.",
                     f"Set {setting} = on in its configuration and start again.",
                 )
 

@@ -10,6 +10,7 @@ from interlock_suite.binaries import find_valkey
 from interlock_suite.command import Command
 from interlock_suite.passwords import password, write_private
 
+# The title would overwrite the environment, by which leftovers are known.
 _CONFIGURATION = """\
 port 0
 unixsocket {socket}
@@ -21,6 +22,7 @@ appendfsync everysec
 save ""
 maxmemory-policy noeviction
 daemonize no
+set-proc-title no
 """
 
 
