@@ -1,0 +1,41 @@
+"""What happens around every RPC of every service, in one list."""
+
+from collections.abc import Collection, Mapping
+
+import grpc
+
+from svc_kit.identity.roles import Role
+from svc_kit.identity.verifier import TokenVerifier
+from svc_kit.interceptors.access import AccessInterceptor
+from svc_kit.interceptors.codec import CodecInterceptor
+from svc_kit.interceptors.deadline import DeadlineInterceptor
+from svc_kit.interceptors.drain import Drain, DrainInterceptor
+from svc_kit.interceptors.errors import ErrorInterceptor
+from svc_kit.interceptors.measure import MeasureInterceptor
+from svc_kit.interceptors.request_context import RequestContextInterceptor
+
+
+def server_interceptors(
+    *,
+    verifier: TokenVerifier,
+    roles: Mapping[str, frozenset[Role]],
+    refused: Collection[str],
+    drain: Drain,
+    default_deadline: float,
+) -> list[grpc.aio.ServerInterceptor]:
+    """The interceptors of one door, outermost first; `refused` are methods that this door does not serve."""
+    return [
+        # First, so that everything below logs and answers with the request id.
+        RequestContextInterceptor(),
+        # Outside the errors, so that refusals and failures are counted with the code they are answered with.
+        MeasureInterceptor(),
+        # Outside all that may refuse: whatever is raised from here on becomes a status in one place.
+        ErrorInterceptor(),
+        # Before anything costs work: a stream of a stopping server ends, an endless call gets an end.
+        DrainInterceptor(drain),
+        DeadlineInterceptor(default_deadline),
+        # Before the request is parsed: strangers do not get to feed the parser.
+        AccessInterceptor(verifier=verifier, roles=roles, refused=refused),
+        # Last: messages become bytes and bytes messages inside of all the others, errors included.
+        CodecInterceptor(),
+    ]

@@ -1,0 +1,66 @@
+"""All metric names of Interlock in one place, and the page that serves them.
+
+Objects are here for what every service measures. A service makes its own from the names below, at its start,
+so that no service exports zeros of another's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from svc_kit.addresses import parse_address
+
+_CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+RPC_HANDLED = Counter(
+    "interlock_rpc_handled_total", "Calls answered, by method and code.", ["method", "code"]
+)
+RPC_SECONDS = Histogram(
+    "interlock_rpc_seconds",
+    "Seconds from a call to its last reply.",
+    ["method", "code"],
+    buckets=_CALL_SECONDS,
+)
+RPC_IN_FLIGHT = Gauge("interlock_rpc_in_flight", "Calls being answered now.", ["method"])
+
+# Every service that commits in groups or relays events
+GROUP_COMMIT_ROWS = "interlock_group_commit_rows"  # histogram: rows per commit
+GROUP_COMMIT_SECONDS = "interlock_group_commit_seconds"  # histogram
+OUTBOX_BACKLOG = "interlock_outbox_backlog"  # gauge: audit records that wait for delivery
+OUTBOX_OLDEST_SECONDS = "interlock_outbox_oldest_seconds"  # gauge: age of the oldest of them
+
+# Orchestrator
+TASKS_SUBMITTED = "interlock_tasks_submitted_total"  # counter, by queue
+TASKS_FINISHED = "interlock_tasks_finished_total"  # counter, by state
+ATTEMPTS_CLAIMED = "interlock_attempts_claimed_total"  # counter, by pool
+QUEUE_DEPTH = "interlock_queue_depth"  # gauge, by queue
+SESSIONS = "interlock_worker_sessions"  # gauge: connected workers
+WATCHERS = "interlock_watchers"  # gauge: open watches
+
+# Gateway
+TOOL_CALLS = "interlock_tool_calls_total"  # counter, by outcome
+TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the pipeline
+
+# Audit
+AUDIT_ENTRIES = "interlock_audit_entries_total"  # counter, by type
+AUDIT_APPEND_SECONDS = "interlock_audit_append_seconds"  # histogram: from arrival to durable
+
+
+@asynccontextmanager
+async def metrics_page(address: str) -> AsyncIterator[str]:
+    """Serve /metrics at `address` inside the block and yield the bound address; "" serves nothing."""
+    if not address:
+        yield ""
+        return
+    wanted = parse_address(address)
+    if wanted.is_unix:
+        raise ValueError(f"{address}: the metrics page needs host:port")
+    server, thread = start_http_server(wanted.port, wanted.host)
+    try:
+        yield wanted.with_port(server.server_port).text
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        await asyncio.to_thread(thread.join)
