@@ -1,12 +1,14 @@
 """An audit log on a real PostgreSQL, with the rights of the service's role."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import make_url
 
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
@@ -68,3 +70,16 @@ async def replica(audit_database: ServiceDatabase, tmp_path: Path) -> AsyncItera
         yield replica
     finally:
         await replica.close()
+
+
+AdminUrl: TypeAlias = Callable[[ServiceDatabase], str]
+
+
+@pytest.fixture
+def admin_url_of(postgres_server: PostgresServer) -> AdminUrl:
+    """How the administrator reaches a service's database."""
+
+    def url(made: ServiceDatabase) -> str:
+        return make_url(postgres_server.url).set(database=made.name).render_as_string(hide_password=False)
+
+    return url

@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ async def test_a_repeat_answers_the_first_index(replica: Replica) -> None:
         {"parts": (PROMPT, replace(PROMPT, name="more"))},
     ],
 )
-async def test_the_same_id_with_other_content_is_refused(replica: Replica, change: dict[str, object]) -> None:
+async def test_the_same_id_with_other_content_is_refused(replica: Replica, change: dict[str, Any]) -> None:
     event = new_event()
     await replica.log.append(event)
     with pytest.raises(AlreadyExists) as caught:
