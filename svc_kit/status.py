@@ -1,6 +1,6 @@
 """Errors on the wire: google.rpc.Status with typed details, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -86,6 +86,13 @@ def from_rpc_error(error: grpc.RpcError) -> RemoteError:
         help=" ".join(link.description for link in links.links),
         request_id=request.request_id,
     )
+
+
+def retry_after(trailing: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """The seconds that the RetryInfo in trailing metadata asks for; None without one."""
+    retry = error_details_pb2.RetryInfo()
+    _unpack(dict(trailing or ()).get(STATUS_KEY), (retry,))
+    return retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
 
 
 def _unpack(data: object, targets: Sequence[Message]) -> None:
