@@ -72,8 +72,9 @@ def channel(
     """A channel to `address` (host:port or unix:/path); it connects, and connects again, by itself.
 
     `safe_methods` are full names ("/package.Service/Method") that may be sent twice without doing a thing
-    twice: with one request and one reply, they are tried again on UNAVAILABLE until the deadline. `deadline` is
-    the seconds of calls with one reply that name none. ValueError if a token would cross a network in plain text.
+    twice: with one request and one reply, they are tried again on UNAVAILABLE until the deadline. `deadline`
+    is the seconds of calls with one reply that name none. ValueError if a token would cross a network in
+    plain text.
     """
     if token and tls is None and not parse_address(address).is_local and not allow_plaintext_beyond_loopback:
         raise ValueError(f"a token would be sent to {address} in plain text; configure TLS")

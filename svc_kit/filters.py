@@ -78,7 +78,7 @@ class Condition:
 
 
 def parse_filter(text: str, fields: Mapping[str, FilterField]) -> tuple[Condition, ...]:
-    """The conditions of `text`, none for an empty one; FILTER_INVALID says what is wrong and what is allowed."""
+    """The conditions of `text`, none for an empty one; or FILTER_INVALID, naming what is allowed."""
     if not text.strip():
         return ()
     if len(text) > _MAX_LENGTH:
@@ -89,7 +89,7 @@ def parse_filter(text: str, fields: Mapping[str, FilterField]) -> tuple[Conditio
         joint = words.next("AND")
         if joint != "AND":
             raise _refuse(
-                f"expected AND but found {joint}; OR, NOT and parentheses are not supported", "", fields
+                f"expected AND, found {joint[:20]}; comparisons are joined by AND alone", "", fields
             )
         conditions.append(_condition(words, fields))
         if len(conditions) > _MAX_CONDITIONS:

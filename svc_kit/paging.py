@@ -53,7 +53,7 @@ def encode_page_token(keys: Sequence[PageKey], question: Question) -> str:
 def decode_page_token(
     token: str, question: Question, kinds: Sequence[type[PageKey]]
 ) -> tuple[Any, ...] | None:
-    """The sort keys in `token`, one of each of `kinds`; None for "", the first page. Else PAGE_TOKEN_INVALID."""
+    """The sort keys in `token`, one of each of `kinds`; None for the first page; or PAGE_TOKEN_INVALID."""
     if not token:
         return None
     try:
