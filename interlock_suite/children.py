@@ -48,7 +48,7 @@ class Child:
     after: tuple[str, ...] = ()
     """The children that must be ready before it starts."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Further settings: name without the prefix → value; `{checkpoints}` stands for that folder."""
+    """Further settings: name without the prefix → value; `{checkpoints}` and `{suite_id}` stand for them."""
 
     @property
     def prefix(self) -> str:
@@ -87,7 +87,7 @@ class Child:
         for service in self.calls:
             settings[f"{service.upper()}_ADDRESS"] = f"unix:{folder.socket(service)}"
         for name, value in self.settings.items():
-            settings[name] = value.format(checkpoints=folder.checkpoints)
+            settings[name] = value.format(checkpoints=folder.checkpoints, suite_id=folder.recall().suite_id)
         return {self.prefix + name: value for name, value in settings.items()}
 
     def _operators_settings(self) -> dict[str, str]:
@@ -117,7 +117,7 @@ def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settin
 
 # In the order of their start; they stop in the reverse.
 CHILDREN = (
-    _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}"),
+    _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}", ORIGIN="interlock.local/{suite_id}"),
     _service("registry", calls=("audit",)),
     _service("gateway", calls=("orchestrator", "registry", "audit")),
     _service("orchestrator", calls=("registry", "gateway", "audit"), redis=True),

@@ -1,0 +1,186 @@
+"""The audit log's RPCs: check, one call, translate."""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from audit_svc.checkpoints import Checkpoints
+from audit_svc.checks import check_batch, check_event, check_size, check_uuid
+from audit_svc.convert import from_appended, from_checkpoint, from_entry, from_proof, to_event
+from audit_svc.errors import payloads_forbidden, tenant_forbidden
+from audit_svc.log import AuditLog
+from audit_svc.payload_reads import PayloadReads
+from audit_svc.signer import CheckpointSigner
+from audit_svc.trail import AuditReader, ProvenEntry
+from interlock.audit.v1 import audit_service_pb2 as messages
+from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
+from svc_kit.clock import Clock
+from svc_kit.errors import Violation, invalid
+from svc_kit.identity import Role, principal
+from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
+
+NAME = "interlock.audit.v1.AuditService"
+
+_PRODUCERS = frozenset({Role.SERVICE})
+_READERS = frozenset({Role.VIEWER, Role.AUDITOR})
+ROLES: Mapping[str, frozenset[Role]] = {
+    "Append": _PRODUCERS,
+    "AppendStream": _PRODUCERS,
+    "GetEntry": _READERS,
+    "GetAuditTrail": _READERS,
+    "GetCheckpoint": _READERS,
+    "GetInclusionProof": _READERS,
+    "GetConsistencyProof": _READERS,
+    "GetPublicKeys": frozenset(Role),
+}
+
+DEFAULT_PAGE = 200
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
+    """Producers come in by the SERVICE role; readers see the log of their token's tenant."""
+
+    def __init__(
+        self,
+        *,
+        log: AuditLog,
+        reader: AuditReader,
+        checkpoints: Checkpoints,
+        reads: PayloadReads,
+        signer: CheckpointSigner,
+        clock: Clock,
+    ) -> None:
+        self._log = log
+        self._reader = reader
+        self._checkpoints = checkpoints
+        self._reads = reads
+        self._signer = signer
+        self._clock = clock
+
+    async def Append(self, request: messages.AppendRequest, context: Context) -> messages.AppendResponse:
+        _require(check_event(request.event, now=self._clock.now()))
+        producer = _producer_for([request.event])
+        return from_appended(await self._log.append(to_event(request.event, producer=producer)))
+
+    async def AppendStream(
+        self, request_iterator: AsyncIterator[messages.AppendStreamRequest], context: Context
+    ) -> AsyncIterator[messages.AppendStreamResponse]:
+        # One batch after the other: a batch that overtook another would break the producers' order.
+        async for request in request_iterator:
+            _require(check_batch(request.events, now=self._clock.now()))
+            producer = _producer_for(request.events)
+            batch = tuple(to_event(event, producer=producer) for event in request.events)
+            appended = await self._log.append_batch(batch)
+            yield messages.AppendStreamResponse(appended=map(from_appended, appended))
+
+    async def GetEntry(
+        self, request: messages.GetEntryRequest, context: Context
+    ) -> messages.GetEntryResponse:
+        _require(check_uuid(request.event_id, "event_id"))
+        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        proven, signed = await self._reader.entry(
+            tenant, uuid.UUID(request.event_id), with_bodies=request.include_payloads
+        )
+        await self._record_read(tenant, [proven], {"event_id": request.event_id})
+        return messages.GetEntryResponse(
+            entry=from_entry(proven.entry),
+            proof=from_proof(proven, signed),
+            checkpoint=from_checkpoint(signed),
+        )
+
+    async def GetAuditTrail(
+        self, request: messages.GetAuditTrailRequest, context: Context
+    ) -> messages.GetAuditTrailResponse:
+        _require(check_uuid(request.task_id, "task_id"))
+        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        task_id = uuid.UUID(request.task_id)
+        # Pages after the first are proven against its checkpoint, whatever was appended since.
+        question = Question(method="GetAuditTrail", tenant=tenant, filter=str(task_id))
+        begin, size = decode_page_token(request.page_token, question, (int, int)) or (0, 0)
+        page = await self._reader.trail(
+            tenant,
+            task_id,
+            limit=page_size(request.page_size, default=DEFAULT_PAGE),
+            begin=begin,
+            size=size,
+            with_bodies=request.include_payloads,
+        )
+        await self._record_read(tenant, page.entries, {"task_id": request.task_id})
+        next_page = ""
+        if page.next_index is not None:
+            next_page = encode_page_token([page.next_index, page.checkpoint.checkpoint.size], question)
+        return messages.GetAuditTrailResponse(
+            entries=[from_entry(proven.entry) for proven in page.entries],
+            proofs=[from_proof(proven, page.checkpoint) for proven in page.entries],
+            checkpoint=from_checkpoint(page.checkpoint),
+            next_page_token=next_page,
+        )
+
+    async def GetCheckpoint(
+        self, request: messages.GetCheckpointRequest, context: Context
+    ) -> messages.GetCheckpointResponse:
+        signed = await self._checkpoints.newest(principal().tenant)
+        return messages.GetCheckpointResponse(checkpoint=from_checkpoint(signed))
+
+    async def GetInclusionProof(
+        self, request: messages.GetInclusionProofRequest, context: Context
+    ) -> messages.GetInclusionProofResponse:
+        _require(check_size(request.index, "index") + check_size(request.tree_size, "tree_size"))
+        leaf, size, proof = await self._reader.inclusion(principal().tenant, request.index, request.tree_size)
+        return messages.GetInclusionProofResponse(
+            proof=entry_pb2.InclusionProof(index=request.index, tree_size=size, hashes=proof), leaf_hash=leaf
+        )
+
+    async def GetConsistencyProof(
+        self, request: messages.GetConsistencyProofRequest, context: Context
+    ) -> messages.GetConsistencyProofResponse:
+        _require(
+            check_size(request.first_tree_size, "first_tree_size", at_least=1)
+            + check_size(request.second_tree_size, "second_tree_size")
+        )
+        size, proof = await self._reader.consistency(
+            principal().tenant, request.first_tree_size, request.second_tree_size
+        )
+        return messages.GetConsistencyProofResponse(
+            first_tree_size=request.first_tree_size, second_tree_size=size, hashes=proof
+        )
+
+    async def GetPublicKeys(
+        self, request: messages.GetPublicKeysRequest, context: Context
+    ) -> messages.GetPublicKeysResponse:
+        return messages.GetPublicKeysResponse(
+            keys=[self._signer.public()], verifier_key=str(self._checkpoints.key(principal().tenant))
+        )
+
+    async def _record_read(
+        self, tenant: str, entries: Sequence[ProvenEntry], attributes: Mapping[str, str]
+    ) -> None:
+        bodies = sum(1 for proven in entries for part in proven.entry.parts if part.salt)
+        if bodies:
+            counted = {**attributes, "parts": str(bodies)}
+            await self._reads.record(tenant=tenant, reader=principal().subject, attributes=counted)
+
+
+def _require(violations: Sequence[Violation]) -> None:
+    if violations:
+        raise invalid(violations)
+
+
+def _producer_for(events: Sequence[entry_pb2.Event]) -> str:
+    """The caller's subject, if it may append to the logs of all these tenants."""
+    caller = principal()
+    for event in events:
+        if not caller.may_act_for(event.tenant):
+            raise tenant_forbidden(event.tenant)
+    return caller.subject
+
+
+def _reading_tenant(*, with_payloads: bool) -> str:
+    caller = principal()
+    if with_payloads and not (caller.has(Role.DEVELOPER) or caller.has(Role.AUDITOR)):
+        raise payloads_forbidden()
+    return caller.tenant
