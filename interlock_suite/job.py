@@ -9,7 +9,7 @@ from interlock_suite.command import Command
 
 
 async def finish(command: Command, *, seconds: float) -> int:
-    """Run it and return its exit code; killed, with its group, when it takes too long or this is cancelled."""
+    """Run it and return its exit code; it is killed, with its group, when it takes too long."""
     child = command.spawn()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(child.pid)

@@ -50,6 +50,10 @@ def _nothing() -> None:
     pass
 
 
+def _none() -> bool:
+    return False
+
+
 class Process:
     """Keeps one program running."""
 
@@ -60,15 +64,20 @@ class Process:
         ready: Callable[[], Awaitable[bool]],
         *,
         mend: Callable[[], None] = _nothing,
+        remedy: Callable[[], bool] = _none,
         patience: Patience | None = None,
     ) -> None:
-        """`mend` clears away what a killed run left; it runs before each start, on a thread."""
+        """`mend` clears away what a killed run left; it runs before each start, on a thread.
+
+        `remedy` is asked once when a start fails: whether it changed something, so that another try may work.
+        """
         self.name = name
         self.state = State.STOPPED
         self.restarts = 0
         self._command = command
         self._is_ready = ready
         self._mend = mend
+        self._remedy = remedy
         self._patience = patience or Patience()
         self._child: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
@@ -86,7 +95,7 @@ class Process:
     async def start(self) -> None:
         """Start it and return when it is ready; SuiteError with the end of its log when it does not."""
         self._stopping.clear()
-        await self._launch()
+        await self._launch_with_remedy()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
     async def restart(self) -> None:
@@ -109,6 +118,14 @@ class Process:
         """End it at once, and its process group with it."""
         self._stopping.set()
         self._signal_group(signal.SIGKILL)
+
+    async def _launch_with_remedy(self) -> None:
+        try:
+            await self._launch()
+        except SuiteError:
+            if self._stopping.is_set() or not await asyncio.to_thread(self._remedy):
+                raise
+            await self._launch()
 
     async def _launch(self) -> None:
         self.state = State.STARTING
@@ -163,7 +180,7 @@ class Process:
             self.restarts += 1
             self._asked_to_restart = False
             try:
-                await self._launch()
+                await self._launch_with_remedy()
             except (SuiteError, OSError) as error:
                 pause = min(max(pause * 2, self._patience.first_pause), self._patience.longest_pause)
                 log.warning("%s does not start again; next try in %.1f s. %s", self.name, pause, error)

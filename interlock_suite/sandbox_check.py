@@ -19,6 +19,6 @@ def judge(status: SandboxStatus) -> IsolationLevel:
     reasons = "; ".join(f"{layer.layer.value}: {layer.reason}" for layer in problems)
     remedies = dict.fromkeys(layer.remedy for layer in problems if layer.remedy)
     raise SuiteError(
-        f"Tools can be isolated only at level {status.level.name} here; {REQUIRED.name} is needed ({reasons}).",
+        f"Tools are isolated only at level {status.level.name} here; {REQUIRED.name} is needed ({reasons}).",
         " ".join(remedies) or "Run on a host with user namespaces, seccomp and Landlock.",
     )

@@ -91,6 +91,7 @@ class Servers:
             lambda: server.command().marked(folder.mark, "valkey"),
             lambda: asyncio.to_thread(server.ready),
             mend=lambda: mend_child(folder, "valkey"),
+            remedy=server.set_damage_aside,
             patience=_PATIENCE,
         )
 

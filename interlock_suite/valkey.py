@@ -1,6 +1,8 @@
 """The embedded Valkey: nudges only; everything in it may be lost."""
 
+import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,10 @@ from interlock_suite.binaries import find_valkey
 from interlock_suite.command import Command
 from interlock_suite.passwords import password, write_private
 
+log = logging.getLogger(__name__)
+
+# How it says that it cannot load what it wrote before.
+_DAMAGE = ("AOF MANIFEST FILE ERROR", "reading the append only file", "Fatal error loading the DB")
 # The title would overwrite the environment, by which leftovers are known.
 _CONFIGURATION = """\
 port 0
@@ -49,7 +55,9 @@ class EmbeddedValkey:
         place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         server = cls(place, find_valkey())
         text = _CONFIGURATION.format(
-            socket=_quoted(place.socket), data=_quoted(place.data), password=password(place.password_file)
+            socket=_quoted(place.socket),
+            data=_quoted(place.data),
+            password=password(place.password_file),
         )
         # A file, because the command line is readable by every user of the machine.
         write_private(server._configuration, text)
@@ -76,9 +84,27 @@ class EmbeddedValkey:
         finally:
             client.close()
 
+    def set_damage_aside(self) -> bool:
+        """Whether the last start failed over its files and they were moved away; nothing in them is needed."""
+        if not _tells_of_damage(self._place.log):
+            return False
+        aside = self._place.data.with_name(f"{self._place.data.name}.damaged-{int(time.time())}")
+        aside.mkdir(mode=0o700)
+        for path in self._place.data.iterdir():
+            if path != self._configuration:
+                path.rename(aside / path.name)
+        log.warning("Valkey's files were damaged; they are in %s now, and it starts empty.", aside)
+        return True
+
     @property
     def _configuration(self) -> Path:
         return self._place.data / "valkey.conf"
+
+
+def _tells_of_damage(path: Path) -> bool:
+    lines = path.read_text(encoding="utf-8", errors="replace")
+    last_run = lines.rpartition(" is starting ")[2]
+    return any(words in last_run for words in _DAMAGE)
 
 
 def _quoted(path: Path) -> str:

@@ -17,6 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 def main(name: str) -> None:
     prefix = f"INTERLOCK_{name.upper()}_"
+    if reason := os.environ.get(prefix + "BROKEN"):
+        sys.exit(reason)
     told = Path(os.environ[prefix + "TOKEN_FILE"]).with_name(f"{name}.told.json")
     # A grandchild in a session of its own, as a careless service might leave one.
     grandchild = subprocess.Popen(["sleep", "300"], start_new_session=True)

@@ -37,6 +37,19 @@ def start_suite(scratch: Path) -> Iterator[StartSuite]:
         suite.end()
 
 
+@pytest.fixture(scope="module")
+def suite() -> Iterator[SuiteProcess]:
+    """One running suite for tests that leave it as it is."""
+    folder = Path(tempfile.mkdtemp(prefix="il-"))
+    suite = SuiteProcess(folder / "a")
+    try:
+        yield suite.ready()
+        assert suite.stop() == 0
+    finally:
+        suite.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def external_servers(postgres_server: PostgresServer, valkey_server: ValkeyServer) -> tuple[str, str]:
     """The URLs of a PostgreSQL and a Valkey that no suite started."""

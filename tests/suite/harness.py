@@ -50,7 +50,8 @@ class SuiteProcess:
             if self._process.poll() is not None:
                 self.wait()
                 raise AssertionError(f"the suite ended with {self._process.returncode}: {self.out}{self.err}")
-            return self.folder.context.exists()
+            # A killed predecessor's context may still lie there.
+            return self.folder.context.exists() and self.context()["pid"] == self.pid
 
         eventually(is_ready, seconds=_READY_SECONDS)
         return self
@@ -86,9 +87,11 @@ class SuiteProcess:
 
     def end(self) -> None:
         """After a test: whatever its state, it goes."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self.wait()
+        self._process.kill()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None and not stream.closed:
+                stream.close()
+        self._process.wait()
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
