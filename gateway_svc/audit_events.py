@@ -1,0 +1,154 @@
+"""What the audit log is told of calls and policies."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+
+from gateway_svc.call_store import CallStore
+from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
+from interlock.audit.v1 import entry_pb2
+from svc_kit.outbox import Message, OutboxRow
+from svc_kit.strict_json import digest
+
+TOOL_CALL = "tool_call"
+TOOL_RESULT = "tool_result"
+POLICY_CHANGE = "policy_change"
+
+_MAX_POLICY_IDS = 512
+
+
+def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: str) -> entry_pb2.Event:
+    """A call that is about to start, or was refused; without its arguments."""
+    event = _event(call, entry_pb2.ENTRY_TYPE_TOOL_CALL, event_id, time, actor)
+    event.status, event.reason = call.status, call.reason
+    if call.policy_ids:
+        event.attributes["policy_ids"] = ",".join(call.policy_ids)[:_MAX_POLICY_IDS]
+    return event
+
+
+def result_event(
+    call: ToolCall, outcome: Outcome, *, event_id: uuid.UUID, audit_index: int | None
+) -> entry_pb2.Event:
+    """How a started call ended; without its result or error."""
+    event = _event(call, entry_pb2.ENTRY_TYPE_TOOL_RESULT, event_id, outcome.end_time, call.asked.worker)
+    event.status, event.reason = outcome.status, outcome.reason
+    if audit_index is not None:
+        event.attributes["call_index"] = str(audit_index)
+    for name, value in (("isolation", outcome.isolation), ("limit", outcome.limit)):
+        if value:
+            event.attributes[name] = value
+    if outcome.result_json:
+        event.attributes["result_digest"] = digest(outcome.result_json.encode())
+    return event
+
+
+def policy_event(
+    *, tenant: str, policy_id: str, action: str, event_id: uuid.UUID, time: datetime, actor: str
+) -> entry_pb2.Event:
+    """A policy was stored or deleted; without its text."""
+    event = entry_pb2.Event(
+        event_id=str(event_id),
+        tenant=tenant,
+        type=entry_pb2.ENTRY_TYPE_POLICY_CHANGE,
+        actor=actor,
+        status=action,
+    )
+    event.event_time.FromDatetime(time)
+    event.attributes["policy_id"] = policy_id
+    return event
+
+
+def to_message(kind: str, event: entry_pb2.Event, *, call_id: uuid.UUID | None = None) -> Message:
+    """An event as an outbox message; its content stays where it is until the relay fetches it."""
+    return Message(
+        tenant=event.tenant,
+        event_id=uuid.UUID(event.event_id),
+        kind=kind,
+        body={"event": MessageToDict(event), "call_id": str(call_id) if call_id else ""},
+    )
+
+
+def add_json(event: entry_pb2.Event, part: str, body: bytes) -> entry_pb2.Event:
+    """The event with one more content."""
+    event.payloads.add(part=part, content_type="application/json", body=body)
+    return event
+
+
+class AuditTrail:
+    """Builds audit events from outbox rows, each with its content."""
+
+    def __init__(self, calls: CallStore) -> None:
+        self._calls = calls
+
+    async def build(self, rows: Sequence[OutboxRow]) -> list[entry_pb2.Event]:
+        """One event a row, in order."""
+        keys = [_call_key(row) for row in rows if row.kind == TOOL_RESULT]
+        calls = await self._calls.contents(keys)
+        kept = await self._calls.payloads([row.event_id for row in rows if row.kind != TOOL_RESULT])
+        events = []
+        for row in rows:
+            event = ParseDict(row.body["event"], entry_pb2.Event())
+            event.producer_sequence = row.seq
+            if row.kind == TOOL_RESULT:
+                _add_outcome(event, calls.get(_call_key(row)))
+            elif row.event_id in kept:
+                content = kept[row.event_id]
+                event.payloads.add(part=content.part, content_type=content.content_type, body=content.body)
+            events.append(event)
+        return events
+
+    async def delivered(self, events: Sequence[entry_pb2.Event]) -> None:
+        """The log has them: what was kept for it alone can go."""
+        kept = [
+            uuid.UUID(event.event_id)
+            for event in events
+            if event.type != entry_pb2.ENTRY_TYPE_TOOL_RESULT and event.payloads
+        ]
+        if kept:
+            await self._calls.forget_payloads(kept)
+
+
+def _event(
+    call: ToolCall, kind: entry_pb2.EntryType.ValueType, event_id: uuid.UUID, time: datetime, actor: str
+) -> entry_pb2.Event:
+    asked = call.asked
+    event = entry_pb2.Event(
+        event_id=str(event_id),
+        tenant=asked.tenant,
+        type=kind,
+        actor=actor,
+        agent=asked.agent,
+        agent_version=asked.agent_version,
+        task_id=str(asked.task_id),
+        attempt=asked.attempt,
+        step_key=asked.step_key,
+        tool=asked.tool,
+        call_id=str(asked.call_id),
+    )
+    event.event_time.FromDatetime(time)
+    event.attributes["tool_version"] = asked.tool_version
+    event.attributes["tool_digest"] = asked.tool_digest
+    event.attributes["argument_digest"] = asked.argument_digest
+    return event
+
+
+def _add_outcome(event: entry_pb2.Event, call: ToolCall | None) -> None:
+    """The result or error, unless the event tells of a call that was given up for lost."""
+    if call is None or call.outcome is None or event.status == CallStatus.UNKNOWN:
+        return
+    outcome = call.outcome
+    if outcome.result_json:
+        add_json(event, "result", outcome.result_json.encode())
+    else:
+        error = {
+            "class": outcome.error_class or outcome.reason,
+            "message": outcome.error_message or outcome.message,
+        }
+        add_json(event, "error", json.dumps(error, ensure_ascii=False).encode())
+
+
+def _call_key(row: OutboxRow) -> CallKey:
+    return CallKey(row.tenant, uuid.UUID(row.body["call_id"]))

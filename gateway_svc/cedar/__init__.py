@@ -1,0 +1,1 @@
+"""Cedar, made to fail closed: what a policy may say, what it sees, and what it decides."""

@@ -1,0 +1,106 @@
+"""What a policy's text must be before it is stored."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cedarpy
+
+from gateway_svc.cedar.reads import Reads, UnknownAttribute, reads_of
+
+MAX_BYTES = 10 * 1024
+MAX_NESTING = 32
+AGENT_TYPE = "Interlock::Agent"
+ACTION_TYPE = "Interlock::Action"
+TOOL_TYPE = "Interlock::Tool"
+CALL_TOOL = "call_tool"
+
+_SKIPPED_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|[()\[\]{}]', re.DOTALL)
+
+
+class PolicyTextError(ValueError):
+    """The text is no policy that could ever take part in a decision; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPolicy:
+    """One policy, ready to be put into a policy set."""
+
+    policy_id: str
+    body: Mapping[str, Any]
+    """Cedar's JSON form."""
+    agent: str | None
+    """The one agent it speaks of; None when that is not a constant of its scope."""
+    tool: str | None
+    """The one tool it speaks of; None when that is not a constant of its scope."""
+    reads: Reads
+
+
+def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
+    """Exactly one static policy; raises PolicyTextError with the parser's own words."""
+    if len(text.encode()) > MAX_BYTES:
+        raise PolicyTextError(f"longer than {MAX_BYTES} bytes")
+    _check_nesting(text)
+    try:
+        encoded = cedarpy.policies_to_json_str(text)
+    except ValueError as error:
+        raise PolicyTextError(f"not Cedar: {error}") from None
+    try:
+        cedarpy.PolicySet.from_json_str(encoded)
+        parsed = json.loads(encoded)
+    except (ValueError, RecursionError):
+        raise PolicyTextError("too many operators in one expression; make it several policies") from None
+    if parsed["templates"]:
+        raise PolicyTextError("a template is not a policy: name the agent and the tool instead of a slot")
+    policies = list(parsed["staticPolicies"].values())
+    if len(policies) != 1:
+        raise PolicyTextError(f"exactly one policy is needed, not {len(policies)}")
+    (body,) = policies
+    _check_action(body["action"])
+    try:
+        reads = reads_of(body["conditions"])
+    except UnknownAttribute as error:
+        raise PolicyTextError(str(error)) from None
+    return ParsedPolicy(
+        policy_id=policy_id,
+        body=body,
+        agent=_constant(body["principal"], "principal", AGENT_TYPE),
+        tool=_constant(body["resource"], "resource", TOOL_TYPE),
+        reads=reads,
+    )
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse deep brackets before the parser follows them on the stack, which would end the process."""
+    depth = 0
+    for match in _SKIPPED_OR_BRACKET.finditer(text):
+        if match[0] in "([{":
+            depth += 1
+            if depth > MAX_NESTING:
+                raise PolicyTextError(f"brackets nested deeper than {MAX_NESTING}")
+        elif match[0] in ")]}":
+            depth -= 1
+
+
+def _constant(scope: Mapping[str, Any], variable: str, entity_type: str) -> str | None:
+    """The id that the scope demands; refuses a type that no request has, which would make the policy dead."""
+    operator = scope["op"]
+    if operator == "All":
+        return None
+    named = scope["entity_type"] if operator == "is" else scope.get("entity", {}).get("type")
+    if operator == "in" or "in" in scope:
+        raise PolicyTextError(f"`{variable} in` finds nothing: agents and tools have no groups")
+    if named != entity_type:
+        raise PolicyTextError(f"`{variable}` is always {entity_type}, never {named}")
+    return scope["entity"]["id"] if operator == "==" else None
+
+
+def _check_action(scope: Mapping[str, Any]) -> None:
+    if scope["op"] == "All":
+        return
+    named = scope.get("entities") or [scope.get("entity", {})]
+    if any((entity.get("type"), entity.get("id")) == (ACTION_TYPE, CALL_TOOL) for entity in named):
+        return
+    raise PolicyTextError(f'the only action is {ACTION_TYPE}::"{CALL_TOOL}"')

@@ -1,0 +1,23 @@
+"""Settings of the gateway."""
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from svc_kit.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """What the gateway is told by its environment, as INTERLOCK_GATEWAY_*."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLOCK_GATEWAY_", frozen=True)
+
+    # Where this process runs, the same after a restart; empty: this host and the internal address.
+    slot: str = ""
+    # Below this isolation code is refused.
+    sandbox_minimum: Literal["PARTIAL", "STANDARD", "FULL"] = "STANDARD"
+    sandbox_spares: int = Field(default=4, ge=1)
+    # Tools that run at a time, and calls that may wait for their turn.
+    max_running: int = Field(default=16, ge=1)
+    max_waiting: int = Field(default=256, ge=0)

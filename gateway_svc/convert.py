@@ -1,0 +1,82 @@
+"""Between the contract's messages and the gateway's values."""
+
+from gateway_svc.pipeline.execute import Answer
+from gateway_svc.policy_store import Policy
+from gateway_svc.tool_call import SignedReceipt, ToolCall
+from interlock.common.v1 import permit_pb2
+from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2, tool_call_pb2
+from interlock_sandbox import LayerStatus
+
+
+def from_answer(answer: Answer) -> gateway_service_pb2.ExecuteToolResponse:
+    """An ended call to its caller."""
+    outcome = answer.outcome
+    return gateway_service_pb2.ExecuteToolResponse(
+        result_json=outcome.result_json,
+        is_error=outcome.is_error,
+        error_class=outcome.error_class,
+        error_message=outcome.error_message,
+        receipt=_from_receipt(outcome.receipt),
+        replayed=answer.replayed,
+    )
+
+
+def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
+    """A call to its readers: no arguments and no results, which are the audit log's to give out."""
+    asked = call.asked
+    message = tool_call_pb2.ToolCall(
+        call_id=str(asked.call_id),
+        task_id=str(asked.task_id),
+        step_key=asked.step_key,
+        attempt=asked.attempt,
+        agent=asked.agent,
+        agent_version=asked.agent_version,
+        tool=asked.tool,
+        tool_version=asked.tool_version,
+        tool_digest=asked.tool_digest,
+        argument_digest=asked.argument_digest,
+        status=tool_call_pb2.ToolCallStatus.Value(f"TOOL_CALL_STATUS_{call.status}"),
+        reason=call.reason,
+        message=call.message,
+        verdicts=[
+            tool_call_pb2.Verdict(
+                check=verdict.check,
+                passed=verdict.passed,
+                skipped=verdict.skipped,
+                explanation=verdict.explanation,
+            )
+            for verdict in call.verdicts
+        ],
+        policy_ids=call.policy_ids,
+        audit_index=-1 if call.audit_index is None else call.audit_index,
+    )
+    message.create_time.FromDatetime(call.create_time)
+    if call.outcome is not None:
+        message.isolation = call.outcome.isolation
+        message.end_time.FromDatetime(call.outcome.end_time)
+    return message
+
+
+def from_policy(policy: Policy) -> policy_service_pb2.Policy:
+    """A policy as stored."""
+    message = policy_service_pb2.Policy(
+        policy_id=policy.policy_id,
+        cedar=policy.cedar,
+        description=policy.description,
+        creator=policy.creator,
+        etag=policy.etag,
+    )
+    message.create_time.FromDatetime(policy.create_time)
+    return message
+
+
+def from_layer(layer: LayerStatus) -> gateway_service_pb2.SandboxLayer:
+    """One layer of the sandbox."""
+    remedy = " ".join(part for part in (layer.reason, layer.remedy) if part)
+    return gateway_service_pb2.SandboxLayer(name=layer.layer, active=layer.present, remedy=remedy)
+
+
+def _from_receipt(receipt: SignedReceipt | None) -> permit_pb2.Signed | None:
+    if receipt is None:
+        return None
+    return permit_pb2.Signed(key_id=receipt.key_id, payload=receipt.payload, signature=receipt.signature)

@@ -1,0 +1,251 @@
+"""The gateway's refusals and failures; every one says how far the call came."""
+
+from gateway_svc.tool_call import Asked, CallStatus, Outcome
+from interlock.common.v1.errors_pb2 import ErrorReason
+from svc_kit.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    DomainError,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+    Unknown,
+    Violation,
+)
+
+NOT_STARTED = "NOT_STARTED"
+STARTED = "STARTED"
+COMPLETED = "COMPLETED"
+UNKNOWN = "UNKNOWN"
+
+_RETRY_SECONDS = 1.0
+
+
+def with_state(error: DomainError, state: str) -> DomainError:
+    """The same error, saying how far the call came unless it says so already."""
+    if "execution_state" not in error.metadata:
+        error.metadata = {**error.metadata, "execution_state": state}
+    return error
+
+
+def is_verdict(error: DomainError) -> bool:
+    """Whether a check refused the call, as against something that is away or full for now."""
+    return not isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal))
+
+
+# Admission
+
+
+def overloaded(retry_after: float) -> DomainError:
+    """No room for one more call."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_OVERLOADED,
+        "the gateway works on as many calls as it can; come back shortly",
+        retry_after=retry_after,
+    )
+
+
+def no_time_left() -> DomainError:
+    """The caller's deadline passed before the call could start."""
+    return DeadlineExceeded(
+        ErrorReason.ERROR_REASON_OVERLOADED, "the caller's deadline passed while the call waited to start"
+    )
+
+
+def draining() -> DomainError:
+    """The process ends."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_DRAINING, "this gateway is stopping", retry_after=_RETRY_SECONDS
+    )
+
+
+# Permit
+
+
+def permit_mismatch(field: str, message: str) -> DomainError:
+    """The permit is not for this."""
+    return PermissionDenied(ErrorReason.ERROR_REASON_PERMIT_MISMATCH, message, metadata={"field": field})
+
+
+def tenant_forbidden(tenant: str) -> DomainError:
+    """The worker's token names no pool of that tenant."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_TENANT_FORBIDDEN,
+        f"the worker's token names no pool of tenant {tenant}",
+        metadata={"tenant": tenant},
+    )
+
+
+def keys_unavailable() -> DomainError:
+    """The orchestrator's keys are not known and cannot be asked for."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_PEER_UNAVAILABLE,
+        "the orchestrator cannot be asked for the keys that sign permits",
+        metadata={"service": "orchestrator"},
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+# Binding
+
+
+def tool_not_bound(asked: Asked) -> DomainError:
+    """Not listed, or not there at all: both answer alike, so that nobody can find out what exists."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_TOOL_NOT_BOUND,
+        f"agent {asked.agent} {asked.agent_version} has no tool {asked.tool}",
+        metadata={"agent": asked.agent, "tool": asked.tool, "call_id": str(asked.call_id)},
+        help="Publish a version of the agent that lists the tool.",
+    )
+
+
+def not_active(kind: str, name: str) -> DomainError:
+    """Somebody disabled it."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_NOT_ACTIVE, f"{kind} {name} is disabled", metadata={kind: name}
+    )
+
+
+def definition_changed(asked: Asked) -> DomainError:
+    """What would run is not what the agent version pinned."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_TOOL_DEFINITION_CHANGED,
+        f"tool {asked.tool} {asked.tool_version} is not as {asked.agent} {asked.agent_version} pinned it",
+        metadata={"tool": asked.tool},
+    )
+
+
+def stale(feed: str, seconds: float) -> DomainError:
+    """Decisions would stand on old knowledge."""
+    since = "has not been heard yet" if seconds == float("inf") else f"has been silent for {seconds:.0f} s"
+    return Unavailable(
+        ErrorReason.ERROR_REASON_POLICY_STALE, f"the {feed} {since}", retry_after=_RETRY_SECONDS
+    )
+
+
+# Arguments
+
+
+def arguments_invalid(violations: list[Violation]) -> DomainError:
+    """The message names the places alone: what stands there may be nobody else's business."""
+    places = ", ".join(violation.field or "the whole" for violation in violations[:10])
+    more = " and more" if len(violations) > 10 else ""  # noqa: PLR2004 -- as many as are named
+    return InvalidArgument(
+        ErrorReason.ERROR_REASON_ARGUMENTS_INVALID,
+        f"the arguments do not fit the tool's schema at {places}{more}",
+        violations=violations,
+    )
+
+
+# Policy
+
+
+def policy_denied(asked: Asked, *, forbidden: bool) -> DomainError:
+    """What decided is told to people (in the verdict), not to the agent, which could find its way around."""
+    what = "a policy forbids" if forbidden else "no policy allows"
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_POLICY_DENIED,
+        f"{what} that agent {asked.agent} calls tool {asked.tool} with these arguments",
+        metadata={"agent": asked.agent, "tool": asked.tool, "call_id": str(asked.call_id)},
+        help=f"Why: interlock why {asked.call_id}. To allow it: interlock allow {asked.agent} {asked.tool}",
+    )
+
+
+# Reach and execution
+
+
+def sandbox_unavailable(message: str, *, level: str, minimum: str) -> DomainError:
+    """Code is refused, never run weaker in silence."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_SANDBOX_UNAVAILABLE,
+        message,
+        metadata={"level": level, "minimum": minimum},
+        help="`interlock doctor` names what this host lacks and how to get it.",
+    )
+
+
+def audit_unavailable() -> DomainError:
+    """What cannot be recorded is not done."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_AUDIT_UNAVAILABLE,
+        "the audit log cannot record the call, so it was not started",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def broken() -> DomainError:
+    """A bug."""
+    return Internal(
+        ErrorReason.ERROR_REASON_INTERNAL, "the gateway failed; the log has it under the request id"
+    )
+
+
+def still_running() -> DomainError:
+    """The caller cannot wait any longer for a call that somebody else runs."""
+    return DeadlineExceeded(
+        ErrorReason.ERROR_REASON_TOOL_TIMEOUT,
+        "the call is still running; ask again with the same call id",
+        metadata={"execution_state": STARTED},
+    )
+
+
+def outcome_error(outcome: Outcome) -> DomainError | None:
+    """The error that a stored outcome answers with; None when the reply is OK."""
+    completed = {"execution_state": COMPLETED}
+    if outcome.status is CallStatus.UNKNOWN:
+        return Unknown(
+            ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
+            "the call had started when its gateway was lost; whether it had an effect is not known",
+            metadata={"execution_state": UNKNOWN},
+        )
+    if outcome.reason == "TOOL_TIMEOUT":
+        return DeadlineExceeded(ErrorReason.ERROR_REASON_TOOL_TIMEOUT, outcome.message, metadata=completed)
+    if outcome.reason == "LIMIT_EXCEEDED":
+        return ResourceExhausted(
+            ErrorReason.ERROR_REASON_LIMIT_EXCEEDED,
+            outcome.message,
+            metadata={"limit": outcome.limit, **completed},
+        )
+    if outcome.reason == "OUTPUT_INVALID":
+        return Internal(ErrorReason.ERROR_REASON_OUTPUT_INVALID, outcome.message, metadata=completed)
+    return None
+
+
+# Reading calls, and policies
+
+
+def tool_call_not_found(call_id: str) -> DomainError:
+    """No such call in the caller's tenant."""
+    return NotFound(ErrorReason.ERROR_REASON_TOOL_CALL_NOT_FOUND, f"no tool call {call_id[:64]}")
+
+
+def policy_not_found(policy_id: str) -> DomainError:
+    """No such policy in the caller's tenant."""
+    return NotFound(ErrorReason.ERROR_REASON_POLICY_NOT_FOUND, f"no policy {policy_id[:64]}")
+
+
+def policy_invalid(message: str) -> DomainError:
+    """The text is no policy."""
+    return InvalidArgument(
+        ErrorReason.ERROR_REASON_POLICY_INVALID,
+        f"the policy is refused: {message}",
+        violations=[Violation("policy.cedar", message)],
+    )
+
+
+def policy_id_taken(policy_id: str) -> DomainError:
+    """Another policy has that id."""
+    return AlreadyExists(ErrorReason.ERROR_REASON_NAME_TAKEN, f"policy {policy_id} exists already")
+
+
+def policy_changed(policy_id: str) -> DomainError:
+    """Somebody was faster."""
+    return Aborted(
+        ErrorReason.ERROR_REASON_ETAG_MISMATCH,
+        f"policy {policy_id} is not what it was when its etag was read",
+    )

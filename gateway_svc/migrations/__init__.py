@@ -1,0 +1,11 @@
+"""The gateway's schema, and what its service role may do with it."""
+
+GRANTS = {
+    "audit_payload": "SELECT, INSERT, DELETE",
+    "gateway": "SELECT, INSERT, UPDATE, DELETE",
+    "log_head": "SELECT, UPDATE",
+    "outbox": "SELECT, INSERT, DELETE",
+    "policy": "SELECT, INSERT, UPDATE, DELETE",
+    "policy_head": "SELECT, INSERT, UPDATE",
+    "tool_call": "SELECT, INSERT, UPDATE",
+}

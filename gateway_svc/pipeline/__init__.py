@@ -1,0 +1,1 @@
+"""The way of one tool call: a module a step, and `execute` that takes them in order."""

@@ -1,0 +1,113 @@
+"""Step 4: the agent version lists the tool, both may be used, and the tool is as it was pinned."""
+
+from typing import Protocol
+
+from gateway_svc.errors import definition_changed, not_active, stale, tool_not_bound
+from gateway_svc.pipeline.pending import Pending, Tool
+from gateway_svc.tool_call import Asked
+from gateway_svc.verdicts import Check
+from interlock.registry.v1 import agent_pb2, tool_pb2
+from svc_kit.errors import DomainError
+
+MAX_SILENCE_SECONDS = 10.0
+
+_DEFAULT_SECONDS = 5.0
+_DEFAULT_MEMORY_BYTES = 256 * 1024 * 1024
+_MAX_RESULT_BYTES = 256 * 1024
+
+
+class Registry(Protocol):
+    """What this step asks of the live copy of the registry."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of it has been received once."""
+
+    def age(self) -> float:
+        """Seconds since it was last heard."""
+
+    def agent(self, tenant: str, name: str) -> agent_pb2.Agent | None:
+        """The agent."""
+
+    def agent_version(self, tenant: str, name: str, version: str) -> agent_pb2.AgentVersion | None:
+        """One version of it."""
+
+    def tool(self, tenant: str, name: str) -> tool_pb2.Tool | None:
+        """The tool."""
+
+    def tool_version(self, tenant: str, name: str, version: str) -> tool_pb2.ToolVersion | None:
+        """One version of it."""
+
+
+class Binding:
+    """Asks the registry's live copy; refuses to decide on an old one."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def check(self, pending: Pending) -> Tool:
+        """The tool; raises POLICY_STALE, TOOL_NOT_BOUND, NOT_ACTIVE or TOOL_DEFINITION_CHANGED."""
+        self._check_fresh()
+        try:
+            version = self._find(pending.asked)
+        except DomainError as error:
+            pending.verdicts.failed(Check.BINDING, f"{error.message[:1].upper()}{error.message[1:]}.")
+            raise
+        asked = pending.asked
+        pending.verdicts.passed(
+            Check.BINDING,
+            f"Agent {asked.agent} {asked.agent_version} lists tool {asked.tool} {asked.tool_version}.",
+        )
+        return _tool(version)
+
+    def may_repeat(self, asked: Asked) -> bool:
+        """Whether running the tool twice does no harm, so that an unknown outcome may be tried again."""
+        version = self._registry.tool_version(asked.tenant, asked.tool, asked.tool_version)
+        return version is not None and version.spec.side_effect in (
+            tool_pb2.SIDE_EFFECT_PURE,
+            tool_pb2.SIDE_EFFECT_IDEMPOTENT,
+        )
+
+    def _check_fresh(self) -> None:
+        age = self._registry.age() if self._registry.ready else float("inf")
+        if age > MAX_SILENCE_SECONDS:
+            raise stale("registry", age)
+
+    def _find(self, asked: Asked) -> tool_pb2.ToolVersion:
+        registry = self._registry
+        agent = registry.agent(asked.tenant, asked.agent)
+        agent_version = registry.agent_version(asked.tenant, asked.agent, asked.agent_version)
+        tool = registry.tool(asked.tenant, asked.tool)
+        version = registry.tool_version(asked.tenant, asked.tool, asked.tool_version)
+        bound = _binding(agent_version, asked.tool) if agent_version is not None else None
+        if agent is None or agent_version is None or bound is None or tool is None or version is None:
+            raise tool_not_bound(asked)
+        if agent.status != tool_pb2.STATUS_ACTIVE:
+            raise not_active("agent", asked.agent)
+        if tool.status != tool_pb2.STATUS_ACTIVE:
+            raise not_active("tool", asked.tool)
+        pinned = (bound.version, bound.digest)
+        if (asked.tool_version, asked.tool_digest) != pinned or (version.version, version.digest) != pinned:
+            raise definition_changed(asked)
+        if agent_version.digest != asked.agent_digest:
+            raise definition_changed(asked)
+        return version
+
+
+def _binding(version: agent_pb2.AgentVersion, tool: str) -> agent_pb2.ToolBinding | None:
+    return next((binding for binding in version.spec.tools if binding.tool == tool), None)
+
+
+def _tool(version: tool_pb2.ToolVersion) -> Tool:
+    spec, limits = version.spec, version.spec.limits
+    return Tool(
+        digest=version.digest,
+        source=spec.python.source,
+        entrypoint=spec.python.entrypoint or "run",
+        input_schema_json=spec.input_schema_json,
+        output_schema_json=spec.output_schema_json,
+        wall_seconds=limits.timeout.ToTimedelta().total_seconds() or _DEFAULT_SECONDS,
+        cpu_seconds=limits.cpu.ToTimedelta().total_seconds() or _DEFAULT_SECONDS,
+        memory_bytes=limits.memory_bytes or _DEFAULT_MEMORY_BYTES,
+        result_bytes=min(limits.result_bytes or _MAX_RESULT_BYTES, _MAX_RESULT_BYTES),
+    )

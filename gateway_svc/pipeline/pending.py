@@ -1,0 +1,68 @@
+"""A call on its way through the checks, and what each step adds to it."""
+
+import time
+from dataclasses import dataclass, field
+
+from gateway_svc.cedar.decision import Decision
+from gateway_svc.tool_call import Asked, ToolCall
+from gateway_svc.verdicts import Verdicts
+from svc_kit.strict_json import JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """The tool version that the call's permit names, as far as running it goes. Times are seconds."""
+
+    digest: str
+    source: str = field(repr=False)
+    entrypoint: str
+    input_schema_json: str = field(repr=False)
+    output_schema_json: str = field(repr=False)
+    wall_seconds: float
+    cpu_seconds: float
+    memory_bytes: int
+    result_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """Parsed once; the same bytes are checked, decided on, recorded and executed."""
+
+    value: dict[str, JsonValue] = field(repr=False)
+    canonical: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A call whose permit is genuine, and what the checks have said of it so far."""
+
+    asked: Asked
+    caller: str
+    """Subject of whoever asks now."""
+    arguments_json: str = field(repr=False)
+    deadline: float
+    """By the monotonic clock."""
+    verdicts: Verdicts
+
+    def seconds_left(self) -> float:
+        """Until the caller's deadline; may be negative."""
+        return self.deadline - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """A call that every check lets pass."""
+
+    pending: Pending
+    tool: Tool
+    arguments: Arguments
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A call that the audit log holds: it may be executed now."""
+
+    call: ToolCall
+    audit_index: int
+    cleared: Cleared

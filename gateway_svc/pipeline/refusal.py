@@ -1,0 +1,61 @@
+"""What every refusal leaves behind: a row with the verdicts, and an entry in the audit log."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+from gateway_svc.audit_events import TOOL_CALL, call_event, to_message
+from gateway_svc.call_store import Told
+from gateway_svc.pipeline.pending import Pending
+from gateway_svc.tool_call import CallStatus, ToolCall
+from svc_kit.clock import Clock
+from svc_kit.errors import DomainError
+from svc_kit.ids import uuid7
+from svc_kit.strict_json import MAX_BYTES
+
+
+class Refusals(Protocol):
+    """What is asked of the store."""
+
+    async def refuse(self, call: ToolCall, told: Told) -> None:
+        """Store a refusal and what the log is told of it, in one transaction."""
+
+
+class Refusal:
+    """Stores refusals; a refused call may be asked for again under the same id."""
+
+    def __init__(self, store: Refusals, clock: Clock, *, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._wake = wake
+
+    async def record(self, pending: Pending, error: DomainError) -> None:
+        """The log gets the arguments as they came, if they are within what it takes."""
+        call = refused(pending, reason=error.reason_name, message=error.message, time=self._clock.now())
+        event = call_event(call, event_id=call.audit_event, time=call.create_time, actor=pending.caller)
+        body = pending.arguments_json.encode()
+        keep = len(body) <= MAX_BYTES
+        await self._store.refuse(
+            call,
+            Told(
+                message=to_message(TOOL_CALL, event),
+                part="arguments" if keep else "",
+                content_type="application/json" if error.reason_name != "ARGUMENTS_INVALID" else "text/plain",
+                body=body if keep else b"",
+            ),
+        )
+        self._wake()
+
+
+def refused(pending: Pending, *, reason: str, message: str, time: datetime) -> ToolCall:
+    """The call as it is stored when a check refused it."""
+    return ToolCall(
+        asked=pending.asked,
+        status=CallStatus.REFUSED,
+        verdicts=pending.verdicts.all(),
+        policy_ids=pending.verdicts.policy_ids,
+        reason=reason,
+        message=message,
+        audit_event=uuid7(),
+        create_time=time,
+    )

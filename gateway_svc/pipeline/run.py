@@ -1,0 +1,101 @@
+"""Step 11: the tool runs in the sandbox, and nowhere else."""
+
+import time
+
+import structlog
+
+from gateway_svc.errors import no_time_left, sandbox_unavailable
+from gateway_svc.pipeline.pending import Begun, Pending
+from gateway_svc.verdicts import Check
+from interlock_sandbox import (
+    IsolationLevel,
+    Limits,
+    Outcome,
+    Sandbox,
+    SandboxClosed,
+    SandboxStatus,
+    SandboxUnavailable,
+    ToolProgram,
+)
+from svc_kit.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+
+class ToolRunner:
+    """Holds the sandbox of this process; where code cannot be isolated well enough, it refuses every call."""
+
+    def __init__(self, sandbox: Sandbox, *, minimum: IsolationLevel, clock: Clock) -> None:
+        self._sandbox = sandbox
+        self.minimum = minimum
+        self._clock = clock
+        self._status: SandboxStatus | None = None
+        self._refusal = "the sandbox was not started"
+        self.probe_time = clock.now()
+
+    async def start(self) -> None:
+        """Probe this host; a host that is not good enough is reported, not raised."""
+        try:
+            await self._sandbox.start()
+        except SandboxUnavailable as error:
+            self._status, self._refusal = error.status, str(error)
+            log.warning("sandbox_unavailable", error=str(error))
+        else:
+            self._status, self._refusal = self._sandbox.status(), ""
+        self.probe_time = self._clock.now()
+
+    async def close(self) -> None:
+        """End every tool that still runs."""
+        await self._sandbox.close()
+
+    @property
+    def status(self) -> SandboxStatus | None:
+        """What the probe found; None before it."""
+        return self._status
+
+    @property
+    def level(self) -> str:
+        """Name of the isolation level in force."""
+        return (self._status.level if self._status else IsolationLevel.NONE).name
+
+    def check_reach(self, pending: Pending) -> None:
+        """The last line of the permission model; raises SANDBOX_UNAVAILABLE."""
+        if self._refusal:
+            pending.verdicts.failed(Check.REACH, f"Code is not run on this host: {self._refusal}")
+            raise sandbox_unavailable(
+                "the sandbox of this host is below the demanded level",
+                level=self.level,
+                minimum=self.minimum.name,
+            )
+        pending.verdicts.passed(
+            Check.REACH, f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets."
+        )
+
+    async def run(self, begun: Begun) -> Outcome:
+        """How the program ended; raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed."""
+        tool, pending = begun.cleared.tool, begun.cleared.pending
+        seconds = min(tool.wall_seconds, pending.seconds_left())
+        try:
+            outcome = await self._sandbox.run(
+                ToolProgram(
+                    source=tool.source,
+                    entrypoint=tool.entrypoint,
+                    arguments_json=begun.cleared.arguments.canonical,
+                    filename=f"{pending.asked.tool}.py",
+                ),
+                limits=Limits(
+                    wall_seconds=tool.wall_seconds,
+                    cpu_seconds=tool.cpu_seconds,
+                    memory_bytes=tool.memory_bytes,
+                    result_bytes=tool.result_bytes,
+                ),
+                deadline=time.monotonic() + seconds,
+            )
+        except (SandboxUnavailable, SandboxClosed) as error:
+            log.warning("sandbox_failed", call_id=str(pending.asked.call_id), error=str(error))
+            raise sandbox_unavailable(
+                "this host makes no sandbox now", level=self.level, minimum=self.minimum.name
+            ) from error
+        if not outcome.started:
+            raise no_time_left()
+        return outcome

@@ -1,0 +1,208 @@
+"""Builds the gateway and serves it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from gateway_svc import policy_servicer, servicer
+from gateway_svc.audit_events import AuditTrail
+from gateway_svc.audit_log import AuditLog
+from gateway_svc.call_store import CallStore
+from gateway_svc.calls import Calls
+from gateway_svc.config import GatewaySettings
+from gateway_svc.orchestrator_keys import OrchestratorKeys
+from gateway_svc.ownership import Ownership
+from gateway_svc.pipeline.admission import Admission
+from gateway_svc.pipeline.arguments import ArgumentCheck
+from gateway_svc.pipeline.binding import Binding
+from gateway_svc.pipeline.execute import Answer, ExecuteTool, Steps
+from gateway_svc.pipeline.flights import Flights
+from gateway_svc.pipeline.outcome import Outcomes
+from gateway_svc.pipeline.permit import PermitCheck
+from gateway_svc.pipeline.policy import PolicyCheck
+from gateway_svc.pipeline.refusal import Refusal
+from gateway_svc.pipeline.replay import Replay
+from gateway_svc.pipeline.result import ResultCheck
+from gateway_svc.pipeline.run import ToolRunner
+from gateway_svc.pipeline.write_ahead import WriteAhead
+from gateway_svc.policies import Policies
+from gateway_svc.policy_book import TOPIC, PolicyBook
+from gateway_svc.policy_store import PolicyStore
+from gateway_svc.schemas import SchemaCache
+from interlock.audit.v1 import entry_pb2
+from interlock.client.audit_sink import AuditSink
+from interlock.client.registry_feed import RegistryFeed
+from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
+from interlock_sandbox import IsolationLevel, Sandbox
+from svc_kit.clients import TokenFile, TokenSource, channel
+from svc_kit.clock import SystemClock
+from svc_kit.database import Database
+from svc_kit.logging import configure_logging
+from svc_kit.outbox import Relay
+from svc_kit.server import Service, run, token_verifier
+from svc_kit.signing import SigningKey
+from svc_kit.wakeup import Wakeups
+
+# Sent again on UNAVAILABLE: the log knows a repeat by its event id.
+_SAFE_AUDIT_METHODS = ("/interlock.audit.v1.AuditService/Append",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """What `svc_kit.server` serves: two gRPC services, and what lives as long as they."""
+
+    services: Sequence[Service]
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """Channels to the other services' internal doors."""
+
+    orchestrator: grpc.aio.Channel
+    registry: grpc.aio.Channel
+    audit: grpc.aio.Channel
+
+
+def build(settings: GatewaySettings) -> Gateway:
+    """Wire everything; nothing runs before the lifespan is entered."""
+    if settings.keys_dir is None:
+        raise ValueError("the setting `keys_dir` must name the folder of the receipt key")
+    clock = SystemClock()
+    database = Database(settings.database_url, application_name="interlock gateway")
+    peers = _peers(settings, _token(settings))
+    receipt_key = SigningKey.load_or_create(settings.keys_dir, "receipt")
+    call_store, policy_store = CallStore(database), PolicyStore(database)
+    wakeups = Wakeups(database)
+    feed = RegistryFeed(peers.registry)
+    book = PolicyBook(policy_store)
+    trail, sink = AuditTrail(call_store), AuditSink(peers.audit)
+
+    async def deliver(events: Sequence[entry_pb2.Event]) -> None:
+        await sink.deliver(events)
+        await trail.delivered(events)
+
+    relay = Relay(database, build=trail.build, deliver=deliver, name="gateway outbox")
+    ownership = Ownership(
+        database,
+        call_store,
+        clock,
+        slot=settings.slot or f"{socket.gethostname()} {settings.internal_address}",
+        wake=relay.wake,
+    )
+    runner = _runner(settings, clock)
+    flights: Flights[Answer] = Flights()
+    admission = Admission(running=settings.max_running, waiting=settings.max_waiting)
+    schemas = SchemaCache()
+    steps = Steps(
+        admission=admission,
+        permits=PermitCheck(OrchestratorKeys(peers.orchestrator)),
+        flights=flights,
+        replay=Replay(call_store),
+        binding=Binding(feed),
+        arguments=ArgumentCheck(schemas),
+        policies=PolicyCheck(book),
+        write_ahead=WriteAhead(
+            call_store, AuditLog(peers.audit), owner=ownership.incarnation, clock=clock, beside=flights
+        ),
+        runner=runner,
+        results=ResultCheck(schemas),
+        outcomes=Outcomes(call_store, receipt_key, wake=relay.wake),
+        refusal=Refusal(call_store, clock, wake=relay.wake),
+    )
+
+    def policies_committed() -> None:
+        wakeups.notify(TOPIC)
+        relay.wake()
+
+    gateway = servicer.GatewayServicer(
+        execute=ExecuteTool(steps, clock), calls=Calls(call_store), runner=runner, receipt_key=receipt_key
+    )
+    policies = policy_servicer.PolicyServicer(
+        Policies(policy_store, book, clock, committed=policies_committed)
+    )
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for each in (peers.orchestrator, peers.registry, peers.audit):
+                stack.push_async_callback(each.close)
+            stack.push_async_callback(database.close)
+            await ownership.start()
+            stack.push_async_callback(ownership.end)
+            await runner.start()
+            stack.push_async_callback(runner.close)
+            await stack.enter_async_context(wakeups.running())
+            await stack.enter_async_context(feed)
+            woken = stack.enter_context(wakeups.subscribe(TOPIC))
+            await stack.enter_async_context(_background(ownership.run(), relay.run(), book.follow(woken)))
+            stack.push_async_callback(flights.drain, settings.drain_seconds)
+            stack.callback(admission.close)
+            yield
+
+    def add_gateway(server: grpc.aio.Server) -> None:
+        gateway_service_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
+
+    def add_policies(server: grpc.aio.Server) -> None:
+        policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+
+    return Gateway(
+        services=(
+            Service(name=servicer.NAME, add=add_gateway, roles=servicer.ROLES),
+            Service(name=policy_servicer.NAME, add=add_policies, roles=policy_servicer.ROLES),
+        ),
+        lifespan=lifespan,
+    )
+
+
+async def serve() -> None:
+    """Serve as the environment says, until SIGTERM."""
+    settings = GatewaySettings()
+    configure_logging(service="gateway", level=settings.log_level, log_format=settings.log_format)
+    gateway = build(settings)
+    await run(gateway.services, settings, verifier=token_verifier(settings), lifespan=gateway.lifespan)
+
+
+def _token(settings: GatewaySettings) -> TokenSource:
+    if settings.token_file is None:
+        raise ValueError("the setting `token_file` must name the file of the gateway's own token")
+    return TokenFile(settings.token_file)
+
+
+def _peers(settings: GatewaySettings, token: TokenSource) -> Peers:
+    def to(address: str, *, safe: Sequence[str] = ()) -> grpc.aio.Channel:
+        return channel(
+            address,
+            token,
+            safe_methods=safe,
+            allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
+        )
+
+    return Peers(
+        orchestrator=to(settings.orchestrator_address),
+        registry=to(settings.registry_address),
+        audit=to(settings.audit_address, safe=_SAFE_AUDIT_METHODS),
+    )
+
+
+def _runner(settings: GatewaySettings, clock: SystemClock) -> ToolRunner:
+    minimum = IsolationLevel[settings.sandbox_minimum]
+    sandbox = Sandbox(minimum=minimum, spares=settings.sandbox_spares, max_concurrent=settings.max_running)
+    return ToolRunner(sandbox, minimum=minimum, clock=clock)
+
+
+@asynccontextmanager
+async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside the block."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,103 @@
+"""The gateway's RPCs on tool calls: one call, translated."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+import grpc
+
+from gateway_svc.calls import Calls
+from gateway_svc.convert import from_answer, from_call, from_layer
+from gateway_svc.pipeline.execute import ExecuteTool
+from gateway_svc.pipeline.run import ToolRunner
+from interlock.gateway.v1 import gateway_service_pb2 as messages
+from interlock.gateway.v1 import gateway_service_pb2_grpc
+from svc_kit.call_context import current_call
+from svc_kit.identity import Role, principal
+from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
+from svc_kit.signing import SigningKey
+
+NAME = "interlock.gateway.v1.GatewayService"
+
+_READERS = frozenset({Role.VIEWER, Role.AUDITOR})
+ROLES: Mapping[str, frozenset[Role]] = {
+    "ExecuteTool": frozenset({Role.WORKER}),
+    "GetToolCall": _READERS,
+    "ListToolCalls": _READERS,
+    "GetSandboxStatus": frozenset({Role.VIEWER}),
+    "GetPublicKeys": frozenset(Role),
+}
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
+    """Workers execute; readers see the calls of their token's tenant."""
+
+    def __init__(
+        self, *, execute: ExecuteTool, calls: Calls, runner: ToolRunner, receipt_key: SigningKey
+    ) -> None:
+        self._execute = execute
+        self._calls = calls
+        self._runner = runner
+        self._receipt_key = receipt_key
+
+    async def ExecuteTool(
+        self, request: messages.ExecuteToolRequest, context: Context
+    ) -> messages.ExecuteToolResponse:
+        answer = await self._execute(request.permit, request.arguments_json, principal(), _seconds_left())
+        return from_answer(answer)
+
+    async def GetToolCall(
+        self, request: messages.GetToolCallRequest, context: Context
+    ) -> messages.GetToolCallResponse:
+        call = await self._calls.get(principal().tenant, request.call_id)
+        return messages.GetToolCallResponse(tool_call=from_call(call))
+
+    async def ListToolCalls(
+        self, request: messages.ListToolCallsRequest, context: Context
+    ) -> messages.ListToolCallsResponse:
+        tenant, size = principal().tenant, page_size(request.page_size)
+        question = Question(method="ListToolCalls", tenant=tenant, filter=request.filter)
+        before = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
+        found = await self._calls.page(
+            tenant,
+            filter_text=request.filter,
+            before=(before[0], before[1]) if before is not None else None,
+            limit=size + 1,
+        )
+        page = found[:size]
+        last = page[-1] if len(found) > size else None
+        return messages.ListToolCallsResponse(
+            tool_calls=map(from_call, page),
+            next_page_token=encode_page_token((last.create_time, last.asked.call_id), question)
+            if last is not None
+            else "",
+        )
+
+    async def GetSandboxStatus(
+        self, request: messages.GetSandboxStatusRequest, context: Context
+    ) -> messages.GetSandboxStatusResponse:
+        status = self._runner.status
+        answer = messages.GetSandboxStatusResponse(
+            level=self._runner.level,
+            minimum=self._runner.minimum.name,
+            layers=map(from_layer, status.layers if status else ()),
+        )
+        answer.probe_time.FromDatetime(self._runner.probe_time)
+        return answer
+
+    async def GetPublicKeys(
+        self, request: messages.GetPublicKeysRequest, context: Context
+    ) -> messages.GetPublicKeysResponse:
+        return messages.GetPublicKeysResponse(keys=[self._receipt_key.public()])
+
+
+def _seconds_left() -> float | None:
+    """Until the current call's deadline; None when it has none."""
+    call = current_call()
+    if call is None or call.deadline is None:
+        return None
+    return call.deadline - asyncio.get_running_loop().time()

@@ -1,0 +1,92 @@
+"""The gateway's tables, for statements; the migrations make them."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from svc_kit.event_log import log_head_table
+from svc_kit.outbox import outbox_table
+
+metadata = sa.MetaData()
+log_head = log_head_table(metadata)
+outbox = outbox_table(metadata)
+
+tool_call = sa.Table(
+    "tool_call",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("call_id", sa.Uuid, primary_key=True),
+    sa.Column("task_id", sa.Uuid, nullable=False),
+    sa.Column("step_key", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("agent_version", sa.Text, nullable=False),
+    sa.Column("agent_digest", sa.Text, nullable=False),
+    sa.Column("tool", sa.Text, nullable=False),
+    sa.Column("tool_version", sa.Text, nullable=False),
+    sa.Column("tool_digest", sa.Text, nullable=False),
+    sa.Column("argument_digest", sa.Text, nullable=False),
+    sa.Column("worker", sa.Text, nullable=False),
+    # Nearest first: a list of {tenant, subject, roles}.
+    sa.Column("submitters", JSONB, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    # The five verdicts: a list of {check, passed, skipped, explanation}.
+    sa.Column("verdicts", JSONB, nullable=False),
+    sa.Column("policy_ids", ARRAY(sa.Text), nullable=False),
+    sa.Column("owner", sa.Uuid),
+    sa.Column("audit_event", sa.Uuid, nullable=False),
+    sa.Column("audit_index", sa.BigInteger),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    # From here on: the outcome, empty until there is one.
+    sa.Column("end_time", sa.DateTime(timezone=True)),
+    sa.Column("isolation", sa.Text, nullable=False),
+    sa.Column("result_json", sa.Text),
+    sa.Column("is_error", sa.Boolean, nullable=False),
+    sa.Column("error_class", sa.Text, nullable=False),
+    sa.Column("error_message", sa.Text, nullable=False),
+    sa.Column("limit_name", sa.Text, nullable=False),
+    sa.Column("receipt_key", sa.Text),
+    sa.Column("receipt_payload", sa.LargeBinary),
+    sa.Column("receipt_signature", sa.LargeBinary),
+)
+
+# Contents on their way to the audit log that no other row keeps; gone when the log has acknowledged them.
+audit_payload = sa.Table(
+    "audit_payload",
+    metadata,
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("part", sa.Text, nullable=False),
+    sa.Column("content_type", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+policy = sa.Table(
+    "policy",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("policy_id", sa.Text, primary_key=True),
+    sa.Column("cedar", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("creator", sa.Text, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
+)
+
+# Rises with every change of a tenant's policies; the row is the lock under which they change.
+policy_head = sa.Table(
+    "policy_head",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+)
+
+# The gateway processes that live; a call whose owner is not here is lost.
+gateway = sa.Table(
+    "gateway",
+    metadata,
+    sa.Column("incarnation", sa.Uuid, primary_key=True),
+    # Where it runs: a new process in the same slot means that the old one is gone.
+    sa.Column("slot", sa.Text, nullable=False),
+    sa.Column("beat_time", sa.DateTime(timezone=True), nullable=False),
+)
