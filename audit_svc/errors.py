@@ -21,13 +21,6 @@ def entry_not_found(what: str) -> NotFound:
     return NotFound(errors_pb2.ERROR_REASON_ENTRY_NOT_FOUND, f"no entry {what} in this log")
 
 
-def tenant_forbidden(tenant: str) -> PermissionDenied:
-    """A service of one tenant named another."""
-    return PermissionDenied(
-        errors_pb2.ERROR_REASON_TENANT_FORBIDDEN, f"the caller may not act for tenant {tenant!r}"
-    )
-
-
 def payloads_forbidden() -> PermissionDenied:
     """Seeing that something was said is one right, reading it another."""
     return PermissionDenied(

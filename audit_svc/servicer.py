@@ -9,7 +9,7 @@ import grpc
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.checks import check_batch, check_event, check_size, check_uuid
 from audit_svc.convert import from_appended, from_checkpoint, from_entry, from_proof, to_event
-from audit_svc.errors import payloads_forbidden, tenant_forbidden
+from audit_svc.errors import payloads_forbidden
 from audit_svc.log import AuditLog
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.signer import CheckpointSigner
@@ -18,7 +18,7 @@ from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation, invalid
-from svc_kit.identity import Role, principal
+from svc_kit.identity import Role, acting_tenant, principal
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 
 NAME = "interlock.audit.v1.AuditService"
@@ -172,11 +172,9 @@ def _require(violations: Sequence[Violation]) -> None:
 
 def _producer_for(events: Sequence[entry_pb2.Event]) -> str:
     """The caller's subject, if it may append to the logs of all these tenants."""
-    caller = principal()
-    for event in events:
-        if not caller.may_act_for(event.tenant):
-            raise tenant_forbidden(event.tenant)
-    return caller.subject
+    for tenant in {event.tenant for event in events}:
+        acting_tenant(tenant)
+    return principal().subject
 
 
 def _reading_tenant(*, with_payloads: bool) -> str:

@@ -67,7 +67,7 @@ async def test_a_leaf_changed_together_with_its_hash_is_found_at_its_index(
     filled: Replica, tamper: Tamper
 ) -> None:
     await tamper(
-        "UPDATE entry SET leaf = convert_to(replace(convert_from(leaf, 'UTF8'), 'summariser', 'other'), 'UTF8')"
+        "UPDATE entry SET leaf = convert_to(replace(convert_from(leaf, 'UTF8'), 'summariser', 'x'), 'UTF8')"
         " WHERE leaf_index = 3",
         r"UPDATE entry SET leaf_hash = sha256('\x00'::bytea || leaf) WHERE leaf_index = 3",
     )
