@@ -129,8 +129,7 @@ class Catalog:
         return new
 
     async def publish(self, draft: Draft, *, actor: str, validate_only: bool) -> Version:
-        """An immutable version above all others; the same spec under the same version again is the stored
-        one.
+        """An immutable version above all others; the same spec under the same version is the stored one.
 
         Raises NotFound, AlreadyExists, FailedPrecondition, or InvalidArgument for what is no version.
         """

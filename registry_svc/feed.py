@@ -1,6 +1,6 @@
 """The feed of WatchRegistry: everything from the beginning, then each change as it commits."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from registry_svc.catalog import CHANGED
@@ -26,16 +26,19 @@ class Feed:
         self._store = store
         self._wakeups = wakeups
 
-    async def follow(self) -> AsyncIterator[Resource | Version | int]:
-        """Changes in order; a number says that everything up to that position has been sent."""
+    async def follow(self, tenants: Collection[str] | None) -> AsyncIterator[Resource | Version | int]:
+        """Changes of `tenants` (None = all) in order.
+
+        A number says that everything up to that position has been sent.
+        """
         cursor = 0
         with self._wakeups.subscribe(CHANGED) as woken:
             while True:
                 changes, reached = await self._store.changes(after=cursor, limit=_SLICE)
                 for change in changes:
-                    yield change
-                full = len(changes) >= _SLICE
+                    if tenants is None or change.tenant in tenants:
+                        yield change
                 cursor = reached
-                if not full:
+                if len(changes) < _SLICE:
                     yield cursor
                     await woken.wait(_BEAT_SECONDS)

@@ -1,13 +1,15 @@
 """Nudges: the messages in Redis that say "pool P may have work", and the Dramatiq broker that carries them.
 
-A nudge names no task. The truth is in Postgres, so a lost nudge costs latency only and a surplus one does nothing.
-The stock broker polls with a back-off of up to a second; this one blocks on a list that each enqueue pushes to.
+A nudge names no task. The truth is in Postgres, so a lost nudge costs latency only and a surplus one does
+nothing. The stock broker polls with a back-off of up to a second; this one blocks on a list that each
+enqueue pushes to.
 """
 
 from typing import Any
 
 import dramatiq
 import redis
+
 # The consumer is private to dramatiq, which offers no other place to wait in.
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
 from dramatiq.errors import ConnectionClosed

@@ -105,8 +105,7 @@ class RegistryFeed:
     async def fetch_agent_version(
         self, tenant: str, name: str, version: str = ""
     ) -> tuple[agent_pb2.Agent, agent_pb2.AgentVersion] | None:
-        """Ask the registry itself, for what may have been published a moment ago; None when it does not
-        exist.
+        """Ask the registry itself, for what was published a moment ago; None when it does not exist.
 
         An empty version means the newest. Raises grpc.aio.AioRpcError for every failure but NOT_FOUND.
         """

@@ -13,7 +13,11 @@ from svc_kit.identity.roles import Role, implied
 
 SYSTEM_TENANT = "system"
 
+# Metadata by which who covers several tenants says which one a call is about.
+TENANT_KEY = "x-interlock-tenant"
+
 _current: ContextVar["Principal | None"] = ContextVar("interlock_principal", default=None)
+_requested_tenant: ContextVar[str] = ContextVar("interlock_requested_tenant", default="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,8 @@ class Principal:
 
     def may_act_for(self, tenant: str) -> bool:
         """Whether calls of this caller may touch `tenant`."""
-        return tenant == self.tenant or self.covers_all_tenants
+        served = any(tenant == own for own, _ in self.pools)
+        return tenant == self.tenant or served or self.covers_all_tenants
 
     @property
     def covers_all_tenants(self) -> bool:
@@ -54,9 +59,12 @@ def principal() -> Principal:
 
 
 def acting_tenant(requested: str = "") -> str:
-    """The tenant that the current call is about: `requested` if the caller may act for it, else their own."""
+    """The tenant of the current call: `requested`, or what its metadata names, or the caller's own.
+
+    Raises PermissionDenied TENANT_FORBIDDEN when the caller may not act for it.
+    """
     caller = principal()
-    tenant = requested or caller.tenant
+    tenant = requested or _requested_tenant.get() or caller.tenant
     if not caller.may_act_for(tenant):
         raise PermissionDenied(
             ErrorReason.ERROR_REASON_TENANT_FORBIDDEN,
@@ -67,10 +75,15 @@ def acting_tenant(requested: str = "") -> str:
 
 
 @contextmanager
-def acting_as(caller: Principal) -> Iterator[Principal]:
-    """Make `caller` the principal inside the block: what the identity interceptor does for every call."""
+def acting_as(caller: Principal, *, for_tenant: str = "") -> Iterator[Principal]:
+    """Make `caller` the principal inside the block: what the identity interceptor does for every call.
+
+    `for_tenant` is the tenant that the call's metadata names; empty when it names none.
+    """
     token = _current.set(caller)
+    tenant_token = _requested_tenant.set(for_tenant)
     try:
         yield caller
     finally:
+        _requested_tenant.reset(tenant_token)
         _current.reset(token)

@@ -7,7 +7,7 @@ import structlog
 
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.errors import PermissionDenied, Unauthenticated
-from svc_kit.identity.principal import Principal, acting_as
+from svc_kit.identity.principal import TENANT_KEY, Principal, acting_as
 from svc_kit.identity.roles import Role
 from svc_kit.identity.verifier import TokenVerifier
 from svc_kit.interceptors.handlers import Context, Incoming, ScopeInterceptor
@@ -43,7 +43,7 @@ class AccessInterceptor(ScopeInterceptor):
         caller = self._verifier.verify(_bearer_token(incoming.context))
         self._check_role(method, caller)
         with (
-            acting_as(caller),
+            acting_as(caller, for_tenant=_named_tenant(incoming.context)),
             structlog.contextvars.bound_contextvars(tenant=caller.tenant, subject=caller.subject),
         ):
             yield
@@ -59,6 +59,11 @@ class AccessInterceptor(ScopeInterceptor):
                 f"{method} needs one of {listed}; {caller.subject} has {held}",
                 metadata={"method": method, "needs": listed.replace(" ", "")},
             )
+
+
+def _named_tenant(context: Context) -> str:
+    """The tenant that the metadata names; whether the caller may act for it is asked where it matters."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == TENANT_KEY), "")
 
 
 def _bearer_token(context: Context) -> str:

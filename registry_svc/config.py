@@ -1,0 +1,11 @@
+"""Settings of the registry."""
+
+from pydantic_settings import SettingsConfigDict
+
+from svc_kit.settings import ServiceSettings
+
+
+class RegistrySettings(ServiceSettings):
+    """What the registry is told by its environment, as INTERLOCK_REGISTRY_…."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLOCK_REGISTRY_", frozen=True)
