@@ -12,11 +12,12 @@ from typing import Any
 import dramatiq
 import structlog
 import uvloop
-from svc_kit.clients import TokenFile, channel
 
 from interlock.client.registry_feed import RegistryFeed
+from svc_kit.clients import TokenFile, channel
 from svc_kit.logging import configure_logging
 from svc_kit.nudges import ACTOR, NudgeBroker, queue_name
+from svc_kit.server import running_server, token_verifier
 from worker_svc.attempts import Attempts
 from worker_svc.claims import Claims
 from worker_svc.config import WorkerSettings
@@ -102,6 +103,9 @@ async def _work(
             attempts=attempts,
             capacity=settings.capacity,
         )
+        await asyncio.to_thread(session.wait_open)
+        # No services: the door answers health, and says SERVING once there is a session to claim under.
+        await stack.enter_async_context(running_server([], settings, verifier=token_verifier(settings)))
         async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
             idle = group.create_task(claims.claim_idly(settings.pools))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
@@ -131,7 +135,7 @@ async def _nudged(settings: WorkerSettings, agents: AgentLoop, claims: Claims) -
         yield
     finally:
         await asyncio.to_thread(worker.stop, 3_000)
-        broker.close()
+        broker.client.close()
 
 
 def _token(settings: WorkerSettings) -> TokenFile:

@@ -14,30 +14,36 @@ _SECONDS = 10.0
 
 
 @pytest.fixture
+def sender(valkey_server: ValkeyServer) -> Iterator[NudgeBroker]:
+    """Who nudges."""
+    broker = NudgeBroker(valkey_server.url)
+    yield broker
+    broker.client.close()
+
+
+@pytest.fixture
 def taken(valkey_server: ValkeyServer) -> Iterator["queue.Queue[str]"]:
     """The pools that a real Dramatiq worker was nudged for."""
     received: queue.Queue[str] = queue.Queue()
     broker = NudgeBroker(valkey_server.url)
     broker.client.flushall()
-    dramatiq.actor(received.put, actor_name=ACTOR, queue_name=queue_name("a"), broker=broker)
+    dramatiq.actor(actor_name=ACTOR, queue_name=queue_name("a"), broker=broker)(received.put)
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=100)
     worker.start()
     yield received
     worker.stop(timeout=5_000)
-    broker.close()
+    broker.client.close()
 
 
-def test_a_nudge_reaches_an_idle_worker(taken: "queue.Queue[str]", valkey_server: ValkeyServer) -> None:
-    sender = NudgeBroker(valkey_server.url)
+def test_a_nudge_reaches_an_idle_worker(taken: "queue.Queue[str]", sender: NudgeBroker) -> None:
     for _ in range(20):
         sender.enqueue(nudge("a"))
         assert taken.get(timeout=_SECONDS) == "a"
 
 
 def test_a_worker_is_nudged_again_after_redis_was_emptied_and_restarted(
-    taken: "queue.Queue[str]", valkey_server: ValkeyServer
+    taken: "queue.Queue[str]", sender: NudgeBroker, valkey_server: ValkeyServer
 ) -> None:
-    sender = NudgeBroker(valkey_server.url)
     sender.enqueue(nudge("a"))
     assert taken.get(timeout=_SECONDS) == "a"
     sender.client.flushall()
@@ -52,14 +58,18 @@ def test_a_worker_is_nudged_again_after_redis_was_emptied_and_restarted(
     assert taken.get(timeout=_SECONDS) == "a"
 
 
-def test_an_idle_worker_asks_redis_seldom(taken: "queue.Queue[str]", valkey_server: ValkeyServer) -> None:
-    client = NudgeBroker(valkey_server.url).client
-    before = client.info()["total_commands_processed"]
+def test_an_idle_worker_asks_redis_seldom(taken: "queue.Queue[str]", sender: NudgeBroker) -> None:
+    def commands() -> int:
+        return int(sender.client.info()["total_commands_processed"])
+
+    before = commands()
+    # A stretch of idleness is what is measured here.
     time.sleep(2.0)
     # One blocking pop and one fetch with its inner commands a second; polling would take hundreds.
-    assert client.info()["total_commands_processed"] - before < 40
+    assert commands() - before < 40
+    assert taken.empty()
 
 
-def test_a_delayed_nudge_is_refused(valkey_server: ValkeyServer) -> None:
+def test_a_delayed_nudge_is_refused(sender: NudgeBroker) -> None:
     with pytest.raises(ValueError, match="run_after"):
-        NudgeBroker(valkey_server.url).enqueue(nudge("a"), delay=1000)
+        sender.enqueue(nudge("a"), delay=1000)
