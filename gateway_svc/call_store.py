@@ -194,7 +194,8 @@ async def _put(connection: AsyncConnection, call: ToolCall, replaced: Sequence[C
         set_={name: statement.excluded[name] for name in values if name not in _KEPT},
         where=tool_call.c.status.in_(replaced),
     )
-    return (await connection.execute(statement)).rowcount == 1
+    stored = await connection.execute(statement.returning(tool_call.c.call_id))
+    return stored.one_or_none() is not None
 
 
 def _holds(condition: Condition) -> sa.ColumnElement[bool]:
