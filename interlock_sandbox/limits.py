@@ -33,6 +33,8 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.type is int and not isinstance(value, int):
+                raise TypeError(f"{field.name} must be a whole number, not {value!r}")
             least = 0 if field.name in ("stdout_bytes", "stderr_bytes", "disk_bytes") else 1e-3
             if not least <= value <= 2**40:
                 raise ValueError(f"{field.name} must be between {least:g} and 2**40, not {value!r}")

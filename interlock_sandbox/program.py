@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 _IDENTIFIER = re.compile(r"[^\W\d]\w{0,127}\Z")
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,5 +23,9 @@ class ToolProgram:
     """The name shown in tracebacks."""
 
     def __post_init__(self) -> None:
+        if not self.source.isascii():
+            self.source.encode()  # half a surrogate pair is a ValueError here rather than a failure later
+        if len(self.filename) > _LONGEST_NAME:
+            raise ValueError(f"filename must have at most {_LONGEST_NAME} characters")
         if not _IDENTIFIER.match(self.entrypoint):
             raise ValueError(f"entrypoint must be a Python name, not {self.entrypoint!r}")

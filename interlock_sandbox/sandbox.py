@@ -17,6 +17,8 @@ from interlock_sandbox.outcome import Outcome, OutcomeKind, ToolFailure
 from interlock_sandbox.program import ToolProgram
 from interlock_sandbox.spare import ExitReport, Spare, SpareFailed
 
+_REFILL_SECONDS = 0.01
+
 
 class Sandbox:
     """Runs untrusted Python, each call in a single-use sandbox of its own.
@@ -114,9 +116,12 @@ class Sandbox:
         call = Call(spare, program, limits, self._status.level)
         self._running.add(call)
         self._idle.clear()
+        # A short call has the processor to itself; a longer one is joined by the making of the next spare.
+        refill = asyncio.get_running_loop().call_later(_REFILL_SECONDS, keeper.refill)
         try:
             return await call.run(seconds=max(0.0, min(limits.wall_seconds, end - time.monotonic())))
         finally:
+            refill.cancel()
             self._running.discard(call)
             if not self._running:
                 self._idle.set()

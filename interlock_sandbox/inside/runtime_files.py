@@ -10,8 +10,8 @@ import os
 import sys
 from dataclasses import dataclass
 
-# These pull in graphical or terminal libraries, or only serve Python's own tests.
-_NOT_FOR_TOOLS = ("_test", "_tkinter", "_curses", "_xx", "xx", "readline", "ossaudiodev", "_ctypes_test")
+# These pull in graphical libraries or a terminal, or only serve Python's own tests.
+_NOT_FOR_TOOLS = ("_test", "_tkinter", "_xx", "xx", "readline", "ossaudiodev", "_ctypes_test")
 _ZONES = "/usr/share/zoneinfo"
 _MASKED = ("site-packages", "dist-packages")
 

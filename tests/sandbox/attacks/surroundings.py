@@ -1,0 +1,95 @@
+"""Hostile programs that look around: /proc, environment, descriptors, memory."""
+
+from interlock_sandbox import Limits
+from tests.sandbox.attacks.attack import MIB, attack
+
+SURROUNDINGS = [
+    attack(
+        "reads_proc",
+        """
+    def run(parent, **_):
+        names = ["/proc/kallsyms", "/proc/meminfo", "/proc/cmdline", "/proc/sys/kernel/hostname",
+                     "/proc/config.gz",
+                 "/proc/keys", "/proc/mounts/../partitions", "/proc/version", f"/proc/{parent}/environ",
+                 f"/proc/{parent}/maps", f"/proc/{parent}/cmdline", "/proc/self/../2/environ"]
+        return {"got": tried(*(lambda name=name: open(name, "rb").read(200).hex() for name in names))}
+    """,
+    ),
+    attack(
+        "writes_proc",
+        """
+    def run(**_):
+        names = ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches",
+                 "/proc/self/uid_map", "/proc/self/setgroups", "/proc/self/mem", "/proc/1/mem",
+                 "/proc/self/oom_score_adj", "/proc/self/attr/current"]
+        return {"got": tried(*(lambda name=name: os.open(name, os.O_WRONLY) for name in names))}
+    """,
+    ),
+    attack(
+        "looks_for_other_processes",
+        """
+    def run(parent, victim, **_):
+        seen = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+        alive = []
+        for pid in [*range(2, 3000), parent, victim]:
+            try:
+                os.kill(pid, 0)
+                alive.append(pid)
+            except OSError:
+                pass
+        return {"got": seen + alive}
+    """,
+    ),
+    attack(
+        "gathers_every_secret_it_can_see",
+        """
+    def run(**_):
+        found = dict(os.environ)
+        for name in ("environ", "cmdline", "mountinfo", "maps", "cgroup", "status", "limits", "stat"):
+            try:
+                found[name] = open(f"/proc/self/{name}", "rb").read().decode("latin-1")
+            except OSError:
+                pass
+        import gc, sys
+        strings = [text for text in gc.get_objects() if isinstance(text, str)]
+        print(found, strings, [repr(frame) for frame in sys._current_frames().values()])
+        return {"got": {}}
+    """,
+        limits=Limits(stdout_bytes=MIB),
+    ),
+    attack(
+        "finds_its_environment_bare",
+        """
+    def run(**_):
+        expected = {"HOME", "TMPDIR", "LANG", "TZ"}
+        inherited = open("/proc/self/environ").read()
+        return {"got": sorted(set(os.environ) - expected) + ([inherited] if inherited.strip("\\0") else [])}
+    """,
+    ),
+    attack(
+        "uses_inherited_descriptors",
+        """
+    def run(**_):
+        found = []
+        for number in range(4, 4096):
+            try:
+                os.fstat(number)
+                found.append(number)
+            except OSError:
+                pass
+        return {"got": found + tried(lambda: os.read(0, 10).decode())[1:]}
+    """,
+    ),
+    attack(
+        "reads_the_parents_memory",
+        """
+    def run(parent, victim, calls, **_):
+        number = calls["process_vm_readv"]
+        buffer = ctypes.create_string_buffer(64)
+        results = [call(number, pid, ctypes.byref(buffer), 1, ctypes.byref(buffer), 1, 0)[0]
+                       for pid in (1, parent, victim)]
+        opened = tried(lambda: os.open(f"/proc/{parent}/mem", os.O_RDONLY), lambda: os.pidfd_open(victim))
+        return {"got": [r for r in results if r >= 0] + opened}
+    """,
+    ),
+]

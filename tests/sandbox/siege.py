@@ -1,0 +1,44 @@
+"""One attack against one sandbox, and the verdict of the host."""
+
+import json
+
+from interlock_sandbox import Outcome, OutcomeKind, Sandbox, ToolProgram
+from tests.sandbox.attacks import Attack
+from tests.sandbox.world import World
+
+CONTROL = ToolProgram(
+    source="""
+import math
+def run(a, b):
+    open("/tmp/x", "w").write("y")
+    return [a + b, math.pi > 3]
+""",
+    arguments_json=b'{"a": 20, "b": 22}',
+)
+
+
+async def besiege(sandbox: Sandbox, attack: Attack, world: World) -> list[str]:
+    """Everything that is wrong after the attack; empty if it was held and the next call works."""
+    arguments = json.dumps(world.describe()).encode()
+    program = ToolProgram(source=attack.source, arguments_json=arguments, filename=f"{attack.name}.py")
+    outcome = await sandbox.run(program, limits=attack.limits)
+    problems = judge(attack, outcome, world)
+    control = await sandbox.run(CONTROL)
+    if control.result_json != b"[42,true]":
+        problems.append(f"the control after it failed: {control}")
+    return problems
+
+
+def judge(attack: Attack, outcome: Outcome, world: World) -> list[str]:
+    """What the host shows, and what the tool says it got."""
+    problems = world.breaches()
+    if outcome.kind not in attack.kinds:
+        problems.append(f"it ended as {outcome.kind}: {outcome.error}")
+    if outcome.kind is OutcomeKind.COMPLETED and outcome.result_json is not None:
+        got = json.loads(outcome.result_json)["got"]
+        if got:
+            problems.append(f"it got {str(got)[:2000]}")
+    told = (outcome.result_json, outcome.stdout.data, outcome.stderr.data, str(outcome.error).encode())
+    if any(world.secret.encode() in text for text in told if text):
+        problems.append("it learnt a secret")
+    return problems
