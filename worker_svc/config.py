@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -18,5 +19,7 @@ class WorkerSettings(ServiceSettings):
     slot: str = Field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}", max_length=200)
     pools: tuple[str, ...] = ("default",)
     capacity: int = Field(default=50, ge=1, le=10_000)
+    # A file that exists while this worker has a session and takes tasks.
+    ready_file: Path | None = None
     # Entry points that may run in this process, with all that it may reach.
     trusted_agents: frozenset[str] = frozenset()

@@ -5,8 +5,9 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -17,7 +18,6 @@ from interlock.client.registry_feed import RegistryFeed
 from svc_kit.clients import TokenFile, channel
 from svc_kit.logging import configure_logging
 from svc_kit.nudges import ACTOR, NudgeBroker, queue_name
-from svc_kit.server import running_server, token_verifier
 from worker_svc.attempts import Attempts
 from worker_svc.claims import Claims
 from worker_svc.config import WorkerSettings
@@ -104,10 +104,9 @@ async def _work(
             capacity=settings.capacity,
         )
         await asyncio.to_thread(session.wait_open)
-        # No services: the door answers health, and says SERVING once there is a session to claim under.
-        await stack.enter_async_context(running_server([], settings, verifier=token_verifier(settings)))
         async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
             idle = group.create_task(claims.claim_idly(settings.pools))
+            stack.enter_context(_telling_ready(settings.ready_file))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
             await asyncio.to_thread(stop.wait)
             _LOG.info("worker_draining", running=len(attempts.all()))
@@ -136,6 +135,19 @@ async def _nudged(settings: WorkerSettings, agents: AgentLoop, claims: Claims) -
     finally:
         await asyncio.to_thread(worker.stop, 3_000)
         broker.client.close()
+
+
+@contextlib.contextmanager
+def _telling_ready(file: Path | None) -> Iterator[None]:
+    """Have the file exist while the worker takes tasks: it has no door at which its health could be asked."""
+    if file is None:
+        yield
+        return
+    file.touch()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _token(settings: WorkerSettings) -> TokenFile:

@@ -1,0 +1,116 @@
+"""A suite of its own for a measurement, started and stopped like any other."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from interlock.cli.connection import client
+from interlock.cli.session import Suite
+from interlock.client.client import Client
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A suite that is ready."""
+
+    data_dir: Path
+
+    def client(self, *roles: str) -> Client:
+        """A client with a token of these roles."""
+        return client(str(self.data_dir), *roles)
+
+    @property
+    def suite(self) -> Suite:
+        """The suite's context and control socket."""
+        return Suite(self.data_dir)
+
+    @property
+    def admin_url(self) -> str:
+        """The superuser's URL of the embedded PostgreSQL."""
+        password = (self.data_dir / "keys/postgres/superuser.password").read_text().strip()
+        run = Path(str(self.suite.context["control"])).parent
+        return f"postgresql://postgres:{password}@/postgres?host={quote(str(run / 'pg'), safe='')}"
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time used so far by each process of the suite with its children."""
+        status: dict[str, Any] = self.suite.ask({"op": "status"})
+        used = {each["name"]: each["pid"] for each in status["processes"]}
+        return {name: _tree_seconds(pid) for name, pid in used.items()}
+
+
+@contextlib.asynccontextmanager
+async def running_suite() -> AsyncIterator[Running]:
+    """Start a suite in a new folder; stop it in order at the end."""
+    with tempfile.TemporaryDirectory(prefix="interlock-bench-") as folder:
+        data_dir = Path(folder) / "data"
+        # A session of its own, so that Ctrl-C reaches this program first and the suite is stopped in order.
+        process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs on this loop yet
+            [
+                sys.executable,
+                "-m",
+                "interlock_suite",
+                "up",
+                "--data-dir",
+                str(data_dir),
+                "--log-level",
+                "warning",
+            ],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            await _until((data_dir / "context.json").exists, process)
+            yield Running(data_dir=data_dir)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(_STOP_SECONDS)
+
+
+async def _until(condition: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    async with asyncio.timeout(_START_SECONDS):
+        while not condition():
+            if process.poll() is not None:
+                raise RuntimeError(f"the suite ended at its start with code {process.returncode}")
+            await asyncio.sleep(0.05)
+
+
+def _tree_seconds(root: int) -> float:
+    parents: dict[int, list[int]] = {}
+    seconds: dict[int, float] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            # The name may hold spaces and parentheses; everything of interest follows the last one.
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            pid = int(entry.name)
+            parents.setdefault(int(fields[1]), []).append(pid)
+            # Its own time and that of children it has waited for.
+            seconds[pid] = sum(int(field) for field in fields[11:15]) / _TICKS
+    waiting, total = [root], 0.0
+    while waiting:
+        pid = waiting.pop()
+        total += seconds.get(pid, 0.0)
+        waiting += parents.get(pid, [])
+    return total
+
+
+def manifest(name: str) -> Path:
+    """A manifest beside this file."""
+    return Path(__file__).parent / name
+
+
+__all__ = ["Running", "manifest", "running_suite"]
