@@ -141,7 +141,14 @@ async def test_calls_made_for_a_call_carry_its_request_id_trace_and_deadline(
 
 
 @pytest.mark.parametrize(
-    "sent", ["", "nonsense", f"00-{'0' * 32}-{'b' * 16}-01", f"00-{'A' * 32}-{'b' * 16}-01", f"ff-{'a' * 32}-{'b' * 16}-01"]
+    "sent",
+    [
+        "",
+        "nonsense",
+        f"00-{'0' * 32}-{'b' * 16}-01",
+        f"00-{'A' * 32}-{'b' * 16}-01",
+        f"ff-{'a' * 32}-{'b' * 16}-01",
+    ],
 )
 async def test_a_trace_that_is_none_is_begun_anew(kit: KitService, viewer: KitStub, sent: str) -> None:
     async def tell(request: StringValue, context: Any) -> StringValue:

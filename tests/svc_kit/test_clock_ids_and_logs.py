@@ -29,7 +29,10 @@ with structlog.contextvars.bound_contextvars(request_id="r-1"):
 
 def run_program(log_format: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(log_format=log_format)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM.format(log_format=log_format)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == ""
     return done.stderr.splitlines()

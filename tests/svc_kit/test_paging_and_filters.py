@@ -12,7 +12,9 @@ from svc_kit.errors import InvalidArgument
 from svc_kit.filters import Condition, FieldType, FilterField, Operator, parse_filter
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 
-QUESTION = Question(method="/interlock.x.v1.X/ListThings", tenant="default", filter='state = "A"', order_by="")
+QUESTION = Question(
+    method="/interlock.x.v1.X/ListThings", tenant="default", filter='state = "A"', order_by=""
+)
 KINDS = (datetime, UUID, int, str)
 
 FIELDS = {
@@ -82,7 +84,15 @@ def test_a_page_token_with_keys_of_another_shape_is_refused(keys: list[Any]) -> 
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [(int, True), (int, 2**63), (int, 1.5), (datetime, "2026-01-01"), (datetime, "later"), (UUID, "x"), (UUID, 7)],
+    [
+        (int, True),
+        (int, 2**63),
+        (int, 1.5),
+        (datetime, "2026-01-01"),
+        (datetime, "later"),
+        (UUID, "x"),
+        (UUID, 7),
+    ],
 )
 def test_a_forged_key_never_reaches_the_database(kind: Any, value: Any) -> None:
     bad_token(spell([QUESTION.digest(), value]), kinds=(kind,))
@@ -101,7 +111,10 @@ def test_page_sizes_have_a_default_and_a_cap() -> None:
 
 
 def test_a_filter_is_comparisons_joined_by_and() -> None:
-    text = 'state="RUNNING" AND agent != "a \\"b\\" é" AND create_time > "2026-05-01T02:00:00+02:00" AND attempt>=2'
+    text = (
+        'state="RUNNING" AND agent != "a \\"b\\" é" '
+        'AND create_time > "2026-05-01T02:00:00+02:00" AND attempt>=2'
+    )
     assert parse_filter(text, FIELDS) == (
         Condition("state", Operator.EQUAL, "RUNNING"),
         Condition("agent", Operator.NOT_EQUAL, 'a "b" é'),
@@ -164,6 +177,7 @@ def test_a_bad_filter_says_what_is_wrong_and_what_is_allowed(text: str, field: s
 @given(st.text(max_size=80) | st.text(alphabet='agent state=!<>"\\AND1.-', max_size=80))
 def test_any_text_is_a_filter_or_refused(text: str) -> None:
     try:
-        parse_filter(text, FIELDS)
-    except InvalidArgument as error:
-        assert error.reason_name == "FILTER_INVALID"
+        conditions = parse_filter(text, FIELDS)
+    except InvalidArgument:
+        return
+    assert {condition.field for condition in conditions} <= FIELDS.keys()
