@@ -3,24 +3,28 @@
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc import tables
 from audit_svc.event import to_datetime
-from audit_svc.log import NewTile
+from audit_svc.log import Locked, NewTile, RacedError
 from audit_svc.merkle import Frontier
 from audit_svc.proofs import IncompleteTreeError
 from audit_svc.sequence import ActorKey, EventKey, Growth, NewEntry, Placed
 
-_LOCK_HEADS = sa.text(
-    "SELECT log_id, size, frontier FROM log_head WHERE log_id = ANY(CAST(:log_ids AS uuid[]))"
-    " ORDER BY log_id FOR UPDATE"
-)
-_FIND = sa.text(
-    "SELECT entry.log_id, entry.event_id, entry.leaf_index, entry.leaf, entry.leaf_hash"
-    " FROM unnest(CAST(:log_ids AS uuid[]), CAST(:event_ids AS uuid[])) AS wanted (log_id, event_id)"
-    " JOIN entry ON entry.log_id = wanted.log_id AND entry.event_id = wanted.event_id"
+# One round trip for both. The lock is waited for within the statement, so what its last holder committed
+# under one of these ids may be missing from the join; `write` then meets the entry's key.
+_LOCK_AND_FIND = sa.text(
+    "WITH head AS (SELECT log_id, size, frontier FROM log_head"
+    " WHERE log_id = ANY(CAST(:head_ids AS uuid[])) ORDER BY log_id FOR UPDATE)"
+    " SELECT head.*, entry.event_id, entry.leaf_index, entry.leaf, entry.leaf_hash"
+    " FROM head LEFT JOIN"
+    " (unnest(CAST(:log_ids AS uuid[]), CAST(:event_ids AS uuid[])) AS wanted (log_id, event_id)"
+    " JOIN entry ON entry.log_id = wanted.log_id AND entry.event_id = wanted.event_id)"
+    " ON wanted.log_id = head.log_id"
 )
 _FIND_SALTS = sa.text(
     "SELECT payload.log_id, payload.event_id, payload.part, payload.salt"
@@ -37,19 +41,13 @@ _READ_ACTORS = sa.text(
     " FROM unnest(CAST(:log_ids AS uuid[]), CAST(:subjects AS text[])) AS wanted (log_id, subject)"
     " JOIN actor ON actor.log_id = wanted.log_id AND actor.subject = wanted.subject"
 )
-_WRITE_PAYLOADS = sa.text(
-    "INSERT INTO payload (log_id, event_id, part, content_type, salt, body)"
-    " SELECT * FROM unnest(CAST(:log_ids AS uuid[]), CAST(:event_ids AS uuid[]), CAST(:parts AS text[]),"
-    " CAST(:content_types AS text[]), CAST(:salts AS bytea[]), CAST(:bodies AS bytea[]))"
-)
 _WRITE_TILES = sa.text(
     "INSERT INTO tile (log_id, tier, number, hashes, root)"
     " SELECT * FROM unnest(CAST(:log_ids AS uuid[]), CAST(:tiers AS smallint[]), CAST(:numbers AS bigint[]),"
     " CAST(:hashes AS bytea[]), CAST(:roots AS bytea[]))"
 )
 
-# The columns of `entry` and the types of the arrays they are sent as. The heads move in the same statement,
-# which saves a round trip while they are locked.
+# The columns of `entry` and the types of the arrays they are sent as.
 _ENTRY_COLUMNS = {
     "log_id": "uuid",
     "event_id": "uuid",
@@ -71,14 +69,20 @@ _ENTRY_COLUMNS = {
     "leaf_hash": "bytea",
 }
 _ENTRY_ARRAYS = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _ENTRY_COLUMNS.items())
+# One statement, and so one round trip, while the heads are locked.
 _WRITE_ENTRIES = sa.text(
-    f"WITH written AS (INSERT INTO entry ({', '.join(_ENTRY_COLUMNS)})"  # noqa: S608 -- names from above
-    f" SELECT * FROM unnest({_ENTRY_ARRAYS}))"
+    f"WITH entries AS (INSERT INTO entry ({', '.join(_ENTRY_COLUMNS)})"  # noqa: S608 -- names from above
+    f" SELECT * FROM unnest({_ENTRY_ARRAYS})),"
+    " payloads AS (INSERT INTO payload (log_id, event_id, part, content_type, salt, body)"
+    " SELECT * FROM unnest(CAST(:part_log_ids AS uuid[]), CAST(:part_event_ids AS uuid[]),"
+    " CAST(:parts AS text[]), CAST(:content_types AS text[]), CAST(:salts AS bytea[]),"
+    " CAST(:bodies AS bytea[])))"
     " UPDATE log_head SET size = grown.size, frontier = grown.frontier, root = grown.root"
     " FROM unnest(CAST(:grown_ids AS uuid[]), CAST(:old_sizes AS bigint[]), CAST(:sizes AS bigint[]),"
     " CAST(:frontiers AS bytea[]), CAST(:roots AS bytea[])) AS grown (log_id, old_size, size, frontier, root)"
     " WHERE log_head.log_id = grown.log_id AND log_head.size = grown.old_size"
 )
+_ENTRY_KEY = "entry_pkey"
 
 
 class SqlAppendTransaction:
@@ -87,27 +91,26 @@ class SqlAppendTransaction:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def lock_heads(self, log_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Frontier]:
+    async def lock(self, log_ids: Collection[uuid.UUID], keys: Collection[EventKey]) -> Locked:
         """The trees as they stand, locked in the order of their ids, which is the same for all replicas."""
-        rows = await self._connection.execute(_LOCK_HEADS, {"log_ids": sorted(log_ids)})
-        return {row.log_id: Frontier.from_bytes(row.size, row.frontier) for row in rows}
-
-    async def find(self, keys: Collection[EventKey]) -> Mapping[EventKey, Placed]:
-        """Those of the events that are stored already.
-
-        A statement of its own after the lock: only then does it see what the holder before us committed.
-        """
-        rows = (await self._connection.execute(_FIND, _key_arrays(keys))).all()
-        if not rows:
-            return {}
-        salts: dict[EventKey, dict[str, bytes]] = {EventKey(row.log_id, row.event_id): {} for row in rows}
-        for row in await self._connection.execute(_FIND_SALTS, _key_arrays(salts)):
-            salts[EventKey(row.log_id, row.event_id)][row.part] = row.salt
-        return {
+        arrays = {"head_ids": sorted(log_ids), **_key_arrays(keys)}
+        rows = (await self._connection.execute(_LOCK_AND_FIND, arrays)).all()
+        heads = {row.log_id: Frontier.from_bytes(row.size, row.frontier) for row in rows}
+        repeated = [row for row in rows if row.event_id is not None]
+        salts = await self._salts([EventKey(row.log_id, row.event_id) for row in repeated])
+        found = {
             key: Placed(index=row.leaf_index, leaf=row.leaf, leaf_hash=row.leaf_hash, salts=salts[key])
-            for row in rows
+            for row in repeated
             for key in [EventKey(row.log_id, row.event_id)]
         }
+        return Locked(heads=heads, found=found)
+
+    async def _salts(self, keys: Collection[EventKey]) -> Mapping[EventKey, Mapping[str, bytes]]:
+        salts: dict[EventKey, dict[str, bytes]] = {key: {} for key in keys}
+        if salts:
+            for row in await self._connection.execute(_FIND_SALTS, _key_arrays(keys)):
+                salts[EventKey(row.log_id, row.event_id)][row.part] = row.salt
+        return salts
 
     async def pseudonyms(self, wanted: Mapping[ActorKey, str]) -> Mapping[ActorKey, str]:
         """The pseudonym of each actor; the one offered is stored for an actor that has none yet."""
@@ -129,15 +132,18 @@ class SqlAppendTransaction:
         growth: Mapping[uuid.UUID, Growth],
         tiles: Sequence[NewTile],
     ) -> None:
-        """Store everything; raises when a head is not at the size it was locked at."""
+        """Store everything; RacedError when an event was stored while the lock was waited for."""
         if not entries:
             return
-        if payloads := _payload_arrays(entries):
-            await self._connection.execute(_WRITE_PAYLOADS, payloads)
         if tiles:
             await self._connection.execute(_WRITE_TILES, _tile_arrays(tiles))
-        arrays = _entry_arrays(entries) | _growth_arrays(growth)
-        moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
+        arrays = _entry_arrays(entries) | _payload_arrays(entries) | _growth_arrays(growth)
+        try:
+            moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
+        except IntegrityError as error:
+            if isinstance(error.orig, psycopg.Error) and error.orig.diag.constraint_name == _ENTRY_KEY:
+                raise RacedError from error
+            raise
         # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.
         if moved != len(growth):
             raise RuntimeError(f"{moved} of {len(growth)} heads stood where they were locked")
@@ -205,11 +211,9 @@ def _growth_arrays(growth: Mapping[uuid.UUID, Growth]) -> dict[str, object]:
 
 def _payload_arrays(entries: Sequence[NewEntry]) -> dict[str, object]:
     rows = [(entry, part) for entry in entries for part in entry.event.parts]
-    if not rows:
-        return {}
     return {
-        "log_ids": [entry.log_id for entry, _ in rows],
-        "event_ids": [entry.event.event_id for entry, _ in rows],
+        "part_log_ids": [entry.log_id for entry, _ in rows],
+        "part_event_ids": [entry.event.event_id for entry, _ in rows],
         "parts": [part.name for _, part in rows],
         "content_types": [part.content_type for _, part in rows],
         "salts": [entry.placed.salts[part.name] for entry, part in rows],

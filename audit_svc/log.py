@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import structlog
+
 from audit_svc.canonical import LeafError
 from audit_svc.errors import event_id_reused
 from audit_svc.event import Appended, NewEvent
@@ -25,10 +27,13 @@ from svc_kit.clock import Clock
 from svc_kit.errors import DomainError, Violation, invalid
 from svc_kit.group_commit import GroupCommit, Observer
 
+log = structlog.get_logger(__name__)
+
 Batch: TypeAlias = tuple[NewEvent, ...]
 
 MAX_QUEUED_BATCHES = 4096
 _MAX_REMEMBERED_ACTORS = 50_000
+_MAX_RACES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +46,23 @@ class NewTile:
     root: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """Trees that nobody else can append to for now, and those of the wanted events that stand already."""
+
+    heads: Mapping[uuid.UUID, Frontier]
+    found: Mapping[EventKey, Placed]
+
+
+class RacedError(Exception):
+    """Another replica stored one of the events just before us; seen again, it is a repeat."""
+
+
 class AppendTransaction(Protocol):
     """One transaction that appends; nothing of it stands until it ends without an error."""
 
-    async def lock_heads(self, log_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Frontier]:
+    async def lock(self, log_ids: Collection[uuid.UUID], keys: Collection[EventKey]) -> "Locked":
         """The trees as they stand, locked in the order of their ids, which is the same for all replicas."""
-        ...
-
-    async def find(self, keys: Collection[EventKey]) -> Mapping[EventKey, Placed]:
-        """Those of the events that are stored already."""
         ...
 
     async def pseudonyms(self, wanted: Mapping[ActorKey, str]) -> Mapping[ActorKey, str]:
@@ -67,7 +80,7 @@ class AppendTransaction(Protocol):
         growth: Mapping[uuid.UUID, Growth],
         tiles: Sequence[NewTile],
     ) -> None:
-        """Store everything; raises when a head is not at the size it was locked at."""
+        """Store everything; RacedError when an event was stored while the lock was waited for."""
         ...
 
 
@@ -127,18 +140,25 @@ class AuditLog:
             raise invalid([Violation(field, str(error))]) from None
 
     async def _commit(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
+        for _ in range(_MAX_RACES):
+            try:
+                return await self._commit_once(batches)
+            except RacedError:
+                log.info("append_raced", batches=len(batches))
+        return await self._commit_once(batches)
+
+    async def _commit_once(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
         events = [event for batch in batches for event in batch]
         logs = await self._logs_of({event.tenant for event in events})
         async with self._store.appending() as transaction:
-            heads = await transaction.lock_heads({log.log_id for log in logs.values()})
             keys = {EventKey(logs[event.tenant].log_id, event.event_id) for event in events}
+            locked = await transaction.lock({log.log_id for log in logs.values()}, keys)
             actors = {ActorKey(logs[event.tenant].log_id, event.actor) for event in events if event.actor}
-            found = await transaction.find(keys)
             pseudonyms = await self._pseudonyms(transaction, actors)
             sequencer = Sequencer(
                 logs=logs,
-                heads=heads,
-                found=found,
+                heads=locked.heads,
+                found=locked.found,
                 pseudonyms=pseudonyms,
                 recorded_time=self._clock.now(),
             )
