@@ -10,6 +10,7 @@ import interlock_suite
 from interlock_suite.command import Command
 from interlock_suite.databases import ServiceDatabase
 from interlock_suite.folder import DataFolder
+from interlock_suite.health import serving
 from interlock_suite.ports import PortBlock
 from interlock_suite.tokens import Grant
 from svc_kit.identity import SYSTEM_TENANT, Role
@@ -23,6 +24,7 @@ class Surroundings:
     """What all children share."""
 
     folder: DataFolder
+    suite_id: str
     ports: PortBlock
     databases: Mapping[str, ServiceDatabase]
     redis_url: str
@@ -38,8 +40,8 @@ class Child:
     argv: tuple[str, ...]
     """Behind the interpreter."""
     grant: Grant
-    public: bool = True
-    """Whether it has a public door."""
+    doors: bool = True
+    """Whether it serves a public and an internal door, and its health; else a file tells that it is ready."""
     package: str | None = None
     """Whose migrations make its database; None for a child without one."""
     redis: bool = False
@@ -55,9 +57,11 @@ class Child:
         """How the names of its settings begin."""
         return f"INTERLOCK_{self.name.upper()}_"
 
-    def health_address(self, around: Surroundings) -> str:
-        """Where its health is asked."""
-        return f"unix:{around.folder.socket(self.name)}"
+    async def ready(self, around: Surroundings) -> bool:
+        """Whether it serves now."""
+        if self.doors:
+            return await serving(_door(around, self.name))
+        return around.folder.ready(self.name).exists()
 
     def command(self, around: Surroundings) -> Command:
         """How it is started now."""
@@ -72,22 +76,25 @@ class Child:
         """Its own settings: no other child's password, key or token is among them."""
         folder = around.folder
         settings = {
-            "INTERNAL_ADDRESS": self.health_address(around),
-            "PUBLIC_ADDRESS": around.ports.address(self.name) if self.public else "",
             "ISSUERS": str(folder.issuers),
             "TOKEN_FILE": str(folder.token(self.name)),
             "KEYS_DIR": str(folder.keys / self.name),
             "LOG_LEVEL": around.log_level,
             "LOG_FORMAT": around.log_format,
         }
+        if self.doors:
+            settings["INTERNAL_ADDRESS"] = _door(around, self.name)
+            settings["PUBLIC_ADDRESS"] = around.ports.address(self.name)
+        else:
+            settings["READY_FILE"] = str(folder.ready(self.name))
         if self.package is not None:
             settings["DATABASE_URL"] = around.databases[self.name].service_url
         if self.redis:
             settings["REDIS_URL"] = around.redis_url
         for service in self.calls:
-            settings[f"{service.upper()}_ADDRESS"] = f"unix:{folder.socket(service)}"
+            settings[f"{service.upper()}_ADDRESS"] = _door(around, service)
         for name, value in self.settings.items():
-            settings[name] = value.format(checkpoints=folder.checkpoints, suite_id=folder.recall().suite_id)
+            settings[name] = value.format(checkpoints=folder.checkpoints, suite_id=around.suite_id)
         return {self.prefix + name: value for name, value in settings.items()}
 
     def _operators_settings(self) -> dict[str, str]:
@@ -101,6 +108,11 @@ def python_environment() -> dict[str, str]:
     if packages.name != "site-packages":
         settings["PYTHONPATH"] = str(packages)
     return settings
+
+
+def _door(around: Surroundings, service: str) -> str:
+    """The internal door of a service: a socket in a folder of the owner's."""
+    return f"unix:{around.folder.socket(service)}"
 
 
 def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settings: str) -> Child:
@@ -119,7 +131,7 @@ def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settin
 CHILDREN = (
     _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}", ORIGIN="interlock.local/{suite_id}"),
     _service("registry", calls=("audit",)),
-    _service("gateway", calls=("orchestrator", "registry", "audit")),
+    _service("gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded"),
     _service("orchestrator", calls=("registry", "gateway", "audit"), redis=True),
     Child(
         name="worker",
@@ -130,9 +142,11 @@ CHILDREN = (
             roles=frozenset({Role.WORKER}),
             pools=frozenset({(_EMBEDDED_TENANT, _EMBEDDED_POOL)}),
         ),
-        public=False,
+        doors=False,
         redis=True,
         calls=("orchestrator", "registry", "gateway"),
         after=("orchestrator",),
+        # The same after a restart, so that what its predecessor held is given out again at once.
+        settings={"SLOT": "embedded"},
     ),
 )

@@ -6,6 +6,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from interlock_suite.errors import SuiteError
+
 SERVICES = ("orchestrator", "registry", "gateway", "audit")
 
 
@@ -30,12 +32,17 @@ class RolePasswords:
     service: str
 
 
-def provision(admin_url: str, *, service: str, database: str, passwords: RolePasswords) -> ServiceDatabase:
-    """Make the database and roles where they are missing; run again it changes nothing but the passwords."""
+def provision(
+    admin_url: str, *, service: str, database: str, passwords: RolePasswords, keeper: str | None = None
+) -> ServiceDatabase:
+    """Make the database and roles where they are missing; run again it changes nothing but the passwords.
+
+    With a `keeper` roles that another keeper made are refused (SuiteError) instead of taken over.
+    """
     owner, server = f"{service}_owner", service
     with psycopg.connect(admin_url, autocommit=True) as connection:
-        _ensure_role(connection, owner, passwords.owner)
-        _ensure_role(connection, server, passwords.service)
+        _ensure_role(connection, owner, passwords.owner, keeper)
+        _ensure_role(connection, server, passwords.service, keeper)
         _ensure_database(connection, database, owner)
     made = ServiceDatabase(
         name=database,
@@ -67,16 +74,29 @@ def _unsplit(scheme: str, netloc: str, database: str, query: str) -> str:
     return urlunsplit((scheme, netloc, f"/{quote(database, safe='')}", query, ""))
 
 
-def _ensure_role(connection: psycopg.Connection, role: str, password: str) -> None:
+def _ensure_role(connection: psycopg.Connection, role: str, password: str, keeper: str | None) -> None:
     # Hashed here, so that the server's log can never hold the password.
     hashed = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    exists = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-    verb = sql.SQL("ALTER" if exists else "CREATE")
-    connection.execute(
-        sql.SQL("{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
-            verb, sql.Identifier(role), sql.Literal(hashed)
+    found = connection.execute(
+        "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s", [role]
+    ).fetchone()
+    if found is not None and keeper is not None and found[0] != _kept_by(keeper):
+        raise SuiteError(
+            f"The role {role} exists already on this PostgreSQL and belongs to somebody else.",
+            "Give each suite a PostgreSQL of its own, or remove the roles of one that is gone.",
         )
+    verb = sql.SQL("CREATE" if found is None else "ALTER")
+    connection.execute(
+        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(role), sql.Literal(hashed))
     )
+    if keeper is not None:
+        connection.execute(
+            sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(role), sql.Literal(_kept_by(keeper)))
+        )
+
+
+def _kept_by(keeper: str) -> str:
+    return f"of the Interlock suite {keeper}"
 
 
 def _ensure_database(connection: psycopg.Connection, database: str, owner: str) -> None:

@@ -68,6 +68,10 @@ class DataFolder:
         """The file of one process's own token."""
         return self.run / f"{process}.token"
 
+    def ready(self, process: str) -> Path:
+        """The file by which a process without doors tells that it is ready."""
+        return self.run / f"{process}.ready"
+
     def remember(self, memory: Memory) -> None:
         """Keep `memory` for the next start."""
         write_private(self._memory, json.dumps(asdict(memory), indent=2) + "\n")
@@ -77,6 +81,11 @@ class DataFolder:
         try:
             text = self._memory.read_text(encoding="utf-8")
         except FileNotFoundError:
+            if self.postgres.exists():
+                raise SuiteError(
+                    f"{self._memory} is missing, though there is data: the suite has lost its name.",
+                    "Restore it from a backup, or start with another --data-dir.",
+                ) from None
             memory = Memory(suite_id=str(uuid.uuid4()))
             self.remember(memory)
             return memory

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import psycopg
 import redis
 
+from interlock_suite import schema_mark
 from interlock_suite.databases import RolePasswords, ServiceDatabase, provision
 from interlock_suite.errors import SuiteError
 from interlock_suite.folder import DataFolder
@@ -48,6 +49,18 @@ class Servers:
                 client.ping()
         return databases
 
+    def unmigrated(
+        self, databases: Mapping[str, ServiceDatabase], packages: Mapping[str, str]
+    ) -> Sequence[str]:
+        """The services whose database must be migrated before they start (blocks)."""
+        with _explained("PostgreSQL"):
+            return schema_mark.unmigrated(self._admin_url, databases, packages)
+
+    def remember_migrated(self, migrated: Iterable[tuple[ServiceDatabase, str]]) -> None:
+        """The named packages' migrations ran on these databases (blocks)."""
+        with _explained("PostgreSQL"):
+            schema_mark.remember(self._admin_url, migrated)
+
     def _provision(self, service: str) -> ServiceDatabase:
         folder = self._folder.keys / "postgres"
         passwords = RolePasswords(
@@ -55,7 +68,12 @@ class Servers:
             service=password(folder / f"{service}.password"),
         )
         return provision(
-            self._admin_url, service=service, database=f"interlock_{service}", passwords=passwords
+            self._admin_url,
+            service=service,
+            database=f"interlock_{service}",
+            passwords=passwords,
+            # The embedded server is nobody else's; on an external one another suite's roles are left alone.
+            keeper=self._folder.recall().suite_id if self._options.database_url else None,
         )
 
     def _embed_postgres(self) -> Process:

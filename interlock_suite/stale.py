@@ -33,7 +33,8 @@ def mend_postgres(data: Path, sockets: Path) -> None:
 
 
 def mend_child(folder: DataFolder, name: str) -> None:
-    """Before a child is started: end what its last run left, remove its socket."""
+    """Before a child is started: end what its last run left, remove the signs that it ran."""
     if not guard.sweep(mark=f"{folder.mark}/{name}", data=None):
         raise SuiteError(f"Processes that {name} left cannot be ended.", "Look for them with ps.")
-    folder.socket(name).unlink(missing_ok=True)
+    for path in (folder.socket(name), folder.ready(name)):
+        path.unlink(missing_ok=True)

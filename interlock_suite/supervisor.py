@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from interlock_suite.control import ControlServer
 from interlock_suite.databases import ServiceDatabase
 from interlock_suite.errors import SuiteError
 from interlock_suite.folder import DataFolder, FolderLock
-from interlock_suite.health import serving
 from interlock_suite.job import finish
 from interlock_suite.operations import Operations
 from interlock_suite.options import Options
@@ -77,12 +76,14 @@ class Suite:
         servers = Servers(self._options, self.folder)
         await self._start_servers(servers)
         databases = await self._make_databases(servers)
-        await self._start_children(self._surroundings(ports, databases, servers.redis_url), issuer)
+        await self._start_children(
+            self._surroundings(memory.suite_id, ports, databases, servers.redis_url), issuer
+        )
         self._ready = Ready(
             folder=self.folder,
             suite_id=memory.suite_id,
             addresses={
-                child.name: ports.address(child.name) for child in self._options.children if child.public
+                child.name: ports.address(child.name) for child in self._options.children if child.doors
             },
             seconds=time.monotonic() - began,
         )
@@ -140,22 +141,28 @@ class Suite:
         await _all(process.start() for process in processes)
 
     async def _make_databases(self, servers: Servers) -> Mapping[str, ServiceDatabase]:
-        stored = [child for child in self._options.children if child.package is not None]
-        databases = await asyncio.to_thread(servers.provision, [child.name for child in stored])
-        if stored:
-            await self._migrate(stored, databases)
+        packages = {child.name: child.package for child in self._options.children if child.package}
+        databases = await asyncio.to_thread(servers.provision, packages)
+        behind = await asyncio.to_thread(servers.unmigrated, databases, packages)
+        if behind:
+            migrating = [(databases[name], packages[name]) for name in behind]
+            await self._migrate(migrating)
+            await asyncio.to_thread(servers.remember_migrated, migrating)
         return databases
 
-    async def _migrate(self, children: list[Child], databases: Mapping[str, ServiceDatabase]) -> None:
+    async def _migrate(self, databases: Sequence[tuple[ServiceDatabase, str]]) -> None:
         """All in one process of their own: it alone is told the owners' passwords."""
-        urls = {child.prefix + "DATABASE_URL": databases[child.name].service_url for child in children}
-        owners = {child.prefix + "OWNER_DATABASE_URL": databases[child.name].owner_url for child in children}
-        packages = [child.package for child in children if child.package is not None]
+        urls = {}
+        for database, package in databases:
+            prefix = f"INTERLOCK_{package.removesuffix('_svc').upper()}_"
+            urls[prefix + "DATABASE_URL"] = database.service_url
+            urls[prefix + "OWNER_DATABASE_URL"] = database.owner_url
+        packages = [package for _, package in databases]
         command = Command(
             argv=(sys.executable, "-m", "interlock_suite.migrate", *packages),
             cwd=self.folder.root,
             log=self.folder.log("migrations"),
-            env={**python_environment(), **urls, **owners},
+            env={**python_environment(), **urls},
         )
         code = await finish(command.marked(self.folder.mark, "migrations"), seconds=_MIGRATION_SECONDS)
         if code != 0:
@@ -167,10 +174,11 @@ class Suite:
             )
 
     def _surroundings(
-        self, ports: PortBlock, databases: Mapping[str, ServiceDatabase], redis_url: str
+        self, suite_id: str, ports: PortBlock, databases: Mapping[str, ServiceDatabase], redis_url: str
     ) -> Surroundings:
         return Surroundings(
             folder=self.folder,
+            suite_id=suite_id,
             ports=ports,
             databases=databases,
             redis_url=redis_url,
@@ -221,7 +229,7 @@ def _child_process(child: Child, around: Surroundings) -> Process:
     return Process(
         child.name,
         lambda: child.command(around).marked(around.folder.mark, child.name),
-        lambda: serving(child.health_address(around)),
+        lambda: child.ready(around),
         mend=lambda: mend_child(around.folder, child.name),
         patience=_CHILD_PATIENCE,
     )

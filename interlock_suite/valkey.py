@@ -85,7 +85,7 @@ class EmbeddedValkey:
             client.close()
 
     def set_damage_aside(self) -> bool:
-        """Whether the last start failed over its files and they were moved away; nothing in them is needed."""
+        """Whether the last start failed over its files; then they were moved away, as none is needed."""
         if not _tells_of_damage(self._place.log):
             return False
         aside = self._place.data.with_name(f"{self._place.data.name}.damaged-{int(time.time())}")

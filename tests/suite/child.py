@@ -15,6 +15,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 
+def _stopped(prefix: str, name: str) -> None:
+    with Path(os.environ[prefix + "KEYS_DIR"]).parent.with_name("stops.txt").open("a") as file:
+        file.write(name + "\n")
+
+
 def main(name: str) -> None:
     prefix = f"INTERLOCK_{name.upper()}_"
     if reason := os.environ.get(prefix + "BROKEN"):
@@ -23,6 +28,12 @@ def main(name: str) -> None:
     # A grandchild in a session of its own, as a careless service might leave one.
     grandchild = subprocess.Popen(["sleep", "300"], start_new_session=True)
     told.write_text(json.dumps({"env": dict(os.environ), "pid": os.getpid(), "grandchild": grandchild.pid}))
+    if ready := os.environ.get(prefix + "READY_FILE"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Path(ready).touch()
+        signal.sigwait([signal.SIGTERM])
+        _stopped(prefix, name)
+        return
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -31,8 +42,7 @@ def main(name: str) -> None:
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
 
     def stop(*_: object) -> None:
-        with Path(os.environ[prefix + "KEYS_DIR"]).parent.with_name("stops.txt").open("a") as file:
-            file.write(name + "\n")
+        _stopped(prefix, name)
         if os.environ.get(prefix + "STUBBORN"):
             return
         grandchild.kill()

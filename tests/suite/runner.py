@@ -26,7 +26,7 @@ CHILDREN = (
     small_child("audit"),
     small_child("gateway", calls=("audit",)),
     small_child("orchestrator", redis=True, calls=("gateway", "audit")),
-    small_child("worker", redis=True, public=False, after=("orchestrator",)),
+    small_child("worker", redis=True, doors=False, after=("orchestrator",)),
 )
 
 

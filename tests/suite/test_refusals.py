@@ -66,6 +66,14 @@ def test_a_memory_that_cannot_be_read_is_not_overwritten(start_suite: StartSuite
     assert (scratch / "a" / "suite.json").read_text() == "{"
 
 
+def test_data_without_the_memory_of_whose_it_is_is_not_given_a_new_name(
+    start_suite: StartSuite, scratch: Path
+) -> None:
+    (scratch / "a" / "postgres").mkdir(parents=True)
+    assert "suite.json is missing, though there is data" in _refusal(start_suite())
+    assert not (scratch / "a" / "suite.json").exists()
+
+
 def test_a_folder_of_another_postgres_is_left_alone(start_suite: StartSuite, scratch: Path) -> None:
     _write_memory(scratch, format=1)
     data = scratch / "a" / "postgres"
