@@ -116,9 +116,8 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _packages(protos: Sequence[str]) -> list[Path]:
-    """Every folder that must be a Python package, without the hand-written root `interlock`."""
-    folders = {parent for proto in protos for parent in Path(proto).parents}
-    return sorted(folder for folder in folders if len(folder.parts) > 1)
+    """Every folder that holds generated code; the packages above them are written by hand."""
+    return sorted({Path(proto).parent for proto in protos})
 
 
 def _write_package_docstring(folder: Path, package: Path) -> None:

@@ -1,1 +1,1 @@
-"""The contract package `interlock.audit`, generated from protos/; never edited."""
+"""The contract of the audit log, by version."""

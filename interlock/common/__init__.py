@@ -1,1 +1,1 @@
-"""The contract package `interlock.common`, generated from protos/; never edited."""
+"""What all contracts share, by version, and what their callers need: addresses, channels, errors."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.gateway`, generated from protos/; never edited."""
+"""The contract of the gateway, by version."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.orchestrator`, generated from protos/; never edited."""
+"""The contract of the orchestrator, by version."""

@@ -1,1 +1,1 @@
-"""The contract package `interlock.registry`, generated from protos/; never edited."""
+"""The contract of the registry, by version."""
