@@ -46,7 +46,7 @@ def become_sandbox(plan: ChildPlan, *, disk_bytes: int, descriptors: list[int]) 
             # The channel may not have its final number yet.
             os.write(descriptors[0], encode(FrameKind.SETUP_FAILED, json.dumps(error.describe()).encode()))
             os._exit(1)
-        harness.serve_one_program(CHANNEL)
+        harness.serve_one_program(CHANNEL, bounded=Layer.RLIMITS in plan.layers)
     finally:
         os._exit(1)
 

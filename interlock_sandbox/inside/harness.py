@@ -46,20 +46,20 @@ def run(text, numbers):
 """
 
 
-def serve_one_program(channel: int) -> NoReturn:
-    """Say READY, take one program, run it, report, and wait to be killed."""
+def serve_one_program(channel: int, *, bounded: bool) -> NoReturn:
+    """Say READY, take one program, run it (within its limits if `bounded`), report, and wait to be killed."""
     _open_streams()
     baseline = privileges.Baseline.measure()
     _rehearse(baseline)
     _send(channel, FrameKind.READY, b"")
-    _serve(channel, baseline)
+    _serve(channel, baseline, bounded=bounded)
     while True:
         _pause()
 
 
-def _serve(channel: int, baseline: privileges.Baseline) -> None:
+def _serve(channel: int, baseline: privileges.Baseline, *, bounded: bool) -> None:
     request = _receive_program(channel)
-    kind, payload = _run(request, baseline)
+    kind, payload = _run(request, baseline, bounded=bounded)
     _flush()
     _send(channel, kind, payload)
 
@@ -85,7 +85,7 @@ def _rehearse(baseline: privileges.Baseline) -> None:
     with ours, theirs:
         for _ in range(2):
             ours.sendall(program)
-            _serve(theirs.fileno(), baseline)
+            _serve(theirs.fileno(), baseline, bounded=False)
             ours.recv(4096)
     spread = [bytes(400) for _ in range(_TOUCHED_OBJECTS)]
     del spread
@@ -101,8 +101,7 @@ class _Request:
     filename: str
     arguments: bytes
     result_bytes: int
-    limits: privileges.CallLimits | None
-    """None in the rehearsal."""
+    limits: privileges.CallLimits
 
 
 def _receive_program(channel: int) -> _Request:
@@ -124,7 +123,7 @@ def _receive_program(channel: int) -> _Request:
         filename=filename,
         arguments=payload.read(),
         result_bytes=result_bytes,
-        limits=limits if memory_bytes else None,
+        limits=limits,
     )
 
 
@@ -138,9 +137,9 @@ def _read_exactly(channel: int, count: int) -> bytes:
     return bytes(data)
 
 
-def _run(request: _Request, baseline: privileges.Baseline) -> tuple[FrameKind, bytes]:
+def _run(request: _Request, baseline: privileges.Baseline, *, bounded: bool) -> tuple[FrameKind, bytes]:
     try:
-        baseline.bound(request.limits)
+        baseline.bound(request.limits if bounded else None)
         kind, payload = _execute(request.source, request.entrypoint, request.arguments, request.filename)
     except MemoryError:
         kind, payload = FrameKind.TOOL_ERROR, _OUT_OF_MEMORY

@@ -34,8 +34,7 @@ class World:
         self.canary = folder / "canary"
         self.canary.write_text(self.secret)
         self.ledger = folder / "ledger"
-        self.ledger.write_text("untouched")
-        self.ledger.chmod(0o666)
+        self._write_ledger()
         self._listeners = {
             "tcp": self._listen(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
             "udp": self._listen(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
@@ -99,9 +98,7 @@ class World:
     def breaches(self) -> list[str]:
         """What has happened to the host since the last look."""
         found = [f"{name} heard somebody" for name, listener in self._listeners.items() if _heard(listener)]
-        if self.ledger.read_text() != "untouched":
-            found.append("the ledger was written to")
-            self.ledger.write_text("untouched")
+        found += self._changes_of_ledger()
         if self._seen_entries() != self._entries:
             found.append(f"the folder changed: {sorted(self._seen_entries() ^ self._entries)}")
             self._entries = self._seen_entries()
@@ -110,6 +107,20 @@ class World:
         if self.victim.poll() is not None:
             found.append("the victim died")
         return found
+
+    def _changes_of_ledger(self) -> list[str]:
+        try:
+            if self.ledger.read_text() == "untouched":
+                return []
+        except OSError:
+            pass
+        self.ledger.unlink(missing_ok=True)
+        self._write_ledger()
+        return ["the ledger was written to"]
+
+    def _write_ledger(self) -> None:
+        self.ledger.write_text("untouched")
+        self.ledger.chmod(0o666)
 
     def _seen_entries(self) -> set[str]:
         return {entry.name for entry in self.folder.iterdir()}

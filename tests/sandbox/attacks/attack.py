@@ -3,6 +3,9 @@
 Each is told where everything is and tries to get at it; `World` sees whether it did. It returns what it got
 hold of, as `{"got": ...}`: anything but an empty value counts as a breach, which only adds to what the host
 itself shows. The kinds are the ends that are acceptable.
+
+Every program is written so that little harm is done where it is not held: it aims at the world's own folder,
+listeners and victim, asks for what it does not use, and is bounded in what it takes.
 """
 
 import textwrap

@@ -72,7 +72,6 @@ FILES = [
             lambda: os.rename(ledger, folder + "/moved"),
             lambda: os.chmod(ledger, 0),
             lambda: os.mkdir(folder + "/planted-folder"),
-            lambda: open("/etc/cron.d/mine", "w").write("mine"),
         )}
     """,
     ),

@@ -23,8 +23,7 @@ NETWORK = [
             lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, unix),
             lambda: connect(socket.AF_UNIX, socket.SOCK_DGRAM, unix_datagram),
             lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, "\\0" + abstract),
-            lambda: connect(socket.AF_INET, socket.SOCK_STREAM, ("169.254.169.254", 80)),
-            lambda: connect(socket.AF_INET, socket.SOCK_DGRAM, ("8.8.8.8", 53)),
+            lambda: connect(socket.AF_INET, socket.SOCK_DGRAM, ("192.0.2.1", 9)),  # an address nobody has
         )}
     """,
     ),
@@ -38,7 +37,7 @@ NETWORK = [
             lambda: urllib.request.urlopen(f"http://127.0.0.1:{tcp}/", timeout=1).status,
             lambda: http.client.HTTPConnection("127.0.0.1", tcp, timeout=1).connect(),
             lambda: socket.create_connection(("127.0.0.1", tcp), 1),
-            lambda: socket.gethostbyname("example.com"),
+            lambda: socket.gethostbyname("nobody.invalid"),
             lambda: smtplib.SMTP("127.0.0.1", tcp, timeout=1),
         )}
     """,
