@@ -21,7 +21,7 @@ from svc_kit.addresses import parse_address
 from svc_kit.doors import MethodTable, Service, method_table
 from svc_kit.identity.issuers import IssuersFile
 from svc_kit.identity.verifier import TokenVerifier
-from svc_kit.interceptors import server_interceptors
+from svc_kit.interceptors import interceptor_chain
 from svc_kit.interceptors.drain import Drain
 from svc_kit.listening import BindError, bind, check_exposure, server_options
 from svc_kit.metrics import metrics_page
@@ -149,13 +149,15 @@ def _build(
     status: health.aio.HealthServicer,
 ) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=server_interceptors(
-            verifier=verifier,
-            roles=table.roles,
-            refused=refused,
-            drain=drain,
-            default_deadline=settings.default_deadline_seconds,
-        ),
+        interceptors=[
+            interceptor_chain(
+                verifier=verifier,
+                roles=table.roles,
+                refused=refused,
+                drain=drain,
+                default_deadline=settings.default_deadline_seconds,
+            )
+        ],
         options=server_options(settings),
         maximum_concurrent_rpcs=settings.max_concurrent_calls,
     )

@@ -37,13 +37,16 @@ class Principal:
 
     def may_act_for(self, tenant: str) -> bool:
         """Whether calls of this caller may touch `tenant`."""
-        served = any(tenant == own for own, _ in self.pools)
-        return tenant == self.tenant or served or self.covers_all_tenants
+        return tenant == self.tenant or self.covers_all_tenants or self._works_for(tenant)
 
     @property
     def covers_all_tenants(self) -> bool:
         """Only operators and services of tenant `system` do."""
         return self.tenant == SYSTEM_TENANT and not self.roles.isdisjoint({Role.SUPER_ADMIN, Role.SERVICE})
+
+    def _works_for(self, tenant: str) -> bool:
+        """A worker reaches the tenants of its pools, but takes no other role of its token there."""
+        return self.roles == {Role.WORKER} and any(tenant == served for served, _ in self.pools)
 
     def to_proto(self) -> permit_pb2.Principal:
         """For messages that say who acted."""

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Mapping
 
-import grpc
-
 from svc_kit.identity.roles import Role
 from svc_kit.identity.verifier import TokenVerifier
 from svc_kit.interceptors.access import AccessInterceptor
@@ -11,20 +9,21 @@ from svc_kit.interceptors.codec import CodecInterceptor
 from svc_kit.interceptors.deadline import DeadlineInterceptor
 from svc_kit.interceptors.drain import Drain, DrainInterceptor
 from svc_kit.interceptors.errors import ErrorInterceptor
+from svc_kit.interceptors.handlers import InterceptorChain
 from svc_kit.interceptors.measure import MeasureInterceptor
 from svc_kit.interceptors.request_context import RequestContextInterceptor
 
 
-def server_interceptors(
+def interceptor_chain(
     *,
     verifier: TokenVerifier,
     roles: Mapping[str, frozenset[Role]],
     refused: Collection[str],
     drain: Drain,
     default_deadline: float,
-) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors of one door, outermost first; `refused` are methods that this door does not serve."""
-    return [
+) -> InterceptorChain:
+    """The interceptors of one door; `refused` are the methods that it does not serve."""
+    outermost_first = [
         # First, so that everything below logs and answers with the request id.
         RequestContextInterceptor(),
         # Outside the errors, so that refusals and failures are counted with the code they are answered with.
@@ -39,3 +38,4 @@ def server_interceptors(
         # Last: messages become bytes and bytes messages inside of all the others, errors included.
         CodecInterceptor(),
     ]
+    return InterceptorChain(outermost_first)

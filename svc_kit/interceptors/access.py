@@ -42,10 +42,8 @@ class AccessInterceptor(ScopeInterceptor):
             )
         caller = self._verifier.verify(_bearer_token(incoming.context))
         self._check_role(method, caller)
-        with (
-            acting_as(caller, for_tenant=_named_tenant(incoming.context)),
-            structlog.contextvars.bound_contextvars(tenant=caller.tenant, subject=caller.subject),
-        ):
+        structlog.contextvars.bind_contextvars(tenant=caller.tenant, subject=caller.subject)
+        with acting_as(caller, for_tenant=_named_tenant(incoming.context)):
             yield
 
     def _check_role(self, method: str, caller: Principal) -> None:

@@ -8,14 +8,14 @@ from svc_kit.errors import Violation, invalid
 from svc_kit.interceptors.handlers import (
     Context,
     Handler,
-    HandlerInterceptor,
+    Interceptor,
     Method,
     behaviour_of,
     with_behaviour,
 )
 
 
-class CodecInterceptor(HandlerInterceptor):
+class CodecInterceptor(Interceptor):
     """Single messages are parsed and serialized here instead of in grpc.
 
     grpc would answer bytes that do not parse, or a reply that does not serialize, with the exception's own
@@ -23,7 +23,7 @@ class CodecInterceptor(HandlerInterceptor):
     """
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See HandlerInterceptor."""
+        """See Interceptor."""
         inner = behaviour_of(handler)
         parse, serialize = handler.request_deserializer, handler.response_serializer
         codec: dict[str, Any] = {}

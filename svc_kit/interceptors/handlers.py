@@ -1,7 +1,7 @@
 """Wrapping method handlers of all four kinds."""
 
-from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -29,10 +29,22 @@ class Incoming(NamedTuple):
     context: Context
 
 
-class HandlerInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps each method's handler once and remembers the result."""
+class Interceptor(ABC):
+    """Something that happens around calls."""
 
-    def __init__(self) -> None:
+    @abstractmethod
+    def wrap(self, method: Method, handler: Handler) -> Handler:
+        """The handler to serve `method` with instead of `handler`."""
+
+
+class InterceptorChain(grpc.aio.ServerInterceptor):
+    """All interceptors of a door, outermost first, as the one that grpc sees.
+
+    Each method is wrapped at its first call and not at each: grpc would walk the list for every call.
+    """
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        self._interceptors = tuple(interceptors)
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -47,21 +59,22 @@ class HandlerInterceptor(grpc.aio.ServerInterceptor):
         name = handler_call_details.method
         original, wrapped = self._wrapped.get(name, (None, None))
         if wrapped is None or original is not handler:
-            method = Method(
-                name=name,
-                request_streaming=handler.request_streaming,
-                response_streaming=handler.response_streaming,
-            )
-            wrapped = self.wrap(method, handler)
+            wrapped = self._wrap(name, handler)
             self._wrapped[name] = (handler, wrapped)
         return wrapped
 
-    @abstractmethod
-    def wrap(self, method: Method, handler: Handler) -> Handler:
-        """The handler to serve `method` with."""
+    def _wrap(self, name: str, handler: Handler) -> Handler:
+        method = Method(
+            name=name,
+            request_streaming=handler.request_streaming,
+            response_streaming=handler.response_streaming,
+        )
+        for interceptor in reversed(self._interceptors):
+            handler = interceptor.wrap(method, handler)
+        return handler
 
 
-class ScopeInterceptor(HandlerInterceptor):
+class ScopeInterceptor(Interceptor):
     """Runs every call inside an async context manager, whatever kind of call it is."""
 
     @abstractmethod
@@ -69,7 +82,7 @@ class ScopeInterceptor(HandlerInterceptor):
         """Entered before the call begins; sees the exception that ends it."""
 
     def wrap(self, method: Method, handler: Handler) -> Handler:
-        """See HandlerInterceptor."""
+        """See Interceptor."""
         inner = behaviour_of(handler)
 
         async def stream(request: Any, context: Context) -> None:

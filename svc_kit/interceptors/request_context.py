@@ -23,7 +23,8 @@ class RequestContextInterceptor(ScopeInterceptor):
         call = call_from_metadata(incoming.method.name, metadata, deadline)
         enter_call(call)
         incoming.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-        with structlog.contextvars.bound_contextvars(
+        # Not unbound: the context belongs to this call's task alone.
+        structlog.contextvars.bind_contextvars(
             request_id=call.request_id, trace_id=call.trace_id, span_id=call.span_id, method=call.method
-        ):
-            yield
+        )
+        yield

@@ -5,9 +5,11 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.clients import channel
 from svc_kit.errors import PermissionDenied
 from svc_kit.identity import LocalIssuer, Principal, Role, acting_tenant, principal
+from svc_kit.identity.principal import TENANT_KEY
 from svc_kit.server import Addresses
 from svc_kit.status import RemoteError, from_rpc_error
 from tests.svc_kit.conftest import Connect
@@ -154,9 +156,22 @@ async def test_a_caller_acts_for_the_own_tenant_unless_it_covers_all(
     assert (await service.Inside(StringValue(value="acme"))).value == "acme"
 
 
+async def test_who_covers_several_tenants_may_name_one_in_the_metadata(
+    kit: KitService, viewer: KitStub, service: KitStub
+) -> None:
+    async def tell(request: StringValue, context: Any) -> StringValue:
+        return StringValue(value=acting_tenant(request.value))
+
+    kit.does |= {"Echo": tell, "Inside": tell}
+    named = ((TENANT_KEY, "acme"),)
+    assert (await service.Inside(StringValue(), metadata=named)).value == "acme"
+    assert (await service.Inside(StringValue(value="other"), metadata=named)).value == "other"
+    assert (await refusal(viewer.Echo(StringValue(), metadata=named))).reason == "TENANT_FORBIDDEN"
+
+
 async def test_a_refusal_by_the_domain_keeps_its_own_reason(kit: KitService, viewer: KitStub) -> None:
     async def refuse(request: StringValue, context: Any) -> StringValue:
-        raise PermissionDenied(120, "not bound")  # type: ignore[arg-type]
+        raise PermissionDenied(ErrorReason.ERROR_REASON_TOOL_NOT_BOUND, "not bound")
 
     kit.does["Echo"] = refuse
     assert (await refusal(viewer.Echo(HELLO))).reason == "TOOL_NOT_BOUND"

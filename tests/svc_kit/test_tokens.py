@@ -121,6 +121,16 @@ def test_only_operators_and_services_of_tenant_system_act_for_other_tenants(
     assert not acts("system", Role.ADMIN) and not acts("default", Role.SUPER_ADMIN)
 
 
+def test_a_worker_acts_for_the_tenants_of_its_pools_but_takes_no_other_role_there(
+    issuer: LocalIssuer, verifier: TokenVerifier
+) -> None:
+    pools = [("acme", "gpu")]
+    worker = verifier.verify(issuer.mint("w", "default", [Role.WORKER], 60, pools))
+    assert worker.may_act_for("acme") and worker.may_act_for("default") and not worker.may_act_for("other")
+    mixed = verifier.verify(issuer.mint("w", "default", [Role.WORKER, Role.DEVELOPER], 60, pools))
+    assert not mixed.may_act_for("acme")
+
+
 def test_an_absent_token_is_told_apart_from_a_bad_one(verifier: TokenVerifier) -> None:
     assert refusal(verifier, "")[0] == "TOKEN_MISSING"
     for token in ("x", "a.b.c", "é" * 10, "x" * 9000, "\udc80.a.b", "." * 100):
