@@ -72,12 +72,7 @@ def serve(settings: WorkerSettings) -> int:
     agents = AgentLoop()
     agents.start()
     attempts = Attempts()
-    session = Session(
-        settings,
-        attempts,
-        connect=lambda: channel(settings.orchestrator_address, _token(settings)),
-        loop_lag=agents.lag,
-    )
+    session = Session(settings, attempts, token=_token(settings), loop_lag=agents.lag)
     session.start()
     ended: Future[None] = agents.submit(_work(settings, agents, session, attempts, stop))
     ended.result()

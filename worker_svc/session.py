@@ -1,7 +1,7 @@
-"""The worker's session: heartbeats on a thread and loop of their own, so that no agent can starve them."""
+"""The worker's session: heartbeats on a thread of their own, so that no agent can starve them."""
 
-import asyncio
 import logging
+import queue
 import threading
 import time
 import uuid
@@ -19,13 +19,26 @@ _LOG = logging.getLogger(__name__)
 _FIRST_WAIT_SECONDS = 0.05
 _LAST_WAIT_SECONDS = 1.0
 _READY_SECONDS = 30.0
+_ANSWER_SECONDS = 5.0
+# A restarted orchestrator is found within a second, not after grpc's stock two minutes.
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class SessionEnded(Exception):
+    """The stream ended, or its peer fell silent; the session itself may live on."""
 
 
 class Session:
     """Keeps one session open, and takes it up again on any replica when the stream breaks.
 
     When the lease has run out, or the orchestrator does not know the session, every attempt is ended here
-    and a new session begins.
+    and a new session begins. Everything here is blocking grpc: event loops in two threads of one process
+    would share grpc's poller, and one could starve the other.
     """
 
     def __init__(
@@ -33,20 +46,19 @@ class Session:
         settings: WorkerSettings,
         attempts: Attempts,
         *,
-        connect: Callable[[], grpc.aio.Channel],
+        token: Callable[[], str],
         loop_lag: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._attempts = attempts
-        self._connect = connect
+        self._token = token
         self._loop_lag = loop_lag
         self._incarnation = time.time_ns()
         self._session_id = str(uuid.uuid4())
         self._lease_ends = 0.0
         self._open = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._main: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=self._run, name="session", daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="session", daemon=True)
 
     @property
     def session_id(self) -> str | None:
@@ -63,46 +75,33 @@ class Session:
 
     def close(self) -> None:
         """End the stream; the lease runs out by itself, or was given back with the last attempt."""
-        if self._loop is not None and self._main is not None:
-            self._loop.call_soon_threadsafe(self._main.cancel)
+        self._closing.set()
         self._thread.join(timeout=5.0)
 
-    def _run(self) -> None:
-        async def main() -> None:
-            self._loop = asyncio.get_running_loop()
-            self._main = asyncio.create_task(self._keep())
-            await asyncio.wait([self._main])
-
-        asyncio.run(main())
-
-    async def _keep(self) -> None:
-        channel = self._connect()
-        stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+    def _keep(self) -> None:
         wait = _FIRST_WAIT_SECONDS
-        try:
-            while True:
+        with grpc.insecure_channel(self._settings.orchestrator_address, options=_OPTIONS) as channel:
+            stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+            while not self._closing.is_set():
                 try:
-                    await self._follow(stub)
+                    self._follow(stub)
                     wait = _FIRST_WAIT_SECONDS
-                except (grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError) as error:
-                    self._broken(error)
+                except grpc.RpcError as error:
+                    self._refused(error)
+                except (SessionEnded, OSError) as error:
+                    _LOG.debug("session stream broke: %r", error)
                 if self._open.is_set() and time.monotonic() > self._lease_ends:
                     self._begin_anew("its lease has run out")
-                await asyncio.sleep(wait)
+                self._closing.wait(wait)
                 wait = min(wait * 2, _LAST_WAIT_SECONDS)
-        finally:
-            self._open.clear()
-            await channel.close()
+        self._open.clear()
 
-    def _broken(self, error: Exception) -> None:
-        if isinstance(error, grpc.aio.AioRpcError):
-            problem = from_rpc_error(error)
-            if problem.reason == "SESSION_NOT_FOUND":
-                self._begin_anew("the orchestrator does not know it any more")
-            elif problem.code is not grpc.StatusCode.UNAVAILABLE:
-                _LOG.warning("session refused: %s %s", problem.reason or problem.code, problem.message)
-            return
-        _LOG.debug("session stream broke: %r", error)
+    def _refused(self, error: grpc.RpcError) -> None:
+        problem = from_rpc_error(error)
+        if problem.reason == "SESSION_NOT_FOUND":
+            self._begin_anew("the orchestrator does not know it any more")
+        elif problem.code is not grpc.StatusCode.UNAVAILABLE:
+            _LOG.warning("session refused: %s %s", problem.reason or problem.code, problem.message)
 
     def _begin_anew(self, why: str) -> None:
         _LOG.warning("session %s ended: %s", self._session_id, why)
@@ -110,44 +109,57 @@ class Session:
         self._attempts.stop_all(f"session {self._session_id} ended: {why}")
         self._session_id = str(uuid.uuid4())
 
-    async def _follow(self, stub: "worker_service_pb2_grpc.WorkerServiceAsyncStub") -> None:
-        stream = stub.WorkerSession()
+    def _follow(self, stub: worker_service_pb2_grpc.WorkerServiceStub) -> None:
+        """Keep one stream going until it breaks or the worker stops."""
+        requests: queue.SimpleQueue[messages.WorkerSessionRequest | None] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[messages.WorkerSessionResponse | grpc.RpcError | None] = (
+            queue.SimpleQueue()
+        )
+        stream = stub.WorkerSession(
+            iter(requests.get, None), metadata=(("authorization", f"Bearer {self._token()}"),)
+        )
+
+        def read() -> None:
+            try:
+                for answer in stream:
+                    answers.put(answer)
+            except grpc.RpcError as error:
+                answers.put(error)
+            else:
+                answers.put(None)
+
+        # Apart, because reading from a stream has no time-out of its own.
+        threading.Thread(target=read, name="session-answers", daemon=True).start()
+
+        def exchange(request: messages.WorkerSessionRequest) -> float:
+            sent = time.monotonic()
+            requests.put(request)
+            return self._heed(_next_answer(answers), sent)
+
         try:
-            opened = messages.OpenSession(
-                session_id=self._session_id,
-                slot=self._settings.slot,
-                incarnation=self._incarnation,
-                pools=self._settings.pools,
-                capacity=self._settings.capacity,
-            )
-            interval = await self._exchange(stream, messages.WorkerSessionRequest(open=opened))
+            interval = exchange(messages.WorkerSessionRequest(open=self._opening()))
             self._open.set()
-            while True:
-                await asyncio.sleep(interval)
-                interval = await self._exchange(
-                    stream, messages.WorkerSessionRequest(heartbeat=self._heartbeat())
-                )
+            while not self._closing.wait(interval):
+                interval = exchange(messages.WorkerSessionRequest(heartbeat=self._heartbeat()))
         finally:
+            requests.put(None)
             stream.cancel()
 
-    async def _exchange(
-        self,
-        stream: grpc.aio.StreamStreamCall[messages.WorkerSessionRequest, messages.WorkerSessionResponse],
-        request: messages.WorkerSessionRequest,
-    ) -> float:
-        """Send one message, obey the answer; seconds until the next one is due."""
-        sent = time.monotonic()
-        async with asyncio.timeout(5.0):
-            await stream.write(request)
-            answer = await stream.read()
-        if not isinstance(answer, messages.WorkerSessionResponse):
-            # The stream has ended; its status is raised here.
-            await stream.wait_for_connection()
-            raise asyncio.InvalidStateError("the orchestrator ended the session stream")
+    def _heed(self, answer: messages.WorkerSessionResponse, sent: float) -> float:
+        """Do what an answer says; seconds until the next message is due."""
         # Counted from before the message left: the orchestrator's own count began later.
         self._lease_ends = sent + answer.lease.ToTimedelta().total_seconds()
         self._attempts.obey(list(answer.directives))
         return answer.heartbeat_interval.ToTimedelta().total_seconds()
+
+    def _opening(self) -> messages.OpenSession:
+        return messages.OpenSession(
+            session_id=self._session_id,
+            slot=self._settings.slot,
+            incarnation=self._incarnation,
+            pools=self._settings.pools,
+            capacity=self._settings.capacity,
+        )
 
     def _heartbeat(self) -> messages.Heartbeat:
         refs = [
@@ -157,3 +169,17 @@ class Session:
         beat = messages.Heartbeat(attempts=refs)
         beat.loop_lag.FromMicroseconds(int(self._loop_lag() * 1_000_000))
         return beat
+
+
+def _next_answer(
+    answers: "queue.SimpleQueue[messages.WorkerSessionResponse | grpc.RpcError | None]",
+) -> messages.WorkerSessionResponse:
+    try:
+        answer = answers.get(timeout=_ANSWER_SECONDS)
+    except queue.Empty:
+        raise SessionEnded(f"no answer within {_ANSWER_SECONDS:g} s") from None
+    if isinstance(answer, grpc.RpcError):
+        raise answer
+    if answer is None:
+        raise SessionEnded("the orchestrator ended the stream")
+    return answer
