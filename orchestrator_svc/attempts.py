@@ -1,0 +1,276 @@
+"""What a worker writes for a live attempt: its steps, and how it ends. One commit serves all that wait."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator_svc import journal, lifecycle
+from orchestrator_svc.agents import AgentUnknownError, BoundTool
+from orchestrator_svc.changes import Batch, TaskChanges
+from orchestrator_svc.errors import registry_unavailable, stale_attempt
+from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
+from orchestrator_svc.records import AgentPin, EventType, LockedTask, Step, StepInput
+from orchestrator_svc.rights import HeldAttempt
+from svc_kit.errors import DomainError
+from svc_kit.group_commit import GroupCommit, Observer
+
+_ROW_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The attempt ended with a result."""
+
+    result_json: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The attempt failed; `told` are the seconds that a server asked to wait."""
+
+    error: TaskError
+    told: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The worker stops and gives the task back."""
+
+
+End = Completion | Failure | Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptWrite:
+    """One call of a worker: finish a step, then begin the next or end the attempt."""
+
+    held: HeldAttempt
+    finish: journal.StepFinish | None = None
+    begin: StepInput | None = None
+    end: End | None = None
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes that storing it costs."""
+        return (
+            _ROW_BYTES
+            + (len(self.finish.output_json or "") if self.finish else 0)
+            + (len(self.begin.input_json) if self.begin else 0)
+            + (len(self.end.result_json) if isinstance(self.end, Completion) else 0)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What came of a write; `begun` may start with `tool`, `recorded` is to be taken as it is."""
+
+    task: LockedTask
+    begun: Step | None = None
+    tool: BoundTool | None = None
+    recorded: Step | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AgentMissing:
+    """Not written: the copy of the registry lacks the pinned agent version."""
+
+    tenant: str
+    pin: AgentPin
+
+
+class AttemptStore(Protocol):
+    """What is asked of the store, which says what each does."""
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def lock(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID]]
+    ) -> list[LockedTask]: ...
+    async def steps(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID, str]]
+    ) -> list[Step]: ...
+    async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
+
+
+class Bindings(Protocol):
+    """Knows which tools an agent version is bound to."""
+
+    def bound_tool(self, tenant: str, pin: AgentPin, tool: str) -> BoundTool: ...
+    async def fetch(self, tenant: str, pin: AgentPin) -> None: ...
+
+
+class Announcer(Protocol):
+    """Told after each commit."""
+
+    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
+
+
+class Attempts:
+    """Writes of live attempts; every other one is STALE_ATTEMPT."""
+
+    def __init__(
+        self,
+        *,
+        store: AttemptStore,
+        bindings: Bindings,
+        announcer: Announcer,
+        observe: Observer | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._bindings = bindings
+        self._announcer = announcer
+        self._chance = chance
+        self._lane: GroupCommit[AttemptWrite, Written | _AgentMissing] = GroupCommit(
+            self._commit,
+            size_of=lambda write: write.size,
+            tenant_of=lambda write: write.held.ref.tenant,
+            observe=observe,
+        )
+
+    async def write(self, write: AttemptWrite) -> Written:
+        """Write in one commit, all of it or nothing; the same again changes nothing and answers the same.
+
+        Raises STALE_ATTEMPT, NONDETERMINISM, STEP_NOT_FOUND, TASK_STATE, TOOL_NOT_BOUND or
+        REGISTRY_UNAVAILABLE.
+        """
+        result = await self._lane.submit(write)
+        if isinstance(result, _AgentMissing):
+            await self._bindings.fetch(result.tenant, result.pin)
+            result = await self._lane.submit(write)
+        if isinstance(result, _AgentMissing):
+            raise registry_unavailable()
+        return result
+
+    async def check_live(self, held: HeldAttempt) -> LockedTask:
+        """The task, if the attempt is its live one."""
+        async with self._store.transaction() as connection:
+            found = await self._store.lock(connection, [(held.ref.tenant, held.ref.task_id)])
+        return _live(found[0] if found else None, held)
+
+    async def close(self) -> None:
+        """Answer whoever waits and take nothing more."""
+        await self._lane.close()
+
+    async def _commit(
+        self, writes: Sequence[AttemptWrite]
+    ) -> Sequence[Written | _AgentMissing | DomainError]:
+        results: list[Written | _AgentMissing | DomainError] = []
+        async with self._store.transaction() as connection:
+            tasks = await self._store.lock(
+                connection, [(write.held.ref.tenant, write.held.ref.task_id) for write in writes]
+            )
+            batch = Batch(tasks, await self._store.steps(connection, _step_keys(writes)))
+            for write in writes:
+                try:
+                    results.append(self._apply(batch, write))
+                except DomainError as error:
+                    results.append(error)
+            if batch.accepted:
+                await self._store.write(connection, batch.accepted)
+        if batch.accepted:
+            self._announcer.committed(runnable=_runnable(batch.accepted))
+        return results
+
+    def _apply(self, batch: Batch, write: AttemptWrite) -> Written | _AgentMissing:
+        found = batch.tasks.get(write.held.ref.task_id)
+        if found is not None and write.end is not None and _repeats(found, write):
+            return Written(task=found)
+        changes = TaskChanges(_live(found, write.held))
+        task_id = changes.task.task_id
+        if write.finish is not None:
+            known = batch.step(task_id, write.finish.step_key)
+            finished = journal.finish(changes.task, known, write.finish)
+            if finished is not None:
+                changes.put_step(finished, EventType.STEP_FINISHED)
+        begun: Step | None = None
+        tool: BoundTool | None = None
+        recorded: Step | None = None
+        if write.begin is not None:
+            key = write.begin.step_key
+            outcome = journal.begin(
+                changes.task, changes.steps.get(key) or batch.step(task_id, key), write.begin
+            )
+            if isinstance(outcome, journal.Recorded):
+                recorded = outcome.step
+            else:
+                begun = outcome.step
+                try:
+                    tool = self._bindings.bound_tool(changes.task.tenant, changes.task.agent, begun.name)
+                except AgentUnknownError:
+                    return _AgentMissing(tenant=changes.task.tenant, pin=changes.task.agent)
+                if outcome.changed:
+                    changes.put_step(begun, EventType.STEP_STARTED)
+        if write.end is not None:
+            result = write.end.result_json if isinstance(write.end, Completion) else None
+            changes.end_attempt(
+                self._ending(changes.task, write.end), actor=write.held.subject, result_json=result
+            )
+        batch.accept(changes)
+        return Written(task=changes.task, begun=begun, tool=tool, recorded=recorded)
+
+    def _ending(self, task: LockedTask, end: End) -> Ending:
+        if isinstance(end, Completion):
+            return lifecycle.complete(task.status)
+        if isinstance(end, Release):
+            return lifecycle.release(task.status)
+        return lifecycle.fail(
+            task.status,
+            end.error,
+            policy=task.agent.retry,
+            now=task.now,
+            chance=self._chance(),
+            told=end.told,
+        )
+
+
+def _live(task: LockedTask | None, held: HeldAttempt) -> LockedTask:
+    if (
+        task is None
+        or not task.status.state.live
+        or task.status.attempt != held.ref.attempt
+        or task.session_id != held.session_id
+    ):
+        raise stale_attempt(held.ref.task_id, held.ref.attempt)
+    return task
+
+
+_REPEATED: Mapping[type[End], frozenset[Outcome]] = {
+    Completion: frozenset({Outcome.COMPLETED}),
+    Failure: frozenset({Outcome.FAILED, Outcome.CANCELED}),
+    Release: frozenset({Outcome.RELEASED, Outcome.CANCELED}),
+}
+
+
+def _repeats(task: LockedTask, write: AttemptWrite) -> bool:
+    """Whether the attempt has ended already in the way that `write` wants to end it."""
+    return (
+        write.end is not None
+        and task.status.attempt == write.held.ref.attempt
+        and task.last_outcome in _REPEATED[type(write.end)]
+    )
+
+
+def _step_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
+    keys = {
+        (write.held.ref.tenant, write.held.ref.task_id, part.step_key)
+        for write in writes
+        for part in (write.finish, write.begin)
+        if part is not None
+    }
+    return sorted(keys)
+
+
+def _runnable(accepted: Sequence[TaskChanges]) -> Counter[str]:
+    """By pool, the tasks that may run again at once; those in a back-off are the sweep's business."""
+    return Counter(
+        changes.task.pool
+        for changes in accepted
+        if changes.task.status.state is TaskState.SUBMITTED
+        and changes.task.status.run_after <= changes.task.now
+    )

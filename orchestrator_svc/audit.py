@@ -1,0 +1,100 @@
+"""From the outbox to the audit log: prompts, changes of state, results and errors of tasks."""
+
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Protocol
+
+from interlock.audit.v1 import entry_pb2
+from orchestrator_svc.changes import AuditKind
+from orchestrator_svc.records import StoredEvent, TaskSubject
+from svc_kit.outbox import OutboxRow
+
+_TYPES = {
+    AuditKind.PROMPT: entry_pb2.ENTRY_TYPE_PROMPT,
+    AuditKind.STATE_CHANGE: entry_pb2.ENTRY_TYPE_STATE_CHANGE,
+    AuditKind.RESULT: entry_pb2.ENTRY_TYPE_RESULT,
+    AuditKind.ERROR: entry_pb2.ENTRY_TYPE_ERROR,
+}
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_TRACEPARENT_PARTS = 4
+
+
+class AuditStore(Protocol):
+    """What is asked of the store, which says what each does."""
+
+    async def events(
+        self, keys: Sequence[tuple[uuid.UUID, int]]
+    ) -> dict[tuple[uuid.UUID, int], StoredEvent]: ...
+    async def subjects(
+        self, task_ids: set[uuid.UUID], *, prompts: set[uuid.UUID], results: set[uuid.UUID]
+    ) -> dict[uuid.UUID, TaskSubject]: ...
+
+
+class AuditTrail:
+    """Builds audit events; the same row always becomes the same event, for the log knows repeats by that."""
+
+    def __init__(self, store: AuditStore) -> None:
+        self._store = store
+
+    async def build(self, rows: Sequence[OutboxRow]) -> list[entry_pb2.Event]:
+        """One event a row, in order."""
+        keys = [(uuid.UUID(row.body["task_id"]), row.body["revision"]) for row in rows]
+        events = await self._store.events(keys)
+        subjects = await self._store.subjects(
+            {task_id for task_id, _ in keys},
+            prompts={key[0] for key, row in zip(keys, rows, strict=True) if row.kind == AuditKind.PROMPT},
+            results={key[0] for key, row in zip(keys, rows, strict=True) if row.kind == AuditKind.RESULT},
+        )
+        return [_event(row, events[key], subjects[key[0]]) for key, row in zip(keys, rows, strict=True)]
+
+
+def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_pb2.Event:
+    kind = AuditKind(row.kind)
+    cause = stored.event
+    event = entry_pb2.Event(
+        event_id=str(row.event_id),
+        tenant=row.tenant,
+        type=_TYPES[kind],
+        producer_sequence=row.seq,
+        actor=row.body["actor"],
+        agent=subject.agent,
+        agent_version=subject.agent_version,
+        task_id=row.body["task_id"],
+        attempt=cause.attempt,
+        status=str(cause.state),
+        reason=_reason(stored),
+        attributes={
+            "revision": str(cause.revision),
+            "agent_digest": subject.agent_digest,
+            "isolation": subject.isolation,
+        },
+    )
+    event.event_time.FromDatetime(stored.time)
+    trace = subject.traceparent.split("-")
+    if len(trace) == _TRACEPARENT_PARTS:
+        event.trace_id, event.span_id = trace[1], trace[2]
+    if row.body["outcome"]:
+        event.attributes["outcome"] = row.body["outcome"]
+    if kind is AuditKind.PROMPT:
+        _add_part(event, "input", subject.input_json)
+    elif kind is AuditKind.RESULT:
+        _add_part(event, "result", subject.result_json or "null")
+    elif kind is AuditKind.ERROR and cause.error is not None:
+        event.step_key = cause.error.step_key
+        said = {"class": cause.error.error_class, "message": cause.error.message}
+        _add_part(event, "error", json.dumps(said, ensure_ascii=False, sort_keys=True))
+    return event
+
+
+def _reason(stored: StoredEvent) -> str:
+    """A word for why: of Interlock's own reasons, for an agent's exception classes are content."""
+    error = stored.event.error
+    if error is not None:
+        return error.error_class if _REASON.fullmatch(error.error_class) else "AGENT_ERROR"
+    return str(stored.event.wait_reason or "")
+
+
+def _add_part(event: entry_pb2.Event, part: str, text: str) -> None:
+    event.payloads.add(part=part, content_type="application/json", body=text.encode())

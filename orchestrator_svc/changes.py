@@ -1,0 +1,141 @@
+"""What one transaction does to a task, gathered in memory before it is written at once."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from orchestrator_svc.lifecycle import Ending, Status, TaskError
+from orchestrator_svc.records import Event, EventType, LockedTask, Session, Step, StepMark
+
+
+class AuditKind(StrEnum):
+    """What the audit log is told; the outbox row points at the event, and the event at the task."""
+
+    PROMPT = "PROMPT"
+    STATE_CHANGE = "STATE_CHANGE"
+    RESULT = "RESULT"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditNote:
+    """One line for the audit log about one event."""
+
+    kind: AuditKind
+    task_id: uuid.UUID
+    tenant: str
+    revision: int
+    actor: str
+    outcome: str = ""
+
+
+@dataclass(slots=True)
+class TaskChanges:
+    """The changes of one call to one locked task; `task` is what it has become."""
+
+    task: LockedTask
+    events: list[Event] = field(default_factory=list)
+    notes: list[AuditNote] = field(default_factory=list)
+    steps: dict[str, Step] = field(default_factory=dict)
+    started_by: Session | None = None
+    ending: Ending | None = None
+    result_json: str | None = None
+
+    def move(self, status: Status, *, actor: str, outcome: str = "", error: TaskError | None = None) -> None:
+        """The task goes to another state."""
+        self.task = replace(self.task, status=status)
+        self._event(EventType.STATE_CHANGED, error=error)
+        self.note(AuditKind.STATE_CHANGE, actor=actor, outcome=outcome)
+
+    def start_attempt(self, status: Status, session: Session) -> None:
+        """A worker has claimed the task."""
+        self.started_by = session
+        self.move(status, actor=session.subject)
+        self.task = replace(self.task, session_id=session.session_id, last_outcome=None)
+
+    def end_attempt(self, ending: Ending, *, actor: str, result_json: str | None = None) -> None:
+        """The live attempt is over."""
+        self.ending = ending
+        self.result_json = result_json
+        self.move(ending.status, actor=actor, outcome=str(ending.outcome), error=ending.error)
+        self.task = replace(self.task, session_id=None, last_outcome=ending.outcome)
+        if result_json is not None:
+            self.note(AuditKind.RESULT, actor=actor, outcome=str(ending.outcome))
+        if ending.error is not None:
+            self.note(AuditKind.ERROR, actor=actor, outcome=str(ending.outcome))
+
+    def put_step(self, step: Step, kind: EventType) -> None:
+        """A step began or ended."""
+        self.steps[step.step_key] = step
+        self.task = replace(self.task, step_count=max(self.task.step_count, step.ordinal))
+        self._event(kind, step=step, error=step.error)
+
+    def note(self, kind: AuditKind, *, actor: str, outcome: str = "") -> None:
+        """Tell the audit log about the last event."""
+        self.notes.append(
+            AuditNote(
+                kind=kind,
+                task_id=self.task.task_id,
+                tenant=self.task.tenant,
+                revision=self.task.revision,
+                actor=actor,
+                outcome=outcome,
+            )
+        )
+
+    def _event(self, kind: EventType, *, step: Step | None = None, error: TaskError | None = None) -> None:
+        self.task = replace(self.task, revision=self.task.revision + 1)
+        status = self.task.status
+        self.events.append(
+            Event(
+                task_id=self.task.task_id,
+                tenant=self.task.tenant,
+                revision=self.task.revision,
+                type=kind,
+                state=status.state,
+                wait_reason=status.wait_reason,
+                attempt=status.attempt,
+                step=mark(step) if step is not None else None,
+                error=error,
+            )
+        )
+
+
+class Batch:
+    """The changes of many calls in the order they came; several may be to the same task."""
+
+    def __init__(self, tasks: Iterable[LockedTask], steps: Iterable[Step] = ()) -> None:
+        self._tasks = {task.task_id: task for task in tasks}
+        self._steps = {(step.task_id, step.step_key): step for step in steps}
+        self.accepted: list[TaskChanges] = []
+
+    @property
+    def tasks(self) -> Mapping[uuid.UUID, LockedTask]:
+        """Every task as it has become."""
+        return self._tasks
+
+    def step(self, task_id: uuid.UUID, step_key: str) -> Step | None:
+        """A step as it has become."""
+        return self._steps.get((task_id, step_key))
+
+    def accept(self, changes: TaskChanges) -> None:
+        """Take the changes of one call; what a refused call gathered is simply not accepted."""
+        self._tasks[changes.task.task_id] = changes.task
+        for step in changes.steps.values():
+            self._steps[step.task_id, step.step_key] = step
+        if changes.events:
+            self.accepted.append(changes)
+
+
+def mark(step: Step) -> StepMark:
+    """What events tell of a step: no input, no output."""
+    return StepMark(
+        step_key=step.step_key,
+        kind=step.kind,
+        name=step.name,
+        status=step.status,
+        ordinal=step.ordinal,
+        call_id=step.call_id,
+        input_digest=step.input_digest,
+    )

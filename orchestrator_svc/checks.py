@@ -1,0 +1,286 @@
+"""Checks of requests that need nothing but the request. Pure; all violations at once."""
+
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+
+from google.protobuf.duration_pb2 import Duration
+
+from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
+from orchestrator_svc.attempts import Completion, Failure
+from orchestrator_svc.journal import StepFinish
+from orchestrator_svc.lifecycle import TaskError
+from orchestrator_svc.records import Session, StepInput, StepKind, StepStatus
+from orchestrator_svc.submissions import Submission
+from svc_kit.errors import InvalidArgument, Violation, invalid
+from svc_kit.strict_json import JsonValue, canonical, digest, parse, struct_to_json
+
+MAX_LABELS = 32
+MAX_LABEL_CHARACTERS = 255
+MAX_ERROR_CLASS = 128
+MAX_ERROR_MESSAGE = 8192
+MAX_POOLS = 32
+MAX_CAPACITY = 10_000
+MAX_TOLD_SECONDS = 7 * 24 * 3600.0
+
+_AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,64}")
+_TASK_TYPE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_STEP_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_TOOL = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_SLOT = re.compile(r"[\x21-\x7e]{1,128}")
+_NIL = uuid.UUID(int=0)
+_ENDINGS = {
+    task_pb2.STEP_STATUS_COMPLETED: StepStatus.COMPLETED,
+    task_pb2.STEP_STATUS_FAILED: StepStatus.FAILED,
+    task_pb2.STEP_STATUS_REFUSED: StepStatus.REFUSED,
+}
+
+
+def task_id(text: str) -> uuid.UUID:
+    """The id of a task."""
+    found: list[Violation] = []
+    parsed = _uuid(text, "task_id", found)
+    _raise(found)
+    return parsed
+
+
+def request_id(text: str) -> uuid.UUID | None:
+    """A request id; None where there is none."""
+    found: list[Violation] = []
+    parsed = _uuid(text, "request_id", found) if text else None
+    _raise(found)
+    return parsed
+
+
+def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submission:
+    """A request for a new task."""
+    found: list[Violation] = []
+    if not _AGENT.fullmatch(request.agent):
+        found.append(Violation("agent", "must be the name of an agent: 1 to 63 of a-z, 0-9 and -"))
+    if request.agent_version and not _VERSION.fullmatch(request.agent_version):
+        found.append(Violation("agent_version", "must be a version such as 1.2.0, or empty for the newest"))
+    if not _TASK_TYPE.fullmatch(request.task_type):
+        found.append(Violation("task_type", "must be at most 64 letters, digits, _, . and -"))
+    value = _input(request, found)
+    found += _labels(request.labels)
+    given_id = _uuid(request.request_id, "request_id", found) if request.request_id else None
+    _raise(found)
+    return Submission(
+        agent=request.agent,
+        agent_version=request.agent_version,
+        task_type=request.task_type,
+        input=value,
+        input_json=canonical(value).decode(),
+        input_field=request.WhichOneof("payload") or "input",
+        labels=dict(request.labels),
+        request_id=given_id,
+    )
+
+
+def after_revision(revision: int) -> int:
+    """Where a watch begins."""
+    if revision < 0:
+        raise invalid([Violation("after_revision", "must not be negative; 0 means from a snapshot")])
+    return revision
+
+
+def session(opened: worker_service_pb2.OpenSession, *, subject: str) -> Session:
+    """The session that a worker opens."""
+    found: list[Violation] = []
+    session_id = _uuid(opened.session_id, "open.session_id", found)
+    if not _SLOT.fullmatch(opened.slot):
+        found.append(Violation("open.slot", "must be 1 to 128 printable characters without spaces"))
+    if opened.incarnation < 0:
+        found.append(Violation("open.incarnation", "must not be negative"))
+    if not 1 <= len(opened.pools) <= MAX_POOLS:
+        found.append(Violation("open.pools", f"must name 1 to {MAX_POOLS} pools"))
+    found += [
+        Violation(f"open.pools[{index}]", "must be the name of a pool")
+        for index, pool in enumerate(opened.pools)
+        if not _POOL.fullmatch(pool)
+    ]
+    if not 1 <= opened.capacity <= MAX_CAPACITY:
+        found.append(Violation("open.capacity", f"must be 1 to {MAX_CAPACITY}"))
+    _raise(found)
+    return Session(
+        session_id=session_id,
+        subject=subject,
+        slot=opened.slot,
+        incarnation=opened.incarnation,
+        pools=tuple(opened.pools),
+        capacity=opened.capacity,
+    )
+
+
+def claim(request: worker_service_pb2.ClaimTaskRequest) -> tuple[uuid.UUID, uuid.UUID, str]:
+    """Session id, claim id and pool of a claim."""
+    found: list[Violation] = []
+    session_id = _uuid(request.session_id, "session_id", found)
+    claim_id = _uuid(request.claim_id, "claim_id", found)
+    if not _POOL.fullmatch(request.pool):
+        found.append(Violation("pool", "must be the name of a pool"))
+    _raise(found)
+    return session_id, claim_id, request.pool
+
+
+def record_step(
+    request: worker_service_pb2.RecordStepRequest,
+) -> tuple[StepFinish | None, StepInput | None]:
+    """The step that ended and the step that begins; at least one of them."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    begun = _begin(request.begin, found) if request.HasField("begin") else None
+    if not request.HasField("finish") and not request.HasField("begin"):
+        found.append(Violation("begin", "a step that begins, or one that ended in `finish`, is required"))
+    _raise(found)
+    return finished, begun
+
+
+def step_key(text: str) -> str:
+    """The key of a step."""
+    if not _STEP_KEY.fullmatch(text):
+        raise invalid([Violation("step_key", _STEP_KEY_WANTED)])
+    return text
+
+
+def completion(
+    request: worker_service_pb2.CompleteTaskRequest,
+) -> tuple[StepFinish | None, Completion]:
+    """The last step, if it comes along, and the result."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    result = canonical(_json(request.result_json, "result_json", found)).decode()
+    _raise(found)
+    return finished, Completion(result_json=result)
+
+
+def failure(request: worker_service_pb2.FailTaskRequest) -> tuple[StepFinish | None, Failure]:
+    """The last step, if it comes along, and what went wrong."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    error = _error(request.error, "error", found)
+    told = _seconds(request.retry_delay, "retry_delay", found) if request.HasField("retry_delay") else 0.0
+    _raise(found)
+    return finished, Failure(error=error, told=told)
+
+
+def _input(
+    request: orchestrator_service_pb2.SubmitTaskRequest, found: list[Violation]
+) -> dict[str, JsonValue]:
+    which = request.WhichOneof("payload")
+    if which is None:
+        found.append(Violation("input", "an input is required, as `input` or as `input_json`"))
+        return {}
+    if which == "input":
+        try:
+            return struct_to_json(request.input)
+        except InvalidArgument as error:
+            found += error.violations
+            return {}
+    value = _json(request.input_json, "input_json", found)
+    if isinstance(value, dict):
+        return value
+    if value is not None or not found:
+        found.append(Violation("input_json", "must be a JSON object"))
+    return {}
+
+
+def _labels(labels: Mapping[str, str]) -> Iterable[Violation]:
+    if len(labels) > MAX_LABELS:
+        yield Violation("labels", f"{len(labels)} labels, more than the {MAX_LABELS} allowed")
+    for key, value in sorted(labels.items()):
+        if not _LABEL.fullmatch(key):
+            yield Violation("labels", f"key {key[:64]!r} must be 1 to 63 of a-z, 0-9, _, . and -")
+        elif len(value) > MAX_LABEL_CHARACTERS:
+            yield Violation(f"labels.{key}", f"has more than {MAX_LABEL_CHARACTERS} characters")
+        elif "\0" in value:
+            yield Violation(f"labels.{key}", "holds a NUL character")
+
+
+_STEP_KEY_WANTED = "must be 1 to 128 letters, digits, _, ., : and -"
+
+
+def _finish(finished: worker_service_pb2.FinishStep, found: list[Violation]) -> StepFinish | None:
+    status = _ENDINGS.get(finished.status)
+    if not _STEP_KEY.fullmatch(finished.step_key):
+        found.append(Violation("finish.step_key", _STEP_KEY_WANTED))
+    if status is None:
+        found.append(Violation("finish.status", "must be COMPLETED, FAILED or REFUSED"))
+        return None
+    if status is not StepStatus.REFUSED and not finished.HasField("receipt"):
+        found.append(Violation("finish.receipt", f"is required for a step that is {status}"))
+    if status is StepStatus.COMPLETED:
+        # Kept as it came: the gateway's receipt is over these very bytes.
+        _json(finished.output_json, "finish.output_json", found)
+        return StepFinish(step_key=finished.step_key, status=status, output_json=finished.output_json)
+    return StepFinish(
+        step_key=finished.step_key, status=status, error=_error(finished.error, "finish.error", found)
+    )
+
+
+def _begin(begun: worker_service_pb2.BeginStep, found: list[Violation]) -> StepInput:
+    if not _STEP_KEY.fullmatch(begun.step_key):
+        found.append(Violation("begin.step_key", _STEP_KEY_WANTED))
+    if begun.kind != task_pb2.STEP_KIND_TOOL_CALL:
+        found.append(Violation("begin.kind", "must be STEP_KIND_TOOL_CALL"))
+    if not _TOOL.fullmatch(begun.name):
+        found.append(Violation("begin.name", "must be the name of a tool"))
+    count = len(found)
+    value = _json(begun.input_json, "begin.input_json", found)
+    if len(found) == count and not isinstance(value, dict):
+        found.append(Violation("begin.input_json", "must be a JSON object"))
+    written = canonical(value)
+    return StepInput(
+        step_key=begun.step_key,
+        kind=StepKind.TOOL_CALL,
+        name=begun.name,
+        input_json=written.decode(),
+        digest=digest(written),
+    )
+
+
+def _error(error: task_pb2.TaskError, field: str, found: list[Violation]) -> TaskError:
+    if not 1 <= len(error.error_class) <= MAX_ERROR_CLASS or not error.error_class.isprintable():
+        found.append(
+            Violation(f"{field}.error_class", f"must be 1 to {MAX_ERROR_CLASS} printable characters")
+        )
+    if error.step_key and not _STEP_KEY.fullmatch(error.step_key):
+        found.append(Violation(f"{field}.step_key", _STEP_KEY_WANTED))
+    return TaskError(
+        error_class=error.error_class,
+        # A failure has to be told whatever its text: it is cut and cleaned, not refused.
+        message=error.message.replace("\0", "\ufffd")[:MAX_ERROR_MESSAGE],
+        step_key=error.step_key,
+        retryable=error.retryable,
+    )
+
+
+def _json(text: str, field: str, found: list[Violation]) -> JsonValue:
+    try:
+        return parse(text, field=field)
+    except InvalidArgument as error:
+        found += error.violations
+        return None
+
+
+def _seconds(duration: Duration, field: str, found: list[Violation]) -> float:
+    seconds = duration.ToNanoseconds() / 1e9
+    if not 0 <= seconds <= MAX_TOLD_SECONDS:
+        found.append(Violation(field, f"must be 0 to {MAX_TOLD_SECONDS:g} seconds"))
+    return seconds
+
+
+def _uuid(text: str, field: str, found: list[Violation]) -> uuid.UUID:
+    if _UUID.fullmatch(text):
+        return uuid.UUID(text)
+    found.append(Violation(field, "must be a UUID such as 01900000-0000-7000-8000-000000000000"))
+    return _NIL
+
+
+def _raise(found: list[Violation]) -> None:
+    if found:
+        raise invalid(found)

@@ -1,0 +1,25 @@
+"""Settings of the orchestrator."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from svc_kit.settings import ServiceSettings
+
+
+class OrchestratorSettings(ServiceSettings):
+    """What the orchestrator is told by its environment, as INTERLOCK_ORCHESTRATOR_…."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLOCK_ORCHESTRATOR_", frozen=True)
+
+    # A worker that is not heard for this long is lost.
+    lease_seconds: float = Field(default=10.0, ge=0.2)
+    # How long an attempt token is good for; the session renews it after half of that.
+    attempt_token_seconds: float = Field(default=120.0, ge=1)
+    # More undelivered audit records than this, and no new tasks are taken.
+    audit_backlog_limit: int = Field(default=100_000, ge=1)
+    # A watch without news says so this often; the contract promises 10 s.
+    bookmark_seconds: float = Field(default=8.0, gt=0, le=10)
+    # Events that a slow watcher may lag behind before its stream is ended.
+    watch_buffer: int = Field(default=512, ge=1)
+    # How long repeats of requests are known; the contract promises 24 h.
+    request_id_hours: int = Field(default=25, ge=24)

@@ -1,0 +1,158 @@
+"""Between the contract's messages and the orchestrator's records. Pure."""
+
+import json
+from datetime import datetime
+from typing import cast
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
+from orchestrator_svc import records
+from orchestrator_svc.lifecycle import TaskError, TaskState, WaitReason
+from orchestrator_svc.watch import Update, UpToDate
+from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
+
+_STATES = {state: task_pb2.TaskState.Value(f"TASK_STATE_{state}") for state in TaskState}
+_REASONS = {reason: task_pb2.WaitReason.Value(f"WAIT_REASON_{reason}") for reason in WaitReason}
+_KINDS = {kind: task_pb2.StepKind.Value(f"STEP_KIND_{kind}") for kind in records.StepKind}
+_STATUSES = {status: task_pb2.StepStatus.Value(f"STEP_STATUS_{status}") for status in records.StepStatus}
+_EVENTS = {kind: task_pb2.EventType.Value(f"EVENT_TYPE_{kind}") for kind in records.EventType}
+
+
+def state_to_proto(state: TaskState) -> task_pb2.TaskState.ValueType:
+    """A state."""
+    return _STATES[state]
+
+
+def task_to_proto(task: records.Task) -> task_pb2.Task:
+    """A task without input, result and attempts; one without revision has not been stored."""
+    status = task.status
+    stored = task.revision > 0
+    return task_pb2.Task(
+        task_id=str(task.task_id) if stored else "",
+        agent=task.agent.name,
+        agent_version=task.agent.version,
+        task_type=task.task_type,
+        state=_STATES[status.state],
+        wait_reason=_reason(status.wait_reason),
+        error=_error(status.error),
+        attempt=status.attempt,
+        failures=status.failures,
+        crashes=status.crashes,
+        retry_count=max(0, status.attempt - 1),
+        run_after=_time(status.run_after) if stored else None,
+        revision=task.revision,
+        create_time=_time(task.create_time) if stored else None,
+        start_time=_time(task.start_time),
+        end_time=_time(task.end_time),
+        submitter=task.submitter,
+        retried_from=str(task.retried_from) if task.retried_from else "",
+        labels=task.labels,
+        isolation=str(task.agent.isolation),
+    )
+
+
+def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
+    """A task with everything that belongs to it."""
+    message = task_to_proto(details.task)
+    message.input_json = details.input_json
+    value = cast(dict[str, JsonValue], json.loads(details.input_json))
+    if fits_struct(value):
+        message.input.CopyFrom(json_to_struct(value))
+    if details.result_json is not None:
+        message.result_json = details.result_json
+    message.attempts.extend(_attempt(each) for each in details.attempts)
+    return message
+
+
+def step_to_proto(step: records.Step, *, payloads: bool) -> task_pb2.Step:
+    """A step, with input and output where they are asked for."""
+    return task_pb2.Step(
+        step_key=step.step_key,
+        kind=_KINDS[step.kind],
+        name=step.name,
+        status=_STATUSES[step.status],
+        ordinal=step.ordinal,
+        call_id=str(step.call_id),
+        input_digest=step.input_digest,
+        input_json=step.input_json if payloads else "",
+        output_json=(step.output_json or "") if payloads else "",
+        error=_error(step.error),
+        attempt=step.attempt,
+        start_time=_time(step.start_time),
+        end_time=_time(step.end_time),
+    )
+
+
+def event_to_proto(stored: records.StoredEvent) -> task_pb2.TaskEvent:
+    """An event."""
+    event = stored.event
+    return task_pb2.TaskEvent(
+        task_id=str(event.task_id),
+        revision=event.revision,
+        type=_EVENTS[event.type],
+        state=_STATES[event.state],
+        wait_reason=_reason(event.wait_reason),
+        attempt=event.attempt,
+        step=_mark(event.step, event.error, event.attempt) if event.step is not None else None,
+        error=_error(event.error),
+        time=_time(stored.time),
+    )
+
+
+def update_to_proto(update: Update) -> orchestrator_service_pb2.WatchTaskResponse:
+    """One message of a watch."""
+    if isinstance(update, UpToDate):
+        bookmark = orchestrator_service_pb2.Bookmark(revision=update.revision)
+        return orchestrator_service_pb2.WatchTaskResponse(bookmark=bookmark)
+    if isinstance(update, records.StoredEvent):
+        return orchestrator_service_pb2.WatchTaskResponse(event=event_to_proto(update))
+    return orchestrator_service_pb2.WatchTaskResponse(snapshot=task_to_proto(update))
+
+
+def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
+    return task_pb2.Attempt(
+        attempt=attempt.attempt,
+        worker=attempt.worker,
+        start_time=_time(attempt.start_time),
+        end_time=_time(attempt.end_time),
+        outcome=str(attempt.outcome) if attempt.outcome else "",
+        error=_error(attempt.error),
+    )
+
+
+def _mark(mark: records.StepMark, error: TaskError | None, attempt: int) -> task_pb2.Step:
+    return task_pb2.Step(
+        step_key=mark.step_key,
+        kind=_KINDS[mark.kind],
+        name=mark.name,
+        status=_STATUSES[mark.status],
+        ordinal=mark.ordinal,
+        call_id=str(mark.call_id),
+        input_digest=mark.input_digest,
+        error=_error(error),
+        attempt=attempt,
+    )
+
+
+def _reason(reason: WaitReason | None) -> task_pb2.WaitReason.ValueType:
+    return _REASONS[reason] if reason is not None else task_pb2.WAIT_REASON_UNSPECIFIED
+
+
+def _error(error: TaskError | None) -> task_pb2.TaskError | None:
+    if error is None:
+        return None
+    return task_pb2.TaskError(
+        error_class=error.error_class,
+        message=error.message,
+        step_key=error.step_key,
+        retryable=error.retryable,
+    )
+
+
+def _time(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

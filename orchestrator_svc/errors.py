@@ -1,0 +1,207 @@
+"""What can go wrong in the orchestrator, each with its reason and its fix."""
+
+import uuid
+from collections.abc import Collection
+
+from interlock.common.v1.errors_pb2 import ErrorReason
+from orchestrator_svc.lifecycle import TaskState
+from svc_kit.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
+from svc_kit.identity import Role
+
+_RETRY_SECONDS = 1.0
+
+
+def task_not_found(task_id: uuid.UUID) -> NotFound:
+    """No such task in the caller's tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_TASK_NOT_FOUND, f"no task {task_id}", metadata={"task_id": str(task_id)}
+    )
+
+
+def task_state(task_id: uuid.UUID, state: TaskState, said: str) -> FailedPrecondition:
+    """The task is not in a state that allows this."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_TASK_STATE,
+        f"task {task_id} is {state}: {said}",
+        metadata={"task_id": str(task_id), "state": str(state)},
+    )
+
+
+def agent_not_found(agent: str) -> NotFound:
+    """No such agent, or none that can run."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_AGENT_NOT_FOUND,
+        f"no agent named {agent!r} with a published version",
+        metadata={"agent": agent},
+    )
+
+
+def agent_version_not_found(agent: str, version: str) -> NotFound:
+    """No such version of the agent."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_AGENT_VERSION_NOT_FOUND,
+        f"agent {agent!r} has no version {version!r}",
+        metadata={"agent": agent, "version": version},
+    )
+
+
+def agent_not_active(agent: str) -> FailedPrecondition:
+    """The agent takes no new tasks."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_NOT_ACTIVE,
+        f"agent {agent!r} is disabled",
+        metadata={"agent": agent},
+        help="a SUPER_ADMIN can set its status to ACTIVE",
+    )
+
+
+def request_id_reused(request_id: uuid.UUID) -> AlreadyExists:
+    """The request id came before, with another body."""
+    return AlreadyExists(
+        ErrorReason.ERROR_REASON_REQUEST_ID_REUSED,
+        f"request id {request_id} was used with another body",
+        metadata={"request_id": str(request_id)},
+        help="make a new UUID for every new request; repeat a request unchanged",
+    )
+
+
+def registry_unavailable() -> Unavailable:
+    """What the registry knows is not known here."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_REGISTRY_UNAVAILABLE,
+        "the registry cannot be reached",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def peer_unavailable(service: str) -> Unavailable:
+    """Another service is needed and does not answer."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_PEER_UNAVAILABLE,
+        f"the {service} cannot be reached",
+        metadata={"service": service},
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def audit_backlog(count: int, limit: int) -> Unavailable:
+    """Too much waits for the audit log."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_AUDIT_BACKLOG,
+        f"{count} audit records wait for delivery, more than the {limit} allowed; no new work is taken",
+        metadata={"count": str(count), "limit": str(limit)},
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def draining() -> Unavailable:
+    """The service stops."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_DRAINING, "the service is shutting down", retry_after=_RETRY_SECONDS
+    )
+
+
+def pool_forbidden(pool: str) -> PermissionDenied:
+    """The worker's token does not name the pool."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_POOL_FORBIDDEN,
+        f"this worker's token does not name pool {pool!r}",
+        metadata={"pool": pool},
+    )
+
+
+def session_not_found(session_id: uuid.UUID) -> NotFound:
+    """No such session of this worker, or it has ended."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_SESSION_NOT_FOUND,
+        f"no session {session_id}, or it has ended",
+        metadata={"session_id": str(session_id)},
+        help="stop every attempt of that session and open a new one",
+    )
+
+
+def stale_attempt(task_id: uuid.UUID, attempt: int) -> Aborted:
+    """The attempt is not the live one."""
+    return Aborted(
+        ErrorReason.ERROR_REASON_STALE_ATTEMPT,
+        f"attempt {attempt} of task {task_id} is not live any more; stop working on it",
+        metadata={"task_id": str(task_id), "attempt": str(attempt)},
+    )
+
+
+def step_not_found(task_id: uuid.UUID, step_key: str, said: str) -> NotFound:
+    """No such step, or not in that attempt."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_STEP_NOT_FOUND,
+        f"step {step_key!r} of task {task_id} {said}",
+        metadata={"task_id": str(task_id), "step_key": step_key},
+    )
+
+
+def nondeterminism(step_key: str, said: str) -> FailedPrecondition:
+    """The agent does something else than an earlier run of it did."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_NONDETERMINISM,
+        f"step {step_key!r} {said}",
+        metadata={"step_key": step_key},
+        help="an agent must repeat its steps with the same keys and inputs in every attempt",
+    )
+
+
+def tool_not_bound(agent: str, tool: str) -> PermissionDenied:
+    """The agent version does not list the tool, or the tool does not exist; both answer alike."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_TOOL_NOT_BOUND,
+        f"agent {agent!r} has no binding for tool {tool!r}",
+        metadata={"agent": agent, "tool": tool},
+    )
+
+
+def receipt_mismatch(said: str) -> PermissionDenied:
+    """The receipt is a good one, of something else."""
+    return PermissionDenied(ErrorReason.ERROR_REASON_SIGNATURE_INVALID, f"the receipt {said}")
+
+
+def cursor_invalid(revision: int, last: int) -> OutOfRange:
+    """The watcher knows more than the task has."""
+    return OutOfRange(
+        ErrorReason.ERROR_REASON_CURSOR_INVALID,
+        f"revision {revision} is beyond the task's last one, {last}",
+        metadata={"after_revision": str(revision), "revision": str(last)},
+        help="watch again with after_revision 0",
+    )
+
+
+def slow_consumer(revision: int) -> ResourceExhausted:
+    """The watcher takes less than comes."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_SLOW_CONSUMER,
+        f"the events are not taken fast enough; resume after revision {revision}",
+        metadata={"after_revision": str(revision)},
+        retry_after=0.0,
+    )
+
+
+def overloaded(said: str) -> ResourceExhausted:
+    """Too much at once."""
+    return ResourceExhausted(ErrorReason.ERROR_REASON_OVERLOADED, said, retry_after=_RETRY_SECONDS)
+
+
+def payloads_forbidden(needed: Collection[Role]) -> PermissionDenied:
+    """The caller may see steps, not what went in and out of them."""
+    listed = ", ".join(sorted(needed))
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_ROLE_REQUIRED,
+        f"inputs and outputs of steps need one of {listed}",
+        metadata={"method": "ListTaskSteps", "needs": listed.replace(" ", "")},
+        help="list the steps without include_payloads",
+    )

@@ -1,0 +1,300 @@
+"""What the orchestrator stores."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from orchestrator_svc.lifecycle import Outcome, Status, TaskError, TaskState, WaitReason
+from orchestrator_svc.retry import RetryPolicy
+
+POOL = "default"
+
+
+class Isolation(StrEnum):
+    """How an agent's own code is held."""
+
+    PLAN = "PLAN"  # it has none
+    TRUSTED = "TRUSTED"  # it runs in the worker's process
+
+
+class StepKind(StrEnum):
+    """What a step does."""
+
+    TOOL_CALL = "TOOL_CALL"
+
+
+class StepStatus(StrEnum):
+    """How far a step is."""
+
+    STARTED = "STARTED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    REFUSED = "REFUSED"
+
+    @property
+    def final(self) -> bool:
+        """Whether every later attempt takes the stored outcome.
+
+        A refused call had no effect, so a later attempt may ask again.
+        """
+        return self in (StepStatus.COMPLETED, StepStatus.FAILED)
+
+
+class EventType(StrEnum):
+    """What kind of change an event is."""
+
+    STATE_CHANGED = "STATE_CHANGED"
+    STEP_STARTED = "STEP_STARTED"
+    STEP_FINISHED = "STEP_FINISHED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitter:
+    """Who submitted a task, as the gateway's policies will see them."""
+
+    tenant: str
+    subject: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPin:
+    """The agent version that a task runs, and what of it the orchestrator needs. Times in seconds."""
+
+    name: str
+    version: str
+    digest: str
+    isolation: Isolation
+    retry: RetryPolicy
+    start_to_close: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """By which a repeated request is known; `digest` is over its body."""
+
+    subject: str
+    method: str
+    request_id: uuid.UUID
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task about to be stored."""
+
+    task_id: uuid.UUID
+    tenant: str
+    agent: AgentPin
+    task_type: str
+    input_json: str = field(repr=False)  # canonical
+    labels: Mapping[str, str]
+    submitters: tuple[Submitter, ...]  # whoever submitted it, then those of the tasks above it
+    traceparent: str = ""
+    retried_from: uuid.UUID | None = None
+    request: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A stored task without input and result."""
+
+    task_id: uuid.UUID
+    tenant: str
+    agent: AgentPin
+    task_type: str
+    labels: Mapping[str, str]
+    submitters: tuple[Submitter, ...]
+    retried_from: uuid.UUID | None
+    status: Status
+    revision: int
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def submitter(self) -> str:
+        """Subject of whoever submitted it."""
+        return self.submitters[0].subject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One claim of a task by one worker."""
+
+    attempt: int
+    worker: str
+    start_time: datetime
+    end_time: datetime | None
+    outcome: Outcome | None
+    error: TaskError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetails:
+    """A task with everything that belongs to it."""
+
+    task: Task
+    input_json: str = field(repr=False)
+    result_json: str | None = field(repr=False)
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedTask:
+    """What a decision about a task needs, read under its lock; `now` is the database's clock."""
+
+    task_id: uuid.UUID
+    tenant: str
+    pool: str
+    agent: AgentPin
+    submitters: tuple[Submitter, ...]
+    traceparent: str
+    status: Status
+    revision: int
+    step_count: int
+    session_id: uuid.UUID | None  # of the live attempt
+    last_outcome: Outcome | None  # of the last attempt, once it ended
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInput:
+    """What a step was begun with."""
+
+    step_key: str
+    kind: StepKind
+    name: str
+    input_json: str = field(repr=False)  # canonical
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One journaled action. The times are None until the database has given them."""
+
+    task_id: uuid.UUID
+    step_key: str
+    kind: StepKind
+    name: str
+    status: StepStatus
+    ordinal: int
+    call_id: uuid.UUID
+    input_digest: str
+    input_json: str = field(repr=False)
+    output_json: str | None = field(default=None, repr=False)
+    error: TaskError | None = None
+    attempt: int
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMark:
+    """What an event tells of its step."""
+
+    step_key: str
+    kind: StepKind
+    name: str
+    status: StepStatus
+    ordinal: int
+    call_id: uuid.UUID
+    input_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of a task."""
+
+    task_id: uuid.UUID
+    tenant: str
+    revision: int
+    type: EventType
+    state: TaskState
+    wait_reason: WaitReason | None
+    attempt: int
+    step: StepMark | None = None
+    error: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event with its place in the log."""
+
+    event: Event
+    position: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One worker process's connection."""
+
+    session_id: uuid.UUID
+    subject: str
+    slot: str
+    incarnation: int
+    pools: tuple[str, ...]
+    capacity: int
+
+    @property
+    def worker(self) -> str:
+        """The worker's name in attempts: subject and instance."""
+        return f"{self.subject} {self.slot}#{self.incarnation}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRef:
+    """Names one attempt of a task of one tenant."""
+
+    tenant: str
+    task_id: uuid.UUID
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewClaim:
+    """A claim id and the attempt that it was answered with."""
+
+    claim_id: uuid.UUID
+    session_id: uuid.UUID
+    tenant: str
+    task_id: uuid.UUID
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runnable:
+    """A task that a worker may run, with what it needs for it; `attempt` is 0 until one has begun."""
+
+    task: LockedTask
+    input_json: str = field(repr=False)
+    finished_steps: tuple[str, ...]  # in the order in which they began
+    attempt: int = 0
+
+    def begun(self, task: LockedTask) -> "Runnable":
+        """The same with the attempt that has begun."""
+        return replace(self, task=task, attempt=task.status.attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in the list of tasks, newest first."""
+
+    create_time: datetime
+    task_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSubject:
+    """What the audit log says of a task."""
+
+    agent: str
+    agent_version: str
+    agent_digest: str
+    isolation: str
+    traceparent: str
+    input_json: str = field(repr=False)
+    result_json: str | None = field(repr=False)

@@ -1,0 +1,207 @@
+"""Builds the orchestrator and serves it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from interlock.client.audit_sink import AuditSink
+from interlock.client.registry_feed import RegistryFeed
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_service_pb2_grpc
+from orchestrator_svc import servicer, store, worker_servicer
+from orchestrator_svc.agents import Agents
+from orchestrator_svc.announcements import EVENTS, Announcements
+from orchestrator_svc.attempts import Attempts
+from orchestrator_svc.audit import AuditTrail
+from orchestrator_svc.claims import Claims
+from orchestrator_svc.config import OrchestratorSettings
+from orchestrator_svc.gate import AuditGate
+from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
+from orchestrator_svc.reaper import Reaper
+from orchestrator_svc.receipts import GatewayKeys, Receipts
+from orchestrator_svc.rights import Rights
+from orchestrator_svc.sessions import Sessions
+from orchestrator_svc.submissions import Submissions
+from orchestrator_svc.tasks import Tasks
+from orchestrator_svc.upkeep import Upkeep
+from orchestrator_svc.watch import Hub, Watches
+from svc_kit.advisory import Leader
+from svc_kit.clients import TokenFile, channel
+from svc_kit.clock import SystemClock
+from svc_kit.database import Database
+from svc_kit.logging import configure_logging
+from svc_kit.outbox import Relay
+from svc_kit.server import Service, run, token_verifier
+from svc_kit.signing import SigningKey
+from svc_kit.wakeup import Wakeups
+
+_FEED_SECONDS = 1.0
+_SAFE_METHODS = ("/interlock.gateway.v1.GatewayService/GetPublicKeys",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orchestrator:
+    """What `svc_kit.server` serves: two gRPC services, and what lives as long as they."""
+
+    services: Sequence[Service]
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """Channels to the other services' internal doors."""
+
+    registry: grpc.aio.Channel
+    gateway: grpc.aio.Channel
+    audit: grpc.aio.Channel
+
+
+def build(settings: OrchestratorSettings) -> Orchestrator:
+    """Wire everything; nothing runs before the lifespan is entered."""
+    database = Database(settings.database_url, application_name="interlock orchestrator")
+    wakeups = Wakeups(database)
+    peers = _peers(settings)
+    feed = RegistryFeed(peers.registry)
+    rights = _rights(settings)
+
+    nudger = Nudger(RedisNudges(settings.redis_url))
+    announcer = Announcements(wakeups, nudger)
+    relay = Relay(
+        database,
+        build=AuditTrail(store.AuditStore(database)).build,
+        deliver=AuditSink(peers.audit).deliver,
+        name="orchestrator outbox",
+        woken=wakeups.subscribe(EVENTS),
+    )
+    gate = AuditGate(relay.backlog, limit=settings.audit_backlog_limit)
+    agents = Agents(feed)
+    task_store, attempt_store = store.TaskStore(database), store.AttemptStore(database)
+    event_store, upkeep_store = store.EventStore(database), store.UpkeepStore(database)
+    submissions = Submissions(
+        store=store.SubmissionStore(database),
+        tasks=task_store,
+        agents=agents,
+        gate=gate,
+        announcer=announcer,
+    )
+    tasks = Tasks(store=task_store, locks=attempt_store, announcer=announcer)
+    sessions = Sessions(store=store.SessionStore(database), announcer=announcer, lease=settings.lease_seconds)
+    claims = Claims(store=store.ClaimStore(database), announcer=announcer)
+    attempts = Attempts(store=attempt_store, bindings=agents, announcer=announcer)
+    hub = Hub(event_store, wakeups.subscribe(EVENTS), buffer=settings.watch_buffer)
+    watches = Watches(
+        hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds
+    )
+    reaper = Reaper(sessions=sessions, store=upkeep_store, announcer=announcer)
+    sweep = Sweep(upkeep_store, nudger)
+    upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours)
+
+    async def keep_time() -> None:
+        async with asyncio.TaskGroup() as group:
+            for loop in (reaper.run(), sweep.run(), upkeep.run()):
+                group.create_task(loop)
+
+    leader = Leader(database, "orchestrator timekeeper", keep_time)
+    people = servicer.OrchestratorServicer(
+        submissions=submissions, tasks=tasks, watches=watches, rights=rights
+    )
+    workers = worker_servicer.WorkerServicer(
+        sessions=sessions,
+        claims=claims,
+        attempts=attempts,
+        tasks=tasks,
+        rights=rights,
+        receipts=Receipts(GatewayKeys(peers.gateway)),
+        wakeups=wakeups,
+    )
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for each in (peers.registry, peers.gateway, peers.audit):
+                stack.push_async_callback(each.close)
+            stack.push_async_callback(database.close)
+            await stack.enter_async_context(wakeups.running())
+            await stack.enter_async_context(feed)
+            # Usually there in milliseconds; without it new tasks are refused, and nothing else.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(feed.wait_ready(), _FEED_SECONDS)
+            background = (nudger.run(), relay.run(), gate.run(), hub.run(), leader.run())
+            await stack.enter_async_context(_background(*background))
+            for lane in (submissions, claims, attempts):
+                stack.push_async_callback(lane.close)
+            yield
+
+    def add_people(server: grpc.aio.Server) -> None:
+        orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(people, server)
+
+    def add_workers(server: grpc.aio.Server) -> None:
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server)
+
+    return Orchestrator(
+        services=(
+            Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
+            Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
+        ),
+        lifespan=lifespan,
+    )
+
+
+async def serve() -> None:
+    """Serve as the environment says, until SIGTERM."""
+    settings = OrchestratorSettings()
+    configure_logging(service="orchestrator", level=settings.log_level, log_format=settings.log_format)
+    orchestrator = build(settings)
+    await run(
+        orchestrator.services,
+        settings,
+        verifier=token_verifier(settings),
+        lifespan=orchestrator.lifespan,
+    )
+
+
+def _peers(settings: OrchestratorSettings) -> Peers:
+    if settings.token_file is None:
+        raise ValueError("the setting `token_file` must name the file of the orchestrator's own token")
+    token = TokenFile(settings.token_file)
+
+    def to(address: str) -> grpc.aio.Channel:
+        return channel(
+            address,
+            token,
+            safe_methods=_SAFE_METHODS,
+            allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
+        )
+
+    return Peers(
+        registry=to(settings.registry_address),
+        gateway=to(settings.gateway_address),
+        audit=to(settings.audit_address),
+    )
+
+
+def _rights(settings: OrchestratorSettings) -> Rights:
+    if settings.keys_dir is None:
+        raise ValueError("the setting `keys_dir` must name the folder of the signing keys")
+    return Rights(
+        attempt_key=SigningKey.load_or_create(settings.keys_dir, "attempt"),
+        permit_key=SigningKey.load_or_create(settings.keys_dir, "permit"),
+        clock=SystemClock(),
+        token_seconds=settings.attempt_token_seconds,
+    )
+
+
+@asynccontextmanager
+async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside the block."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

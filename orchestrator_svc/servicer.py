@@ -1,0 +1,138 @@
+"""OrchestratorService: protobuf in, one call, protobuf out."""
+
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
+from orchestrator_svc import checks, convert, filtering
+from orchestrator_svc.errors import payloads_forbidden
+from orchestrator_svc.records import Place
+from orchestrator_svc.rights import Rights
+from orchestrator_svc.submissions import Caller, Submissions
+from orchestrator_svc.tasks import Tasks
+from orchestrator_svc.watch import Watches
+from svc_kit.call_context import current_call
+from svc_kit.identity import Role, acting_tenant, principal
+from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
+
+NAME = "interlock.orchestrator.v1.OrchestratorService"
+
+READERS = frozenset({Role.VIEWER, Role.SUBMITTER, Role.AUDITOR})
+SUBMITTERS = frozenset({Role.SUBMITTER, Role.DEVELOPER})
+PAYLOAD_READERS = frozenset({Role.DEVELOPER, Role.SUBMITTER, Role.AUDITOR})
+ROLES = {
+    "SubmitTask": SUBMITTERS,
+    "GetTask": READERS,
+    "ListTasks": READERS,
+    "CancelTask": SUBMITTERS,
+    "RetryTask": SUBMITTERS,
+    "WatchTask": READERS,
+    "ListTaskSteps": READERS,
+    "GetPublicKeys": frozenset(Role),
+}
+# A page of steps with payloads must fit one message.
+_PAGE_WITH_PAYLOADS = 50
+_MAX_PAYLOAD_BYTES = 3 * 2**20
+
+
+class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
+    """Tasks of the caller's tenant."""
+
+    def __init__(self, *, submissions: Submissions, tasks: Tasks, watches: Watches, rights: Rights) -> None:
+        self._submissions = submissions
+        self._tasks = tasks
+        self._watches = watches
+        self._rights = rights
+
+    async def SubmitTask(
+        self, request: messages.SubmitTaskRequest, context: Any
+    ) -> messages.SubmitTaskResponse:
+        asked = checks.submission(request)
+        task = await self._submissions.submit(_caller(), asked, validate_only=request.validate_only)
+        return messages.SubmitTaskResponse(task=convert.task_to_proto(task))
+
+    async def GetTask(self, request: messages.GetTaskRequest, context: Any) -> messages.GetTaskResponse:
+        details = await self._tasks.get(acting_tenant(), checks.task_id(request.task_id))
+        return messages.GetTaskResponse(task=convert.details_to_proto(details))
+
+    async def ListTasks(self, request: messages.ListTasksRequest, context: Any) -> messages.ListTasksResponse:
+        tenant = acting_tenant()
+        size = page_size(request.page_size)
+        conditions = filtering.conditions(request.filter)
+        question = Question(method="ListTasks", tenant=tenant, filter=request.filter)
+        token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
+        after = Place(create_time=token[0], task_id=token[1]) if token is not None else None
+        found = await self._tasks.page(tenant, conditions, after=after, limit=size + 1)
+        page = found[:size]
+        return messages.ListTasksResponse(
+            tasks=map(convert.task_to_proto, page),
+            next_page_token=encode_page_token([page[-1].create_time, page[-1].task_id], question)
+            if len(found) > size
+            else "",
+        )
+
+    async def CancelTask(
+        self, request: messages.CancelTaskRequest, context: Any
+    ) -> messages.CancelTaskResponse:
+        task = await self._tasks.cancel(
+            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+        )
+        return messages.CancelTaskResponse(task=convert.task_to_proto(task))
+
+    async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
+        task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)
+        task = await self._submissions.retry(_caller(), task_id, request_id)
+        return messages.RetryTaskResponse(task=convert.task_to_proto(task))
+
+    async def WatchTask(
+        self, request: messages.WatchTaskRequest, context: Any
+    ) -> AsyncGenerator[messages.WatchTaskResponse]:
+        task_id, after = checks.task_id(request.task_id), checks.after_revision(request.after_revision)
+        async with aclosing(self._watches.watch(acting_tenant(), task_id, after=after)) as updates:
+            async for update in updates:
+                yield convert.update_to_proto(update)
+
+    async def ListTaskSteps(
+        self, request: messages.ListTaskStepsRequest, context: Any
+    ) -> messages.ListTaskStepsResponse:
+        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        payloads = request.include_payloads
+        if payloads and not any(principal().has(role) for role in PAYLOAD_READERS):
+            raise payloads_forbidden(PAYLOAD_READERS)
+        size = page_size(request.page_size)
+        size = min(size, _PAGE_WITH_PAYLOADS) if payloads else size
+        question = Question(method="ListTaskSteps", tenant=tenant, filter=f"{task_id} {payloads}")
+        (after,) = decode_page_token(request.page_token, question, (int,)) or (0,)
+        found = await self._tasks.steps(tenant, task_id, after=after, limit=size + 1)
+        page: list[task_pb2.Step] = []
+        room = _MAX_PAYLOAD_BYTES
+        for step in found[:size]:
+            message = convert.step_to_proto(step, payloads=payloads)
+            room -= message.ByteSize()
+            if page and room < 0:
+                break
+            page.append(message)
+        more = len(found) > len(page)
+        return messages.ListTaskStepsResponse(
+            steps=page,
+            next_page_token=encode_page_token([page[-1].ordinal], question) if more else "",
+        )
+
+    async def GetPublicKeys(
+        self, request: messages.GetPublicKeysRequest, context: Any
+    ) -> messages.GetPublicKeysResponse:
+        return messages.GetPublicKeysResponse(keys=self._rights.public_keys())
+
+
+def _caller() -> Caller:
+    caller, call = principal(), current_call()
+    return Caller(
+        tenant=acting_tenant(),
+        subject=caller.subject,
+        roles=tuple(sorted(caller.roles)),
+        traceparent=call.traceparent if call is not None else "",
+    )

@@ -1,0 +1,112 @@
+"""Worker sessions: a lease over every attempt of one worker process."""
+
+import uuid
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator_svc import lifecycle
+from orchestrator_svc.changes import TaskChanges
+from orchestrator_svc.errors import session_not_found
+from orchestrator_svc.lifecycle import TaskState
+from orchestrator_svc.records import AttemptRef, LockedTask, Session
+
+log = structlog.get_logger(__name__)
+
+# Whose act it is when a worker's death ends an attempt.
+REAPER = "interlock-orchestrator"
+
+
+class SessionStore(Protocol):
+    """What is asked of the store, which says what each does."""
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def lock_slot(
+        self, connection: AsyncConnection, session: Session
+    ) -> list[tuple[Session, bool]]: ...
+    async def open(self, connection: AsyncConnection, session: Session, lease: float) -> None: ...
+    async def renew(self, session_id: uuid.UUID, subject: str, lease: float) -> bool: ...
+    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, TaskState]: ...
+    async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]: ...
+    async def end(
+        self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]
+    ) -> list[LockedTask]: ...
+    async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
+
+
+class Announcer(Protocol):
+    """Told after each commit."""
+
+    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
+
+
+class Sessions:
+    """Opens, renews and ends sessions; times in seconds."""
+
+    def __init__(self, *, store: SessionStore, announcer: Announcer, lease: float) -> None:
+        self._store = store
+        self._announcer = announcer
+        self.lease = lease
+
+    async def open(self, session: Session) -> None:
+        """Open the session, or take it up again; older processes of the slot are over by that.
+
+        Raises SESSION_NOT_FOUND when the session has ended, is another worker's, or a newer process has the
+        slot.
+        """
+        async with self._store.transaction() as connection:
+            known = await self._store.lock_slot(connection, session)
+            if any(_forbids(other, session, ended=ended) for other, ended in known):
+                raise session_not_found(session.session_id)
+            replaced = [other for other, _ in known if other.session_id != session.session_id]
+            await self._store.open(connection, session, self.lease)
+            runnable = await self._end(connection, replaced)
+        if replaced:
+            log.info("session_replaced", slot=session.slot, incarnation=session.incarnation)
+            self._announcer.committed(runnable=runnable)
+
+    async def renew(self, session_id: uuid.UUID, subject: str) -> None:
+        """A heartbeat came; SESSION_NOT_FOUND when the session has ended."""
+        if not await self._store.renew(session_id, subject, self.lease):
+            raise session_not_found(session_id)
+
+    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, TaskState]:
+        """Every live attempt of the session, with the state of its task."""
+        return await self._store.attempts(session_id)
+
+    async def end_expired(self, limit: int) -> int:
+        """End sessions whose lease ran out, up to `limit`; how many there were."""
+        async with self._store.transaction() as connection:
+            expired = await self._store.lock_expired(connection, limit)
+            runnable = await self._end(connection, expired)
+        for session in expired:
+            log.warning("session_lost", session_id=str(session.session_id), worker=session.worker)
+        if expired:
+            self._announcer.committed(runnable=runnable)
+        return len(expired)
+
+    async def _end(self, connection: AsyncConnection, sessions: Sequence[Session]) -> Counter[str]:
+        """End locked sessions with their attempts; by pool, the tasks that may run again."""
+        if not sessions:
+            return Counter()
+        aboard = await self._store.end(connection, [session.session_id for session in sessions])
+        accepted = []
+        for task in aboard:
+            changes = TaskChanges(task)
+            changes.end_attempt(lifecycle.lose(task.status), actor=REAPER)
+            accepted.append(changes)
+        if accepted:
+            await self._store.write(connection, accepted)
+        return Counter(
+            changes.task.pool for changes in accepted if changes.task.status.state is TaskState.SUBMITTED
+        )
+
+
+def _forbids(other: Session, asking: Session, *, ended: bool) -> bool:
+    if other.session_id == asking.session_id:
+        return ended or (other.subject, other.slot) != (asking.subject, asking.slot)
+    return other.incarnation >= asking.incarnation

@@ -1,0 +1,21 @@
+"""The orchestrator's statements, a module per question. Each names the tenant, or a session."""
+
+from orchestrator_svc.store.attempts import AttemptStore
+from orchestrator_svc.store.audit import AuditStore
+from orchestrator_svc.store.claims import ClaimStore
+from orchestrator_svc.store.events import EventStore
+from orchestrator_svc.store.sessions import SessionStore
+from orchestrator_svc.store.submissions import SubmissionStore
+from orchestrator_svc.store.tasks import TaskStore
+from orchestrator_svc.store.upkeep import UpkeepStore
+
+__all__ = [
+    "AttemptStore",
+    "AuditStore",
+    "ClaimStore",
+    "EventStore",
+    "SessionStore",
+    "SubmissionStore",
+    "TaskStore",
+    "UpkeepStore",
+]

@@ -1,0 +1,60 @@
+"""Tasks under their lock, their steps, and the writing of what they became."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator_svc.changes import TaskChanges
+from orchestrator_svc.records import LockedTask, Step
+from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_locked, to_step
+from orchestrator_svc.store.write import write_changes
+from svc_kit.database import Database
+
+_LOCK = sa.text(
+    f"SELECT {LOCKED_COLUMNS}, clock_timestamp() AS now FROM task"  # noqa: S608 - a list of our own
+    " JOIN (SELECT DISTINCT * FROM unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]))"
+    " AS asked (task_id, tenant)) AS asked USING (task_id, tenant)"
+    " ORDER BY task.task_id FOR UPDATE OF task"
+)
+_STEPS = sa.text(
+    "SELECT task_step.* FROM task_step JOIN unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
+    " CAST(:step_keys AS text[])) AS asked (task_id, tenant, step_key) USING (task_id, tenant, step_key)"
+)
+
+
+class AttemptStore:
+    """Reads under locks, and writes, on the transaction that the caller holds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """One transaction, for the methods below; lock tasks first, write once, last."""
+        return self._database.transaction()
+
+    async def lock(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, uuid.UUID]]
+    ) -> list[LockedTask]:
+        """The tasks of these (tenant, task id), locked in the order of their ids, as far as they exist."""
+        parameters = {"tenants": [tenant for tenant, _ in keys], "task_ids": [task_id for _, task_id in keys]}
+        return [to_locked(row) for row in (await connection.execute(_LOCK, parameters)).all()]
+
+    async def steps(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, uuid.UUID, str]]
+    ) -> list[Step]:
+        """The steps of these (tenant, task id, step key) that exist; their tasks are locked already."""
+        if not keys:
+            return []
+        parameters = {
+            "tenants": [tenant for tenant, _, _ in keys],
+            "task_ids": [task_id for _, task_id, _ in keys],
+            "step_keys": [step_key for _, _, step_key in keys],
+        }
+        return [to_step(row) for row in (await connection.execute(_STEPS, parameters)).all()]
+
+    async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:
+        """Write what the locked tasks became; the last statement of the transaction."""
+        await write_changes(connection, accepted)

@@ -1,0 +1,240 @@
+"""Rows to records and back."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from orchestrator_svc.lifecycle import Outcome, Status, TaskError, TaskState, WaitReason
+from orchestrator_svc.records import (
+    AgentPin,
+    Attempt,
+    Event,
+    EventType,
+    Isolation,
+    LockedTask,
+    Step,
+    StepKind,
+    StepMark,
+    StepStatus,
+    StoredEvent,
+    Submitter,
+    Task,
+)
+from orchestrator_svc.retry import RetryPolicy
+
+AnyRow = Row[*tuple[Any, ...]]
+
+# What `to_locked` reads; the statement adds `now`.
+LOCKED_COLUMNS = (
+    "task.task_id, task.tenant, task.pool, task.agent, task.agent_version, task.agent_digest, task.isolation,"
+    " task.retry, task.start_to_close, task.submitters, task.traceparent, task.state, task.wait_reason,"
+    " task.run_after, task.attempt, task.failures, task.crashes, task.error, task.revision, task.step_count,"
+    " task.session_id, task.last_outcome"
+)
+# What `to_task` reads.
+TASK_COLUMNS = (
+    "task.task_id, task.tenant, task.agent, task.agent_version, task.agent_digest, task.isolation,"
+    " task.retry, task.start_to_close, task.task_type, task.labels, task.submitters, task.retried_from,"
+    " task.state, task.wait_reason, task.run_after, task.attempt, task.failures, task.crashes, task.error, task.revision,"
+    " task.create_time, task.start_time, task.end_time"
+)
+
+
+def to_task(row: AnyRow) -> Task:
+    """From a row with TASK_COLUMNS."""
+    return Task(
+        task_id=row.task_id,
+        tenant=row.tenant,
+        agent=_pin(row),
+        task_type=row.task_type,
+        labels=row.labels,
+        submitters=_submitters(row.submitters),
+        retried_from=row.retried_from,
+        status=_status(row),
+        revision=row.revision,
+        create_time=row.create_time,
+        start_time=row.start_time,
+        end_time=row.end_time,
+    )
+
+
+def to_locked(row: AnyRow) -> LockedTask:
+    """From a row with LOCKED_COLUMNS and `now`."""
+    return LockedTask(
+        task_id=row.task_id,
+        tenant=row.tenant,
+        pool=row.pool,
+        agent=_pin(row),
+        submitters=_submitters(row.submitters),
+        traceparent=row.traceparent,
+        status=_status(row),
+        revision=row.revision,
+        step_count=row.step_count,
+        session_id=row.session_id,
+        last_outcome=Outcome(row.last_outcome) if row.last_outcome else None,
+        now=row.now,
+    )
+
+
+def to_attempt(row: AnyRow) -> Attempt:
+    """From a row of `attempt`."""
+    return Attempt(
+        attempt=row.attempt,
+        worker=row.worker,
+        start_time=row.start_time,
+        end_time=row.end_time,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        error=to_error(row.error),
+    )
+
+
+def to_step(row: AnyRow) -> Step:
+    """From a row of `task_step`."""
+    return Step(
+        task_id=row.task_id,
+        step_key=row.step_key,
+        kind=StepKind(row.kind),
+        name=row.name,
+        status=StepStatus(row.status),
+        ordinal=row.ordinal,
+        call_id=row.call_id,
+        input_digest=row.input_digest,
+        input_json=row.input,
+        output_json=row.output,
+        error=to_error(row.error),
+        attempt=row.attempt,
+        start_time=row.start_time,
+        end_time=row.end_time,
+    )
+
+
+def to_event(row: AnyRow) -> StoredEvent:
+    """From a row of `task_event`."""
+    detail = row.detail or {}
+    step = detail.get("step")
+    event = Event(
+        task_id=row.task_id,
+        tenant=row.tenant,
+        revision=row.revision,
+        type=EventType(row.type),
+        state=TaskState(row.state),
+        wait_reason=WaitReason(row.wait_reason) if row.wait_reason else None,
+        attempt=row.attempt,
+        step=StepMark(
+            step_key=step["key"],
+            kind=StepKind(step["kind"]),
+            name=step["name"],
+            status=StepStatus(step["status"]),
+            ordinal=step["ordinal"],
+            call_id=uuid.UUID(step["call_id"]),
+            input_digest=step["digest"],
+        )
+        if step is not None
+        else None,
+        error=to_error(detail.get("error")),
+    )
+    return StoredEvent(event=event, position=row.position, time=row.time)
+
+
+def detail_json(event: Event) -> str | None:
+    """What `task_event.detail` holds of an event."""
+    detail: dict[str, Any] = {}
+    if event.step is not None:
+        detail["step"] = {
+            "key": event.step.step_key,
+            "kind": str(event.step.kind),
+            "name": event.step.name,
+            "status": str(event.step.status),
+            "ordinal": event.step.ordinal,
+            "call_id": str(event.step.call_id),
+            "digest": event.step.input_digest,
+        }
+    if event.error is not None:
+        detail["error"] = _error(event.error)
+    return json.dumps(detail) if detail else None
+
+
+def to_error(value: Mapping[str, Any] | None) -> TaskError | None:
+    """From an `error` column."""
+    if value is None:
+        return None
+    return TaskError(
+        error_class=value["class"],
+        message=value["message"],
+        step_key=value.get("step_key", ""),
+        retryable=value.get("retryable", False),
+    )
+
+
+def error_json(error: TaskError | None) -> str | None:
+    """For an `error` column."""
+    return json.dumps(_error(error)) if error is not None else None
+
+
+def retry_json(policy: RetryPolicy) -> str:
+    """For `task.retry`."""
+    return json.dumps(
+        {
+            "max_failures": policy.max_failures,
+            "initial": policy.initial,
+            "maximum": policy.maximum,
+            "coefficient": policy.coefficient,
+            "non_retryable": list(policy.non_retryable),
+        }
+    )
+
+
+def submitters_json(submitters: Sequence[Submitter]) -> str:
+    """For `task.submitters`."""
+    return json.dumps(
+        [{"tenant": each.tenant, "subject": each.subject, "roles": list(each.roles)} for each in submitters]
+    )
+
+
+def _error(error: TaskError) -> dict[str, Any]:
+    return {
+        "class": error.error_class,
+        "message": error.message,
+        "step_key": error.step_key,
+        "retryable": error.retryable,
+    }
+
+
+def _status(row: AnyRow) -> Status:
+    return Status(
+        state=TaskState(row.state),
+        wait_reason=WaitReason(row.wait_reason) if row.wait_reason else None,
+        run_after=row.run_after,
+        attempt=row.attempt,
+        failures=row.failures,
+        crashes=row.crashes,
+        error=to_error(row.error),
+    )
+
+
+def _pin(row: AnyRow) -> AgentPin:
+    policy = row.retry
+    return AgentPin(
+        name=row.agent,
+        version=row.agent_version,
+        digest=row.agent_digest,
+        isolation=Isolation(row.isolation),
+        retry=RetryPolicy(
+            max_failures=policy["max_failures"],
+            initial=policy["initial"],
+            maximum=policy["maximum"],
+            coefficient=policy["coefficient"],
+            non_retryable=tuple(policy["non_retryable"]),
+        ),
+        start_to_close=row.start_to_close,
+    )
+
+
+def _submitters(value: Sequence[Mapping[str, Any]]) -> tuple[Submitter, ...]:
+    return tuple(
+        Submitter(tenant=each["tenant"], subject=each["subject"], roles=tuple(each["roles"]))
+        for each in value
+    )

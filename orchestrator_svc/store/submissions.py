@@ -1,0 +1,165 @@
+"""Storing new tasks: one statement and one round trip for a whole batch."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator_svc.changes import AuditKind, AuditNote
+from orchestrator_svc.records import POOL, NewTask, RequestKey, Task
+from orchestrator_svc.store.rows import TASK_COLUMNS, retry_json, submitters_json, to_task
+from orchestrator_svc.store.write import note_body
+from svc_kit.database import Database
+from svc_kit.group_commit import in_row_order
+from svc_kit.ids import uuid7
+
+# A statement on its own is a transaction: request ids in key order, then tasks, then the head of the log.
+_STORE = sa.text(
+    """
+    WITH row AS (
+        SELECT * FROM unnest(CAST(:task_id AS uuid[]), CAST(:tenant AS text[]), CAST(:agent AS text[]),
+            CAST(:version AS text[]), CAST(:agent_digest AS text[]), CAST(:isolation AS text[]),
+            CAST(:retry AS text[]), CAST(:start_to_close AS float8[]), CAST(:task_type AS text[]),
+            CAST(:labels AS text[]), CAST(:submitters AS text[]), CAST(:traceparent AS text[]),
+            CAST(:retried_from AS uuid[]), CAST(:input AS text[]), CAST(:subject AS text[]),
+            CAST(:method AS text[]), CAST(:request_id AS uuid[]), CAST(:body_digest AS text[]),
+            CAST(:prompt_event AS uuid[]), CAST(:state_event AS uuid[]), CAST(:note AS text[]))
+            WITH ORDINALITY AS row (task_id, tenant, agent, version, agent_digest, isolation, retry,
+                start_to_close, task_type, labels, submitters, traceparent, retried_from, input, subject,
+                method, request_id, body_digest, prompt_event, state_event, note, ordinal)
+    ), first AS (
+        INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)
+        SELECT tenant, subject, method, request_id, body_digest, task_id, now() FROM row
+        WHERE request_id IS NOT NULL ORDER BY tenant, subject, method, request_id
+        ON CONFLICT DO NOTHING RETURNING task_id
+    ), stored AS (
+        INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
+            start_to_close, task_type, labels, submitters, traceparent, retried_from, input, state,
+            wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time)
+        SELECT task_id, tenant, :pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
+            task_type, labels::jsonb, submitters::jsonb, traceparent, retried_from, input, 'SUBMITTED',
+            'QUEUED', now(), 0, 0, 0, 1, 0, now()
+        FROM row WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
+        ORDER BY task_id
+        ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time
+    ), counted AS (
+        SELECT count(*) AS n FROM stored
+    ), head AS (
+        UPDATE log_head SET position = log_head.position + counted.n,
+            outbox_seq = log_head.outbox_seq + 2 * counted.n
+        FROM counted WHERE id = 1 AND counted.n > 0
+        RETURNING log_head.position - counted.n AS position, log_head.outbox_seq - 2 * counted.n AS outbox_seq
+    ), numbered AS (
+        SELECT row.*, row_number() OVER (ORDER BY ordinal) AS n FROM row JOIN stored USING (task_id)
+    ), event AS (
+        INSERT INTO task_event (task_id, revision, position, tenant, type, state, wait_reason, attempt, time)
+        SELECT task_id, 1, head.position + n, tenant, 'STATE_CHANGED', 'SUBMITTED', 'QUEUED', 0, now()
+        FROM numbered, head
+    ), notes AS (
+        INSERT INTO outbox (seq, tenant, event_id, kind, body)
+        SELECT head.outbox_seq + 2 * n - 1, tenant, prompt_event, 'PROMPT', note::jsonb FROM numbered, head
+        UNION ALL
+        SELECT head.outbox_seq + 2 * n, tenant, state_event, 'STATE_CHANGE', note::jsonb FROM numbered, head
+    )
+    SELECT row.ordinal, row.tenant, stored.create_time FROM row LEFT JOIN stored USING (task_id)
+    """
+)
+_RECALL = sa.text(
+    f"SELECT asked.ordinal, asked.tenant, known.digest, {TASK_COLUMNS}"  # noqa: S608 - a list of our own
+    " FROM unnest(CAST(:task_id AS uuid[]), CAST(:tenant AS text[]), CAST(:subject AS text[]),"
+    " CAST(:method AS text[]), CAST(:request_id AS uuid[])) WITH ORDINALITY"
+    " AS asked (task_id, tenant, subject, method, request_id, ordinal)"
+    " LEFT JOIN idempotency AS known ON known.tenant = asked.tenant AND known.subject = asked.subject"
+    " AND known.method = asked.method AND known.request_id = asked.request_id"
+    " JOIN task ON task.task_id = coalesce(known.task_id, asked.task_id) AND task.tenant = asked.tenant"
+)
+
+
+class SubmissionStore:
+    """New tasks and the requests that brought them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def store(self, rows: Sequence[NewTask]) -> list[Any]:
+        """When each was created, in the order of `rows`; None for a row that was not stored now.
+
+        That is one whose request id is taken, or which an earlier try of this very batch stored.
+        """
+        async with self._database.autocommit() as connection:
+            found = (await connection.execute(_STORE, _parameters(rows))).all()
+        return in_row_order(
+            [row.tenant for row in rows], [(r.ordinal, r.tenant, r.create_time) for r in found]
+        )
+
+    async def recall(self, rows: Sequence[NewTask]) -> list[tuple[Task, str]]:
+        """For rows that were not stored now: the task that stands for each, and its request's digest."""
+        keys = [row.request for row in rows]
+        parameters = {
+            "task_id": [row.task_id for row in rows],
+            "tenant": [row.tenant for row in rows],
+            "subject": [key.subject if key else None for key in keys],
+            "method": [key.method if key else None for key in keys],
+            "request_id": [key.request_id if key else None for key in keys],
+        }
+        async with self._database.autocommit() as connection:
+            found = (await connection.execute(_RECALL, parameters)).all()
+        replies = [(r.ordinal, r.tenant, (to_task(r), r.digest or "")) for r in found]
+        return in_row_order([row.tenant for row in rows], replies)
+
+    async def find_request(self, tenant: str, key: RequestKey) -> tuple[uuid.UUID, str] | None:
+        """The task that a request id brought, and the digest of its body."""
+        query = sa.text(
+            "SELECT task_id, digest FROM idempotency WHERE tenant = :tenant AND subject = :subject"
+            " AND method = :method AND request_id = :request_id"
+        )
+        parameters = {
+            "tenant": tenant,
+            "subject": key.subject,
+            "method": key.method,
+            "request_id": key.request_id,
+        }
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(query, parameters)).one_or_none()
+        return (row.task_id, row.digest) if row is not None else None
+
+
+def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
+    return {
+        "pool": POOL,
+        "task_id": [row.task_id for row in rows],
+        "tenant": [row.tenant for row in rows],
+        "agent": [row.agent.name for row in rows],
+        "version": [row.agent.version for row in rows],
+        "agent_digest": [row.agent.digest for row in rows],
+        "isolation": [str(row.agent.isolation) for row in rows],
+        "retry": [retry_json(row.agent.retry) for row in rows],
+        "start_to_close": [row.agent.start_to_close for row in rows],
+        "task_type": [row.task_type for row in rows],
+        "labels": [json.dumps(dict(row.labels)) for row in rows],
+        "submitters": [submitters_json(row.submitters) for row in rows],
+        "traceparent": [row.traceparent for row in rows],
+        "retried_from": [row.retried_from for row in rows],
+        "input": [row.input_json for row in rows],
+        "subject": [row.request.subject if row.request else None for row in rows],
+        "method": [row.request.method if row.request else None for row in rows],
+        "request_id": [row.request.request_id if row.request else None for row in rows],
+        "body_digest": [row.request.digest if row.request else None for row in rows],
+        "prompt_event": [uuid7() for _ in rows],
+        "state_event": [uuid7() for _ in rows],
+        "note": [_note(row) for row in rows],
+    }
+
+
+def _note(row: NewTask) -> str:
+    return note_body(
+        AuditNote(
+            kind=AuditKind.PROMPT,
+            task_id=row.task_id,
+            tenant=row.tenant,
+            revision=1,
+            actor=row.submitters[0].subject,
+        )
+    )

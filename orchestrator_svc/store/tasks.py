@@ -1,0 +1,99 @@
+"""Reading tasks and steps for people."""
+
+import uuid
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from orchestrator_svc import tables
+from orchestrator_svc.records import Place, Step, Task, TaskDetails
+from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_step, to_task
+from svc_kit.database import Database
+
+_FIND = sa.text(f"SELECT {TASK_COLUMNS} FROM task WHERE tenant = :tenant AND task_id = :task_id")  # noqa: S608
+_DETAILS = sa.text(
+    f"SELECT {TASK_COLUMNS}, task.input, task.result FROM task"  # noqa: S608 - a list of our own
+    " WHERE tenant = :tenant AND task_id = :task_id"
+)
+_ATTEMPTS = sa.text("SELECT * FROM attempt WHERE tenant = :tenant AND task_id = :task_id ORDER BY attempt")
+_STEP = sa.text(
+    "SELECT * FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
+)
+# The same columns as a list of expressions.
+_LISTED = [tables.task.c[name.strip().removeprefix("task.")] for name in TASK_COLUMNS.split(",")]
+
+
+class TaskStore:
+    """Tasks of one tenant at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, tenant: str, task_id: uuid.UUID) -> Task | None:
+        """One task."""
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_FIND, {"tenant": tenant, "task_id": task_id})).one_or_none()
+        return to_task(row) if row is not None else None
+
+    async def details(self, tenant: str, task_id: uuid.UUID) -> TaskDetails | None:
+        """One task with input, result and attempts."""
+        keys = {"tenant": tenant, "task_id": task_id}
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_DETAILS, keys)).one_or_none()
+            if row is None:
+                return None
+            attempts = (await connection.execute(_ATTEMPTS, keys)).all()
+        return TaskDetails(
+            task=to_task(row),
+            input_json=row.input,
+            result_json=row.result,
+            attempts=tuple(to_attempt(each) for each in attempts),
+        )
+
+    async def page(
+        self,
+        tenant: str,
+        conditions: Sequence[sa.ColumnElement[bool]],
+        *,
+        after: Place | None,
+        limit: int,
+    ) -> list[Task]:
+        """Tasks, newest first, after a place."""
+        async with self._database.autocommit() as connection:
+            found = await connection.execute(page_query(tenant, conditions, after=after, limit=limit))
+            return [to_task(row) for row in found.all()]
+
+    async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]:
+        """Steps of one task in the order in which they began, after an ordinal."""
+        step = tables.task_step.c
+        query = (
+            sa.select(tables.task_step)
+            .where(step.tenant == tenant, step.task_id == task_id, step.ordinal > after)
+            .order_by(step.ordinal)
+            .limit(limit)
+        )
+        async with self._database.autocommit() as connection:
+            return [to_step(row) for row in (await connection.execute(query)).all()]
+
+    async def step(self, tenant: str, task_id: uuid.UUID, step_key: str) -> Step | None:
+        """One step with its input and output."""
+        keys = {"tenant": tenant, "task_id": task_id, "step_key": step_key}
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_STEP, keys)).one_or_none()
+        return to_step(row) if row is not None else None
+
+
+def page_query(
+    tenant: str, conditions: Sequence[sa.ColumnElement[bool]], *, after: Place | None, limit: int
+) -> sa.Select[*tuple[object, ...]]:
+    """The statement of `page`."""
+    task = tables.task.c
+    query = (
+        sa.select(*_LISTED)
+        .where(task.tenant == tenant, *conditions)
+        .order_by(task.create_time.desc(), task.task_id.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(sa.tuple_(task.create_time, task.task_id) < (after.create_time, after.task_id))
+    return query

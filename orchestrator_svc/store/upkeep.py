@@ -1,0 +1,87 @@
+"""What has to be done in time: attempts that run too long, waits that ended, rows kept long enough."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator_svc.changes import TaskChanges
+from orchestrator_svc.records import LockedTask
+from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_locked
+from orchestrator_svc.store.write import write_changes
+from svc_kit.database import Database
+
+_OVERDUE = sa.text(
+    f"SELECT {LOCKED_COLUMNS}, clock_timestamp() AS now FROM task"  # noqa: S608 - a list of our own
+    " WHERE task_id IN (SELECT task_id FROM task WHERE close_by < clock_timestamp() LIMIT :limit)"
+    " AND close_by < clock_timestamp() ORDER BY task_id FOR UPDATE SKIP LOCKED"
+)
+# Walks from pool to pool along the index instead of over every waiting task.
+_RUNNABLE = sa.text(
+    """
+    WITH RECURSIVE pools AS (
+        (SELECT pool FROM task WHERE state = 'SUBMITTED' ORDER BY pool LIMIT 1)
+        UNION ALL
+        SELECT (SELECT pool FROM task WHERE state = 'SUBMITTED' AND pool > pools.pool ORDER BY pool LIMIT 1)
+        FROM pools WHERE pools.pool IS NOT NULL
+    )
+    SELECT pool, runnable.n, extract(epoch FROM next.run_after - clock_timestamp())::float8 AS next_seconds
+    FROM pools,
+        LATERAL (SELECT count(*) AS n FROM (SELECT FROM task WHERE state = 'SUBMITTED'
+            AND task.pool = pools.pool AND run_after <= clock_timestamp() LIMIT :limit) AS ready) AS runnable,
+        LATERAL (SELECT min(run_after) AS run_after FROM task WHERE state = 'SUBMITTED'
+            AND task.pool = pools.pool AND run_after > clock_timestamp()) AS next
+    WHERE pool IS NOT NULL
+    """
+)
+_FORGET = (
+    ("idempotency", "create_time"),
+    ("claim", "create_time"),
+    ("worker_session", "end_time"),
+)
+
+
+class UpkeepStore:
+    """Over all tenants: the service's own housekeeping."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """One transaction, for the methods that take a connection."""
+        return self._database.transaction()
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        async with self._database.autocommit() as connection:
+            found: datetime = (await connection.execute(sa.text("SELECT clock_timestamp()"))).scalar_one()
+        return found
+
+    async def lock_overdue(self, connection: AsyncConnection, limit: int) -> list[LockedTask]:
+        """Tasks whose attempt runs longer than it may, locked; those that others hold are passed over."""
+        return [to_locked(row) for row in (await connection.execute(_OVERDUE, {"limit": limit})).all()]
+
+    async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:
+        """Write what became of the tasks; the last statement of the transaction."""
+        await write_changes(connection, accepted)
+
+    async def runnable(self, limit: int) -> dict[str, tuple[int, float | None]]:
+        """By pool: how many tasks could run now, up to `limit`, and seconds until the next one may."""
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(_RUNNABLE, {"limit": limit})).all()
+        return {row.pool: (row.n, row.next_seconds) for row in rows}
+
+    async def forget(self, *, hours: int, limit: int) -> int:
+        """Delete up to `limit` rows of each kind that repeats are known by, once they are old; how many."""
+        deleted = 0
+        async with self._database.autocommit() as connection:
+            for table, since in _FORGET:
+                statement = sa.text(
+                    f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"  # noqa: S608
+                    f" WHERE {since} < now() - make_interval(hours => :hours) LIMIT :limit))"
+                )
+                result = await connection.execute(statement, {"hours": hours, "limit": limit})
+                deleted += result.rowcount
+        return deleted

@@ -1,0 +1,141 @@
+"""The orchestrator's tables, for statements; the migrations make them.
+
+The hot statements work on whole batches and are written as text beside the code that runs them; these
+definitions serve the others.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from svc_kit.event_log import log_head_table
+from svc_kit.outbox import outbox_table
+
+metadata = sa.MetaData()
+log_head = log_head_table(metadata)
+outbox = outbox_table(metadata)
+
+_Time = sa.DateTime(timezone=True)
+
+task = sa.Table(
+    "task",
+    metadata,
+    sa.Column("task_id", sa.Uuid, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("pool", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("agent_version", sa.Text, nullable=False),
+    sa.Column("agent_digest", sa.Text, nullable=False),
+    sa.Column("isolation", sa.Text, nullable=False),
+    sa.Column("retry", JSONB, nullable=False),
+    sa.Column("start_to_close", sa.Double, nullable=False),
+    sa.Column("task_type", sa.Text, nullable=False),
+    sa.Column("labels", JSONB, nullable=False),
+    sa.Column("submitters", JSONB, nullable=False),
+    sa.Column("traceparent", sa.Text, nullable=False),
+    sa.Column("retried_from", sa.Uuid),
+    sa.Column("input", sa.Text, nullable=False),
+    sa.Column("result", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("wait_reason", sa.Text),
+    sa.Column("run_after", _Time, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("crashes", sa.Integer, nullable=False),
+    sa.Column("error", JSONB),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("step_count", sa.Integer, nullable=False),
+    # Of the live attempt; both are empty while none runs.
+    sa.Column("session_id", sa.Uuid),
+    sa.Column("close_by", _Time),
+    sa.Column("last_outcome", sa.Text),
+    sa.Column("create_time", _Time, nullable=False),
+    sa.Column("start_time", _Time),
+    sa.Column("end_time", _Time),
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("task_id", sa.Uuid, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("worker", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Uuid, nullable=False),
+    sa.Column("start_time", _Time, nullable=False),
+    sa.Column("end_time", _Time),
+    sa.Column("outcome", sa.Text),
+    sa.Column("error", JSONB),
+)
+
+task_step = sa.Table(
+    "task_step",
+    metadata,
+    sa.Column("task_id", sa.Uuid, primary_key=True),
+    sa.Column("step_key", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("call_id", sa.Uuid, nullable=False),
+    sa.Column("input_digest", sa.Text, nullable=False),
+    sa.Column("input", sa.Text, nullable=False),
+    sa.Column("output", sa.Text),
+    sa.Column("error", JSONB),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("start_time", _Time, nullable=False),
+    sa.Column("end_time", _Time),
+)
+
+task_event = sa.Table(
+    "task_event",
+    metadata,
+    sa.Column("task_id", sa.Uuid, primary_key=True),
+    sa.Column("revision", sa.BigInteger, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("wait_reason", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # {"step": {…}, "error": {…}}, as far as there are any.
+    sa.Column("detail", JSONB),
+    sa.Column("time", _Time, nullable=False),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("method", sa.Text, primary_key=True),
+    sa.Column("request_id", sa.Uuid, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("task_id", sa.Uuid, nullable=False),
+    sa.Column("create_time", _Time, nullable=False),
+)
+
+worker_session = sa.Table(
+    "worker_session",
+    metadata,
+    sa.Column("session_id", sa.Uuid, primary_key=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("slot", sa.Text, nullable=False),
+    sa.Column("incarnation", sa.BigInteger, nullable=False),
+    sa.Column("pools", JSONB, nullable=False),
+    sa.Column("capacity", sa.Integer, nullable=False),
+    sa.Column("start_time", _Time, nullable=False),
+    sa.Column("lease_until", _Time, nullable=False),
+    sa.Column("end_time", _Time),
+)
+
+claim = sa.Table(
+    "claim",
+    metadata,
+    sa.Column("claim_id", sa.Uuid, primary_key=True),
+    sa.Column("session_id", sa.Uuid, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("task_id", sa.Uuid, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("create_time", _Time, nullable=False),
+)

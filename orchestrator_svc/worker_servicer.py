@@ -1,0 +1,194 @@
+"""WorkerService: protobuf in, one call, protobuf out."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from interlock.common.v1 import permit_pb2
+from interlock.orchestrator.v1 import task_pb2, worker_service_pb2_grpc
+from interlock.orchestrator.v1 import worker_service_pb2 as messages
+from orchestrator_svc import checks, convert
+from orchestrator_svc.announcements import session_topic
+from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
+from orchestrator_svc.claims import ClaimRequest, Claims
+from orchestrator_svc.errors import pool_forbidden
+from orchestrator_svc.journal import StepFinish
+from orchestrator_svc.receipts import Receipts
+from orchestrator_svc.records import AttemptRef, Runnable, Step, StepStatus
+from orchestrator_svc.rights import HeldAttempt, Rights
+from orchestrator_svc.sessions import Sessions
+from orchestrator_svc.tasks import Tasks
+from orchestrator_svc.worker_stream import WorkerStream
+from svc_kit.errors import Violation, invalid
+from svc_kit.identity import Role, principal
+from svc_kit.wakeup import Wakeups
+
+NAME = "interlock.orchestrator.v1.WorkerService"
+
+_WORKERS = frozenset({Role.WORKER})
+ROLES = {
+    "WorkerSession": _WORKERS,
+    "ClaimTask": _WORKERS,
+    "RecordStep": _WORKERS,
+    "GetStepOutput": _WORKERS,
+    "CompleteTask": _WORKERS,
+    "FailTask": _WORKERS,
+    "ReleaseTask": _WORKERS,
+}
+
+
+class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
+    """The worker's side of tasks."""
+
+    def __init__(
+        self,
+        *,
+        sessions: Sessions,
+        claims: Claims,
+        attempts: Attempts,
+        tasks: Tasks,
+        rights: Rights,
+        receipts: Receipts,
+        wakeups: Wakeups,
+    ) -> None:
+        self._sessions = sessions
+        self._claims = claims
+        self._attempts = attempts
+        self._tasks = tasks
+        self._rights = rights
+        self._receipts = receipts
+        self._wakeups = wakeups
+
+    async def WorkerSession(
+        self, request_iterator: AsyncIterator[messages.WorkerSessionRequest], context: Any
+    ) -> AsyncGenerator[messages.WorkerSessionResponse]:
+        first = await anext(request_iterator, messages.WorkerSessionRequest())
+        if not first.HasField("open"):
+            raise invalid([Violation("open", "the first message of a stream must open a session")])
+        session = checks.session(first.open, subject=principal().subject)
+        for pool in session.pools:
+            _tenants_of(pool)
+        with self._wakeups.subscribe(session_topic(session.session_id)) as woken:
+            await self._sessions.open(session)
+            stream = WorkerStream(session=session, sessions=self._sessions, rights=self._rights, woken=woken)
+            async with aclosing(stream.run(request_iterator)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def ClaimTask(self, request: messages.ClaimTaskRequest, context: Any) -> messages.ClaimTaskResponse:
+        session_id, claim_id, pool = checks.claim(request)
+        subject = principal().subject
+        claimed = await self._claims.claim(
+            ClaimRequest(
+                claim_id=claim_id,
+                session_id=session_id,
+                subject=subject,
+                pool=pool,
+                tenants=_tenants_of(pool),
+            )
+        )
+        if claimed is None:
+            return messages.ClaimTaskResponse()
+        ref = AttemptRef(tenant=claimed.task.tenant, task_id=claimed.task.task_id, attempt=claimed.attempt)
+        token = self._rights.attempt_token(HeldAttempt(ref=ref, session_id=session_id, subject=subject))
+        return messages.ClaimTaskResponse(claimed=_claimed_to_proto(claimed, token))
+
+    async def RecordStep(
+        self, request: messages.RecordStepRequest, context: Any
+    ) -> messages.RecordStepResponse:
+        held = self._held(request.attempt_token)
+        finish, begin = checks.record_step(request)
+        finish = await self._with_receipt(held, finish, request.finish)
+        written = await self._attempts.write(AttemptWrite(held=held, finish=finish, begin=begin))
+        if written.recorded is not None:
+            recorded = messages.RecordedStep(step=_step(written.recorded))
+            return messages.RecordStepResponse(recorded=recorded)
+        if written.begun is None or written.tool is None:
+            return messages.RecordStepResponse()
+        return messages.RecordStepResponse(
+            start=messages.StartStep(
+                call_id=str(written.begun.call_id),
+                permit=self._rights.step_permit(written.task, written.begun, written.tool, held.subject),
+                input_json=written.begun.input_json,
+            )
+        )
+
+    async def GetStepOutput(
+        self, request: messages.GetStepOutputRequest, context: Any
+    ) -> messages.GetStepOutputResponse:
+        held = self._held(request.attempt_token)
+        key = checks.step_key(request.step_key)
+        await self._attempts.check_live(held)
+        step = await self._tasks.finished_step(held.ref.tenant, held.ref.task_id, key)
+        return messages.GetStepOutputResponse(step=_step(step))
+
+    async def CompleteTask(
+        self, request: messages.CompleteTaskRequest, context: Any
+    ) -> messages.CompleteTaskResponse:
+        held = self._held(request.attempt_token)
+        finish, end = checks.completion(request)
+        finish = await self._with_receipt(held, finish, request.finish)
+        await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
+        return messages.CompleteTaskResponse()
+
+    async def FailTask(self, request: messages.FailTaskRequest, context: Any) -> messages.FailTaskResponse:
+        held = self._held(request.attempt_token)
+        finish, end = checks.failure(request)
+        finish = await self._with_receipt(held, finish, request.finish)
+        written = await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
+        return messages.FailTaskResponse(state=convert.state_to_proto(written.task.status.state))
+
+    async def ReleaseTask(
+        self, request: messages.ReleaseTaskRequest, context: Any
+    ) -> messages.ReleaseTaskResponse:
+        held = self._held(request.attempt_token)
+        await self._attempts.write(AttemptWrite(held=held, end=Release()))
+        return messages.ReleaseTaskResponse()
+
+    def _held(self, token: permit_pb2.Signed) -> HeldAttempt:
+        return self._rights.held(token, principal().subject)
+
+    async def _with_receipt(
+        self, held: HeldAttempt, finish: StepFinish | None, sent: messages.FinishStep
+    ) -> StepFinish | None:
+        """The step's end with what its receipt proves; a refused call has no receipt."""
+        if finish is None or finish.status is StepStatus.REFUSED:
+            return finish
+        # The gateway signed the tool's own words, not what is kept of them.
+        outcome = sent.output_json if finish.status is StepStatus.COMPLETED else sent.error.message
+        digest = await self._receipts.check(sent.receipt, held.ref, finish.step_key, finish.status, outcome)
+        return replace(finish, argument_digest=digest)
+
+
+def _tenants_of(pool: str) -> frozenset[str]:
+    """The tenants whose tasks the worker may claim from the pool; POOL_FORBIDDEN where there are none."""
+    tenants = frozenset(tenant for tenant, name in principal().pools if name == pool)
+    if not tenants:
+        raise pool_forbidden(pool)
+    return tenants
+
+
+def _step(step: Step) -> task_pb2.Step:
+    return convert.step_to_proto(step, payloads=True)
+
+
+def _claimed_to_proto(claimed: Runnable, token: permit_pb2.Signed) -> messages.ClaimedTask:
+    task = claimed.task
+    limit = Duration()
+    limit.FromNanoseconds(round(task.agent.start_to_close * 1e9))
+    return messages.ClaimedTask(
+        tenant=task.tenant,
+        task_id=str(task.task_id),
+        attempt=claimed.attempt,
+        agent=task.agent.name,
+        agent_version=task.agent.version,
+        agent_digest=task.agent.digest,
+        input_json=claimed.input_json,
+        finished_steps=claimed.finished_steps,
+        attempt_token=token,
+        start_to_close_timeout=limit,
+        traceparent=task.traceparent,
+    )
