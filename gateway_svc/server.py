@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import structlog
 
 from gateway_svc import policy_servicer, servicer
 from gateway_svc.audit_events import AuditTrail
@@ -15,6 +16,7 @@ from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
 from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
+from gateway_svc.measures import measures
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.ownership import Ownership
 from gateway_svc.pipeline.admission import Admission
@@ -42,12 +44,16 @@ from interlock_sandbox import IsolationLevel, Sandbox
 from svc_kit.clients import TokenFile, TokenSource, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
+from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
 from svc_kit.outbox import Relay
 from svc_kit.server import Service, run, token_verifier
 from svc_kit.signing import SigningKey
 from svc_kit.wakeup import Wakeups
 
+log = structlog.get_logger(__name__)
+
+_FEEDS_SECONDS = 3.0
 # Sent again on UNAVAILABLE: the log knows a repeat by its event id.
 _SAFE_AUDIT_METHODS = ("/interlock.audit.v1.AuditService/Append",)
 
@@ -69,8 +75,8 @@ class Peers:
     audit: grpc.aio.Channel
 
 
-def build(settings: GatewaySettings) -> Gateway:
-    """Wire everything; nothing runs before the lifespan is entered."""
+def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gateway:
+    """Wire everything; nothing runs before the lifespan is entered, which starts and closes the sandbox."""
     if settings.keys_dir is None:
         raise ValueError("the setting `keys_dir` must name the folder of the receipt key")
     clock = SystemClock()
@@ -95,7 +101,9 @@ def build(settings: GatewaySettings) -> Gateway:
         slot=settings.slot or f"{socket.gethostname()} {settings.internal_address}",
         wake=relay.wake,
     )
-    runner = _runner(settings, clock)
+    runner = ToolRunner(
+        sandbox or make_sandbox(settings), minimum=IsolationLevel[settings.sandbox_minimum], clock=clock
+    )
     flights: Flights[Answer] = Flights()
     admission = Admission(running=settings.max_running, waiting=settings.max_waiting)
     schemas = SchemaCache()
@@ -121,7 +129,10 @@ def build(settings: GatewaySettings) -> Gateway:
         relay.wake()
 
     gateway = servicer.GatewayServicer(
-        execute=ExecuteTool(steps, clock), calls=Calls(call_store), runner=runner, receipt_key=receipt_key
+        execute=ExecuteTool(steps, clock, measures()),
+        calls=Calls(call_store),
+        runner=runner,
+        receipt_key=receipt_key,
     )
     policies = policy_servicer.PolicyServicer(
         Policies(policy_store, book, clock, committed=policies_committed)
@@ -141,6 +152,7 @@ def build(settings: GatewaySettings) -> Gateway:
             await stack.enter_async_context(feed)
             woken = stack.enter_context(wakeups.subscribe(TOPIC))
             await stack.enter_async_context(_background(ownership.run(), relay.run(), book.follow(woken)))
+            await _heard(feed, book)
             stack.push_async_callback(flights.drain, settings.drain_seconds)
             stack.callback(admission.close)
             yield
@@ -190,10 +202,23 @@ def _peers(settings: GatewaySettings, token: TokenSource) -> Peers:
     )
 
 
-def _runner(settings: GatewaySettings, clock: SystemClock) -> ToolRunner:
-    minimum = IsolationLevel[settings.sandbox_minimum]
-    sandbox = Sandbox(minimum=minimum, spares=settings.sandbox_spares, max_concurrent=settings.max_running)
-    return ToolRunner(sandbox, minimum=minimum, clock=clock)
+def make_sandbox(settings: GatewaySettings) -> Sandbox:
+    """The sandbox that these settings ask for, not yet started."""
+    return Sandbox(
+        minimum=IsolationLevel[settings.sandbox_minimum],
+        spares=settings.sandbox_spares,
+        max_concurrent=settings.max_running,
+    )
+
+
+async def _heard(feed: RegistryFeed, book: PolicyBook) -> None:
+    """Wait a little for what decisions stand on, so that the first calls are not refused as POLICY_STALE."""
+    try:
+        async with asyncio.timeout(_FEEDS_SECONDS):
+            await book.refresh()
+            await feed.wait_ready()
+    except (TimeoutError, Unavailable):
+        log.warning("feeds_not_heard_yet")
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from gateway_svc.errors import (
     outcome_error,
     with_state,
 )
+from gateway_svc.measures import Measures
 from gateway_svc.pipeline.admission import Admission
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.binding import Binding
@@ -72,9 +73,10 @@ class Steps:
 class ExecuteTool:
     """Takes one call through the steps."""
 
-    def __init__(self, steps: Steps, clock: Clock) -> None:
+    def __init__(self, steps: Steps, clock: Clock, measures: Measures) -> None:
         self._steps = steps
         self._clock = clock
+        self._measures = measures
 
     async def __call__(
         self, signed: Signed, arguments_json: str, caller: Principal, seconds: float | None
@@ -85,11 +87,13 @@ class ExecuteTool:
                 answer = await self._admitted(signed, arguments_json, caller, seconds or _DEFAULT_SECONDS)
         except DomainError as error:
             with_state(error, NOT_STARTED)
+            self._measures.count(error.reason_name)
             raise
         except Exception:
             # Beyond the write-ahead nothing but outcomes comes out of a flight.
             log.exception("tool_call_failed")
             raise with_state(broken(), NOT_STARTED) from None
+        self._measures.count(answer.outcome.reason or answer.outcome.status)
         failure = outcome_error(answer.outcome)
         if failure is not None:
             raise failure
@@ -121,8 +125,10 @@ class ExecuteTool:
                 return Answer(outcome=stored.outcome, replayed=True)
             async with self._steps.admission.place(pending.seconds_left()):
                 async with self._refusals_recorded(pending):
-                    cleared = self._clear(pending)
-                begun = await self._steps.write_ahead.begin(cleared, repeatable=stored is not None)
+                    with self._measures.step("checks"):
+                        cleared = self._clear(pending)
+                with self._measures.step("write_ahead"):
+                    begun = await self._steps.write_ahead.begin(cleared, repeatable=stored is not None)
                 if begun is not None:
                     return Answer(outcome=await self._perform(begun), replayed=False)
 
@@ -138,7 +144,8 @@ class ExecuteTool:
         """Steps 11 to 13: from here on there is an outcome, whatever happens."""
         now = self._clock.now
         try:
-            ended = await self._steps.runner.run(begun)
+            with self._measures.step("run"):
+                ended = await self._steps.runner.run(begun)
             outcome = self._steps.results.judge(ended, begun.cleared.tool, now=now())
         except DomainError as error:
             await self._steps.write_ahead.withdraw(begun.call, error)
@@ -146,7 +153,8 @@ class ExecuteTool:
         except Exception:
             log.exception("tool_call_lost", call_id=str(begun.call.asked.call_id))
             outcome = lost(now=now())
-        return await self._steps.outcomes.store(begun, outcome)
+        with self._measures.step("store"):
+            return await self._steps.outcomes.store(begun, outcome)
 
     def _may_repeat(self, stored: ToolCall) -> bool:
         return stored.status is CallStatus.UNKNOWN and self._steps.binding.may_repeat(stored.asked)

@@ -1,0 +1,130 @@
+"""The gateway's neighbours as small real gRPC servers, which a test can make fail."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from interlock.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, entry_pb2
+from interlock.orchestrator.v1 import orchestrator_service_pb2, orchestrator_service_pb2_grpc
+from interlock.registry.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc, tool_pb2
+from svc_kit.signing import SigningKey
+
+Change = agent_pb2.Agent | agent_pb2.AgentVersion | tool_pb2.Tool | tool_pb2.ToolVersion
+_FIELDS = {
+    agent_pb2.Agent: "agent",
+    agent_pb2.AgentVersion: "agent_version",
+    tool_pb2.Tool: "tool",
+    tool_pb2.ToolVersion: "tool_version",
+}
+
+
+class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
+    """Publishes the keys of permits."""
+
+    def __init__(self, *keys: SigningKey) -> None:
+        self.keys = list(keys)
+
+    async def GetPublicKeys(
+        self, request: orchestrator_service_pb2.GetPublicKeysRequest, context: Any
+    ) -> orchestrator_service_pb2.GetPublicKeysResponse:
+        return orchestrator_service_pb2.GetPublicKeysResponse(keys=[key.public() for key in self.keys])
+
+
+class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
+    """Streams what a test published, and falls silent when told to."""
+
+    def __init__(self) -> None:
+        self._log: list[tuple[str, Change]] = []
+        self._grown = asyncio.Event()
+        self.silent = False
+
+    def publish(self, tenant: str, *changes: Change) -> None:
+        self._log += [(tenant, change) for change in changes]
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def WatchRegistry(
+        self, request: registry_service_pb2.WatchRegistryRequest, context: Any
+    ) -> AsyncIterator[registry_service_pb2.WatchRegistryResponse]:
+        sent = 0
+        while True:
+            grown = self._grown
+            for tenant, change in self._log[sent:]:
+                sent += 1
+                fields: dict[str, Any] = {_FIELDS[type(change)]: change}
+                yield registry_service_pb2.WatchRegistryResponse(position=sent, tenant=tenant, **fields)
+            if self.silent:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
+            bookmark = registry_service_pb2.Bookmark()
+            yield registry_service_pb2.WatchRegistryResponse(position=sent, bookmark=bookmark)
+            try:
+                async with asyncio.timeout(0.2):
+                    await grown.wait()
+            except TimeoutError:
+                continue
+
+
+class Audit(audit_service_pb2_grpc.AuditServiceServicer):
+    """Keeps what was appended, one entry an event id."""
+
+    def __init__(self) -> None:
+        self.events: list[entry_pb2.Event] = []
+        self.refuses = False
+        self.hangs = False
+        self.takes_silently = False  # records, and does not say so
+        self.refuses_batches = False
+
+    async def Append(
+        self, request: audit_service_pb2.AppendRequest, context: Any
+    ) -> audit_service_pb2.AppendResponse:
+        await self._misbehave(context)
+        answer = self._append(request.event)
+        if self.takes_silently:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost on the way back")
+        return answer
+
+    async def AppendStream(
+        self, request_iterator: AsyncIterator[audit_service_pb2.AppendStreamRequest], context: Any
+    ) -> AsyncIterator[audit_service_pb2.AppendStreamResponse]:
+        async for batch in request_iterator:
+            await self._misbehave(context)
+            if self.refuses_batches:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            yield audit_service_pb2.AppendStreamResponse(
+                appended=[self._append(event) for event in batch.events]
+            )
+
+    async def _misbehave(self, context: Any) -> None:
+        if self.hangs:
+            await asyncio.sleep(3600)
+        if self.refuses:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
+
+    def _append(self, event: entry_pb2.Event) -> audit_service_pb2.AppendResponse:
+        known = [each.event_id for each in self.events]
+        if event.event_id in known:
+            return audit_service_pb2.AppendResponse(
+                index=known.index(event.event_id), tree_size=len(known), already_existed=True
+            )
+        self.events.append(event)
+        return audit_service_pb2.AppendResponse(index=len(known), tree_size=len(known) + 1)
+
+
+@asynccontextmanager
+async def served(
+    address: str, *, orchestrator: Orchestrator, registry: Registry, audit: Audit
+) -> AsyncIterator[str]:
+    """All three on one door."""
+    server = grpc.aio.server()
+    orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(orchestrator, server)
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        yield address
+    finally:
+        await server.stop(0)

@@ -1,0 +1,46 @@
+"""What decisions stand on may not grow old."""
+
+import pytest
+
+from gateway_svc.cedar.decision import Question
+from gateway_svc.pipeline.binding import Binding
+from gateway_svc.policy_book import PolicyBook
+from gateway_svc.policy_store import PolicyStore
+from interlock_suite.databases import ServiceDatabase
+from svc_kit.clock import ManualClock
+from svc_kit.database import Database
+from svc_kit.errors import Unavailable
+
+QUESTION = Question(agent="a", agent_version="1.0.0", tool="t", arguments={}, attempt=1, submitter=None)
+
+
+async def test_policies_that_were_not_read_for_ten_seconds_decide_nothing(
+    gateway_database: ServiceDatabase,
+) -> None:
+    database, clock = Database(gateway_database.service_url), ManualClock()
+    book = PolicyBook(PolicyStore(database), monotonic=clock.monotonic)
+    with pytest.raises(Unavailable, match="has not been heard yet"):
+        book.decide("nobody", QUESTION)
+    await book.refresh()
+    clock.advance(9.9)
+    assert not book.decide("nobody", QUESTION).allowed
+    clock.advance(0.2)
+    with pytest.raises(Unavailable, match="silent for 10 s") as refused:
+        book.decide("nobody", QUESTION)
+    assert refused.value.reason_name == "POLICY_STALE"
+    await book.refresh()
+    assert not book.decide("nobody", QUESTION).allowed
+    await database.close()
+
+
+class _OldRegistry:
+    ready = True
+
+    def age(self) -> float:
+        return 10.1
+
+
+def test_a_registry_that_was_silent_for_ten_seconds_binds_nothing() -> None:
+    with pytest.raises(Unavailable, match="registry has been silent") as refused:
+        Binding(_OldRegistry()).check(None)  # type: ignore[arg-type]  # asked for nothing but its age
+    assert refused.value.reason_name == "POLICY_STALE"
