@@ -76,6 +76,10 @@ class DataFolder:
         """Keep `memory` for the next start."""
         write_private(self._memory, json.dumps(asdict(memory), indent=2) + "\n")
 
+    def remembered(self) -> bool:
+        """Whether a suite has been here before."""
+        return self._memory.exists()
+
     def recall(self) -> Memory:
         """What was remembered; a new suite's beginnings where nothing was."""
         try:

@@ -16,7 +16,7 @@ from interlock_suite.errors import SuiteError
 from interlock_suite.identity import choose_identity, give_to_nobody
 from interlock_suite.passwords import password
 
-SUPERUSER = "interlock"
+SUPERUSER = "postgres"
 _INITDB_SECONDS = 120
 # Without each of these an acknowledged commit may be lost.
 _DURABILITY = ("fsync", "synchronous_commit", "full_page_writes")

@@ -131,7 +131,7 @@ def _kill_and_await_return(suite: SuiteProcess, name: str) -> None:
 
 def _admin_url(suite: SuiteProcess) -> str:
     secret = password(suite.folder.keys / "postgres" / "superuser.password")
-    return f"postgresql://interlock:{secret}@/postgres?host={suite.folder.run}/pg"
+    return f"postgresql://postgres:{secret}@/postgres?host={suite.folder.run}/pg"
 
 
 def _guards(suite: SuiteProcess) -> set[int]:
