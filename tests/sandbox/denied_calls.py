@@ -2,7 +2,7 @@
 
 import platform
 
-_DENIED: dict[str, tuple[int, int | None]] = {
+ALL_DENIED: dict[str, tuple[int, int | None]] = {
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),
@@ -105,4 +105,4 @@ _DENIED: dict[str, tuple[int, int | None]] = {
 
 _COLUMN = {"x86_64": 0, "aarch64": 1}[platform.machine()]
 
-DENIED = {name: number for name, row in _DENIED.items() if (number := row[_COLUMN]) is not None}
+DENIED = {name: number for name, row in ALL_DENIED.items() if (number := row[_COLUMN]) is not None}
