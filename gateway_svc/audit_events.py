@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from gateway_svc.call_store import CallStore
 from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
 from interlock.audit.v1 import entry_pb2
+from svc_kit.call_context import current_call
 from svc_kit.outbox import Message, OutboxRow
 from svc_kit.strict_json import digest
 
@@ -129,6 +130,9 @@ def _event(
         call_id=str(asked.call_id),
     )
     event.event_time.FromDatetime(time)
+    running = current_call()
+    if running is not None:
+        event.trace_id, event.span_id = running.trace_id, running.span_id
     event.attributes["tool_version"] = asked.tool_version
     event.attributes["tool_digest"] = asked.tool_digest
     event.attributes["argument_digest"] = asked.argument_digest
