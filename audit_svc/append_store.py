@@ -82,7 +82,8 @@ _WRITE_ENTRIES = sa.text(
     " CAST(:frontiers AS bytea[]), CAST(:roots AS bytea[])) AS grown (log_id, old_size, size, frontier, root)"
     " WHERE log_head.log_id = grown.log_id AND log_head.size = grown.old_size"
 )
-_ENTRY_KEY = "entry_pkey"
+# What a repeat that was not found runs into; which of them first is up to Postgres.
+_EVENT_KEYS = ("entry_pkey", "payload_pkey")
 
 
 class SqlAppendTransaction:
@@ -141,7 +142,7 @@ class SqlAppendTransaction:
         try:
             moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
         except IntegrityError as error:
-            if isinstance(error.orig, psycopg.Error) and error.orig.diag.constraint_name == _ENTRY_KEY:
+            if isinstance(error.orig, psycopg.Error) and error.orig.diag.constraint_name in _EVENT_KEYS:
                 raise RacedError from error
             raise
         # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.

@@ -134,7 +134,7 @@ async def test_concurrent_appends_from_two_replicas_make_one_tree_without_gap_or
 ) -> None:
     other = Replica.over(audit_database.service_url)
     tenants = ("default", "blue", "green")
-    events = [new_event(tenant=tenants[i % 3], parts=()) for i in range(240)]
+    events = [new_event(tenant=tenants[i % 3]) for i in range(240)]
     # Each replica gets all of them, in another order: every event races against its own repeat.
     writers = [
         asyncio.gather(*(r.log.append(e) for e in order))
