@@ -46,7 +46,7 @@ def send(
 def receive(sock: socket.socket) -> tuple[dict[str, object], list[int]] | None:
     """The next message and its descriptors; None when the other side is gone."""
     try:
-        packet, descriptors, _, _ = socket.recv_fds(sock, MAX_BYTES, MAX_DESCRIPTORS)
+        packet, descriptors, _, _ = socket.recv_fds(sock, MAX_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         return None
     if not packet:

@@ -85,7 +85,10 @@ class ZygoteProcess:
         if self._socket is None or self.dead.is_set():
             raise SpareFailed("namespaces", "the zygote is gone", 0)
         self._next_id += 1
-        spare, theirs = _new_spare(self._next_id, disk_bytes)
+        try:
+            spare, theirs = _new_spare(self._next_id, disk_bytes)
+        except OSError as error:
+            raise SpareFailed("namespaces", f"no channel: {error}", error.errno or 0) from error
         self._spares[spare.id] = spare
         try:
             spare.pidfd = await self._request_clone(self._socket, spare, theirs)
@@ -207,12 +210,14 @@ def _start_interpreter(descriptor: int) -> subprocess.Popen[bytes]:
 
 def _new_spare(spare_id: int, disk_bytes: int) -> tuple[Spare, list[int]]:
     """Our half of a new sandbox, and the descriptors of the other half."""
-    channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as undo:
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        undo.callback(channel.close)
+        undo.callback(theirs.close)
+        stdout, their_stdout = _pipe(undo)
+        stderr, their_stderr = _pipe(undo)
+        undo.pop_all()
     channel.setblocking(False)
-    stdout, their_stdout = os.pipe()
-    stderr, their_stderr = os.pipe()
-    os.set_blocking(stdout, False)
-    os.set_blocking(stderr, False)
     spare = Spare(
         id=spare_id,
         disk_bytes=disk_bytes,
@@ -222,3 +227,11 @@ def _new_spare(spare_id: int, disk_bytes: int) -> tuple[Spare, list[int]]:
         exited=asyncio.get_running_loop().create_future(),
     )
     return spare, [theirs.detach(), their_stdout, their_stderr]
+
+
+def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    reading, writing = os.pipe()
+    undo.callback(os.close, reading)
+    undo.callback(os.close, writing)
+    os.set_blocking(reading, False)
+    return reading, writing

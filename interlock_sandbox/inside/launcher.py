@@ -53,7 +53,7 @@ def _launch(parent: socket.socket, layers: frozenset[Layer]) -> None:
         with applying(Layer.NAMESPACES):
             _enter_namespaces(proc, host_id)
         if os.fork():  # a new process namespace begins with the next child
-            _wait_for_zygote(parent)
+            _wait_for_zygote(parent, layers)
     _settle(parent, layers, runtime, proc, host_id)
 
 
@@ -68,9 +68,11 @@ def _enter_namespaces(proc: int, host_id: int | None) -> None:
     namespaces.write_id_maps(proc, uid=uid, gid=gid)
 
 
-def _wait_for_zygote(parent: socket.socket) -> None:
+def _wait_for_zygote(parent: socket.socket, layers: frozenset[Layer]) -> None:
     """Stay as the zygote's parent, so that it dies when this process is killed."""
     parent.close()
+    if Layer.CAPABILITIES in layers:
+        privileges.drop_capabilities()
     os.wait()
     os._exit(0)
 

@@ -13,6 +13,7 @@ from interlock_sandbox.inside.syscalls import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECUREBITS,
     clear_capability_sets,
@@ -53,8 +54,12 @@ def _empty_bounding_set() -> None:
 
 def set_standing_limits() -> None:
     """The bounds that hold for every sandbox, whatever the call allows."""
-    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
+    for kind in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(kind, (0, 0))
+    # A crash must not hand the tool's memory to a core-dump program of the host, which runs as root: 0 would
+    # only bar files, 1 is the kernel's word for "no program either", and so is not being dumpable.
+    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    prctl(PR_SET_DUMPABLE, 0)
 
 
 _BOUNDED = (

@@ -47,7 +47,7 @@ getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename rename
 symlink symlinkat chmod fchmod fchmodat umask utime utimes utimensat futimesat statfs fstatfs getxattr
 lgetxattr fgetxattr listxattr llistxattr flistxattr poll ppoll select pselect6 epoll_create epoll_create1
 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 timerfd_create timerfd_settime timerfd_gettime
-pipe pipe2 sendto recvfrom sendmsg recvmsg shutdown getsockopt setsockopt getsockname getpeername mmap
+pipe pipe2 sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname getpeername mmap
 munmap mremap mprotect brk madvise msync membarrier rseq set_robust_list get_robust_list set_tid_address
 exit exit_group getpid gettid getppid getuid geteuid getgid getegid getgroups getresuid getresgid getpgid
 getpgrp getsid getpriority getcpu uname sysinfo getrandom getrlimit setrlimit getrusage sched_yield

@@ -107,7 +107,6 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "recvmsg": (47, 212),
     "shutdown": (48, 210),
     "getsockopt": (55, 209),
-    "setsockopt": (54, 208),
     "getsockname": (51, 204),
     "getpeername": (52, 205),
     # Memory and threads

@@ -3,6 +3,7 @@
 import platform
 
 ALL_DENIED: dict[str, tuple[int, int | None]] = {
+    "setsockopt": (54, 208),
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),

@@ -151,6 +151,11 @@ async def test_error_texts_are_bounded(sandbox: Sandbox) -> None:
     assert len(outcome.error.traceback) <= 16384
 
 
+async def test_there_is_nothing_to_read_on_stdin(sandbox: Sandbox) -> None:
+    outcome = await run(sandbox, "import sys\nreturn sys.stdin.read()")
+    assert outcome.result_json == b'""'
+
+
 async def test_output_is_captured_apart_from_the_result(sandbox: Sandbox) -> None:
     outcome = await run(sandbox, "import sys\nprint('out')\nprint('err', file=sys.stderr)\nreturn 'result'")
     assert outcome.result_json == b'"result"'
