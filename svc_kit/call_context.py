@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import grpc
 
+from interlock.common.remote_error import REQUEST_ID_KEY
 from svc_kit.ids import uuid7
 
-REQUEST_ID_KEY = "x-request-id"
 TRACEPARENT_KEY = "traceparent"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")

@@ -1,23 +1,35 @@
 """Errors of the domain. One interceptor turns them into statuses; nothing else touches grpc codes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import grpc
 
+from interlock.common.remote_error import Violation
 from interlock.common.v1.errors_pb2 import ErrorReason
 
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DomainError",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "OutOfRange",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unknown",
+    "Violation",
+    "invalid",
+    "reason_name",
+]
+
 _PREFIX = "ERROR_REASON_"
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One thing wrong with one field of a request."""
-
-    field: str  # path as the contract spells it: "input_json", "agents[2].name"
-    message: str  # what is wrong and what would be right
-    reason: str = ""  # UPPER_SNAKE_CASE for programs, where they need to tell violations apart
 
 
 class DomainError(Exception):

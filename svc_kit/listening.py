@@ -4,7 +4,7 @@ from pathlib import Path
 
 import grpc
 
-from svc_kit.addresses import Address, parse_address
+from interlock.common.addresses import Address, parse_address
 from svc_kit.identity.verifier import TokenVerifier
 from svc_kit.settings import ServiceSettings
 

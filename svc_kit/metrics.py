@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from svc_kit.addresses import parse_address
+from interlock.common.addresses import parse_address
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from svc_kit.addresses import parse_address
+from interlock.common.addresses import parse_address
 from svc_kit.doors import MethodTable, Service, method_table
 from svc_kit.identity.issuers import IssuersFile
 from svc_kit.identity.verifier import TokenVerifier

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from svc_kit.addresses import parse_address
+from interlock.common.addresses import parse_address
 
 
 def _checked(text: str) -> str:

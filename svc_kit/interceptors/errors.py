@@ -9,8 +9,9 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
+from interlock.common.remote_error import REQUEST_ID_KEY
 from interlock.common.v1.errors_pb2 import ErrorReason
-from svc_kit.call_context import REQUEST_ID_KEY, Call, current_call
+from svc_kit.call_context import Call, current_call
 from svc_kit.errors import DomainError, Internal, Unavailable
 from svc_kit.interceptors.deadline import DefaultDeadlineExpired
 from svc_kit.interceptors.handlers import Context, Incoming, ScopeInterceptor

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from svc_kit.call_context import REQUEST_ID_KEY, call_from_metadata, enter_call
+from interlock.common.remote_error import REQUEST_ID_KEY
+from svc_kit.call_context import call_from_metadata, enter_call
 from svc_kit.interceptors.handlers import Incoming, ScopeInterceptor
 
 

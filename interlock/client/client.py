@@ -1,0 +1,155 @@
+"""The asynchronous client: the stubs of every service, and a few methods that do more than one call."""
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from interlock.audit.v1 import audit_service_pb2_grpc
+from interlock.client.errors import InterlockError
+from interlock.client.safe_methods import SAFE_METHODS
+from interlock.client.watching import TERMINAL, Interrupted, follow
+from interlock.common.channel import ClientTls, TokenSource, channel
+from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
+from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
+from interlock.registry.v1 import registry_service_pb2_grpc, tool_service_pb2_grpc
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """A suite, by the addresses of its public doors.
+
+    `addresses` maps orchestrator, registry, gateway and audit to `host:port`; those that are used are needed.
+    `token` gives a bearer token before each call. Use it as `async with`.
+
+    Every call has a deadline (10 s unless it names one), and what may be repeated without doing a thing twice
+    is repeated while a service is away.
+    """
+
+    def __init__(
+        self, addresses: Mapping[str, str], token: TokenSource, *, tls: ClientTls | None = None
+    ) -> None:
+        self._addresses = addresses
+        self._token = token
+        self._tls = tls
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for open_channel in self._channels.values():
+            await open_channel.close()
+        self._channels.clear()
+
+    @property
+    def tasks(self) -> "orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub":
+        """OrchestratorService."""
+        return orchestrator_service_pb2_grpc.OrchestratorServiceStub(self.channel("orchestrator"))
+
+    @property
+    def agents(self) -> "registry_service_pb2_grpc.RegistryServiceAsyncStub":
+        """RegistryService."""
+        return registry_service_pb2_grpc.RegistryServiceStub(self.channel("registry"))
+
+    @property
+    def tools(self) -> "tool_service_pb2_grpc.ToolServiceAsyncStub":
+        """ToolService."""
+        return tool_service_pb2_grpc.ToolServiceStub(self.channel("registry"))
+
+    @property
+    def gateway(self) -> "gateway_service_pb2_grpc.GatewayServiceAsyncStub":
+        """GatewayService."""
+        return gateway_service_pb2_grpc.GatewayServiceStub(self.channel("gateway"))
+
+    @property
+    def policies(self) -> "policy_service_pb2_grpc.PolicyServiceAsyncStub":
+        """PolicyService."""
+        return policy_service_pb2_grpc.PolicyServiceStub(self.channel("gateway"))
+
+    @property
+    def audit(self) -> "audit_service_pb2_grpc.AuditServiceAsyncStub":
+        """AuditService."""
+        return audit_service_pb2_grpc.AuditServiceStub(self.channel("audit"))
+
+    async def submit(
+        self,
+        agent: str,
+        input_json: str,
+        *,
+        agent_version: str = "",
+        task_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> task_pb2.Task:
+        """Submit a task and return it, durable. Raises InterlockError.
+
+        A request id is made when none is given, so that a repeat over a lost connection makes no second task.
+        """
+        request = messages.SubmitTaskRequest(
+            agent=agent,
+            agent_version=agent_version,
+            task_type=task_type,
+            input_json=input_json,
+            labels=labels,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return (await self.call(self.tasks.SubmitTask, request)).task
+
+    async def retry(self, task_id: str, *, request_id: str = "") -> task_pb2.Task:
+        """A new task from one that has ended: same agent version, same input. Raises InterlockError."""
+        request = messages.RetryTaskRequest(task_id=task_id, request_id=request_id or str(uuid.uuid4()))
+        return (await self.call(self.tasks.RetryTask, request)).task
+
+    async def get(self, task_id: str) -> task_pb2.Task:
+        """One task with input, result and attempts. Raises InterlockError."""
+        return (await self.call(self.tasks.GetTask, messages.GetTaskRequest(task_id=task_id))).task
+
+    async def cancel(self, task_id: str) -> task_pb2.Task:
+        """End a task; the task after the request. Raises InterlockError."""
+        return (await self.call(self.tasks.CancelTask, messages.CancelTaskRequest(task_id=task_id))).task
+
+    def watch(
+        self, task_id: str, *, after_revision: int = 0, interrupted: Interrupted | None = None
+    ) -> AsyncGenerator[messages.WatchTaskResponse, None]:
+        """Every change of a task from a revision on, without gaps and repeats, until it is terminal.
+
+        The stream is taken up again by itself when it breaks, for as long as the caller waits; `interrupted`
+        is told why each time. What cannot be mended by waiting raises InterlockError.
+        """
+        return follow(
+            lambda revision: self.tasks.WatchTask(
+                messages.WatchTaskRequest(task_id=task_id, after_revision=revision)
+            ),
+            after_revision=after_revision,
+            interrupted=interrupted,
+        )
+
+    async def wait(self, task_id: str) -> task_pb2.Task:
+        """The task once it is terminal, with its result. Raises InterlockError."""
+        async for update in self.watch(task_id):
+            if (update.snapshot.state or update.event.state) in TERMINAL:
+                break
+        return await self.get(task_id)
+
+    async def call(self, method: Callable[..., Awaitable[Answer]], request: Any) -> Answer:
+        """One unary call; raises InterlockError with everything that the server said."""
+        try:
+            return await method(request)
+        except grpc.aio.AioRpcError as error:
+            raise InterlockError.of(error) from None
+
+    def channel(self, service: str) -> grpc.aio.Channel:
+        """The connection to a service, for calls that no stub is at hand for."""
+        if service not in self._channels:
+            self._channels[service] = channel(
+                self._addresses[service], self._token, safe_methods=SAFE_METHODS, tls=self._tls
+            )
+        return self._channels[service]

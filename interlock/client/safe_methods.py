@@ -1,0 +1,45 @@
+"""Which public methods may be sent twice without doing a thing twice."""
+
+_ORCHESTRATOR = "/interlock.orchestrator.v1.OrchestratorService"
+_REGISTRY = "/interlock.registry.v1.RegistryService"
+_TOOLS = "/interlock.registry.v1.ToolService"
+_GATEWAY = "/interlock.gateway.v1.GatewayService"
+_POLICIES = "/interlock.gateway.v1.PolicyService"
+_AUDIT = "/interlock.audit.v1.AuditService"
+
+# What reads; what answers a repeat as it answered the first; what sets a thing to what it is already.
+# Not among them: what creates or deletes by name, whose repeat would find its own work in the way.
+SAFE_METHODS = frozenset(
+    f"{service}/{method}"
+    for service, methods in {
+        _ORCHESTRATOR: (
+            "SubmitTask",  # with a request id, as the channel makes sure
+            "RetryTask",
+            "CancelTask",
+            "GetTask",
+            "ListTasks",
+            "ListTaskSteps",
+            "GetPublicKeys",
+        ),
+        _REGISTRY: (
+            "GetAgent",
+            "ListAgents",
+            "GetAgentVersion",
+            "ListAgentVersions",
+            "FindAgentsForTask",
+            "PublishAgentVersion",
+        ),
+        _TOOLS: ("GetTool", "ListTools", "GetToolVersion", "ListToolVersions", "PublishToolVersion"),
+        _GATEWAY: ("GetToolCall", "ListToolCalls", "GetSandboxStatus", "GetPublicKeys"),
+        _POLICIES: ("GetPolicy", "ListPolicies"),
+        _AUDIT: (
+            "GetEntry",
+            "GetAuditTrail",
+            "GetCheckpoint",
+            "GetInclusionProof",
+            "GetConsistencyProof",
+            "GetPublicKeys",
+        ),
+    }.items()
+    for method in methods
+)

@@ -1,0 +1,98 @@
+"""What a failed call says: its status, and the typed details that Interlock's servers send along."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "interlock"
+STATUS_KEY = "grpc-status-details-bin"
+REQUEST_ID_KEY = "x-request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with one field of a request."""
+
+    field: str  # path as the contract spells it: "input_json", "agents[2].name"
+    message: str  # what is wrong and what would be right
+    reason: str = ""  # UPPER_SNAKE_CASE for programs, where they need to tell violations apart
+
+
+class RemoteError(Exception):
+    """A call failed, seen from the client: the status and its details, where there were any."""
+
+    def __init__(
+        self,
+        *,
+        code: grpc.StatusCode,
+        message: str,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        retry_after: float | None = None,
+        help: str = "",  # noqa: A002 - the name of the detail
+        request_id: str = "",
+    ) -> None:
+        super().__init__(f"{code.name}{f' {reason}' if reason else ''}: {message}")
+        self.code = code
+        self.reason = reason  # a name of ErrorReason without its prefix; "" if the error is not one of ours
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.violations = violations
+        self.retry_after = retry_after  # seconds
+        self.help = help
+        self.request_id = request_id
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> Self:
+        """What `error` says, from a sync or an aio call."""
+        if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+            return cls(code=grpc.StatusCode.UNKNOWN, message=str(error))
+        trailing = {str(key): value for key, value in error.trailing_metadata() or ()}
+        info = error_details_pb2.ErrorInfo()
+        request = error_details_pb2.RequestInfo(request_id=str(trailing.get(REQUEST_ID_KEY, "")))
+        bad_request = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        links = error_details_pb2.Help()
+        _unpack(trailing.get(STATUS_KEY), (info, request, bad_request, retry, links))
+        ours = info.domain == DOMAIN
+        return cls(
+            code=error.code(),
+            message=error.details() or "",
+            reason=info.reason if ours else "",
+            metadata=info.metadata if ours else {},
+            violations=tuple(
+                Violation(v.field, v.description, v.reason) for v in bad_request.field_violations
+            ),
+            retry_after=_seconds(retry),
+            help=" ".join(link.description for link in links.links),
+            request_id=request.request_id,
+        )
+
+
+def retry_after(trailing: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """The seconds that the RetryInfo in trailing metadata asks for; None without one."""
+    retry = error_details_pb2.RetryInfo()
+    _unpack(dict(trailing or ()).get(STATUS_KEY), (retry,))
+    return _seconds(retry)
+
+
+def _seconds(retry: error_details_pb2.RetryInfo) -> float | None:
+    return retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+
+
+def _unpack(data: object, targets: Sequence[Message]) -> None:
+    """Fill each of `targets` from the detail of its type; damaged details are left out, the code stays."""
+    if not isinstance(data, bytes):
+        return
+    try:
+        for detail in status_pb2.Status.FromString(data).details:
+            for target in targets:
+                if detail.TypeName() == target.DESCRIPTOR.full_name:
+                    detail.Unpack(target)
+    except DecodeError:
+        return
