@@ -1,0 +1,33 @@
+"""The Cedar text of an allow, and the id under which it is stored."""
+
+import hashlib
+import re
+
+from interlock.cli.problems import CliError
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_NOT_OF_AN_ID = re.compile(r"[^a-z0-9]+")
+_MAX_SPELLED = 50
+_HASH_DIGITS = 8
+
+
+def policy_text(agent: str, tool: str, when: str) -> str:
+    """A policy that lets an agent call a tool. Raises CliError for names that no agent or tool can have."""
+    for name in (agent, tool):
+        if not _NAME.fullmatch(name):
+            raise CliError(f"{name!r} is no name of an agent or tool.", "Use letters, digits, _, . and -.")
+    text = (
+        f'permit (\n  principal == Interlock::Agent::"{agent}",\n'
+        '  action == Interlock::Action::"call_tool",\n'
+        f'  resource == Interlock::Tool::"{tool}"\n)'
+    )
+    return f"{text}\nwhen {{ {when} }};" if when else f"{text};"
+
+
+def policy_id_for(agent: str, tool: str, when: str) -> str:
+    """An id that says what the policy is for, and differs where agent, tool or condition differ."""
+    spelled = _NOT_OF_AN_ID.sub("-", f"allow-{agent}-{tool}".lower()).strip("-")
+    if not when and len(spelled) <= _MAX_SPELLED and spelled == f"allow-{agent}-{tool}".replace("_", "-"):
+        return spelled
+    digest = hashlib.sha256(f"{agent}\0{tool}\0{when}".encode()).hexdigest()
+    return f"{spelled[:_MAX_SPELLED].rstrip('-')}-{digest[:_HASH_DIGITS]}"

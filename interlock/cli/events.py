@@ -1,0 +1,84 @@
+"""Tasks and their events as lines of text."""
+
+from interlock.cli import display
+from interlock.cli.escaping import one_line
+from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
+
+_WHAT_WIDTH = 24
+
+
+def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
+    """One update of a watch as a line: time, revision, what happened."""
+    if update.HasField("snapshot"):
+        task = update.snapshot
+        when = task.end_time if task.HasField("end_time") else task.create_time
+        return _line(display.clock_time(when), task.revision, state_name(task), error_text(task.error))
+    event = update.event
+    time = display.clock_time(event.time)
+    if event.type == task_pb2.EVENT_TYPE_STATE_CHANGED:
+        attempt = f"attempt {event.attempt}" if event.attempt else ""
+        said = error_text(event.error)
+        return _line(time, event.revision, state_name(event), "  ".join(filter(None, (attempt, said))))
+    step = event.step
+    said = error_text(step.error)
+    return _line(
+        time,
+        event.revision,
+        f"  step {status_name(step)}",
+        f"{step.step_key} → {step.name}{f'  {said}' if said else ''}",
+    )
+
+
+def state_name(holder: task_pb2.Task | task_pb2.TaskEvent) -> str:
+    """The state, and why the task waits, if it does: `SUBMITTED (RETRY_BACKOFF)`."""
+    state = display.name_of(task_pb2.TaskState.Name(holder.state), "TASK_STATE_")
+    if holder.state == task_pb2.TASK_STATE_SUBMITTED and holder.wait_reason:
+        return f"{state} ({display.name_of(task_pb2.WaitReason.Name(holder.wait_reason), 'WAIT_REASON_')})"
+    return state
+
+
+def status_name(step: task_pb2.Step) -> str:
+    """For example `REFUSED`."""
+    return display.name_of(task_pb2.StepStatus.Name(step.status), "STEP_STATUS_")
+
+
+def error_text(error: task_pb2.TaskError) -> str:
+    """Class and message in one line; empty when nothing failed."""
+    return one_line(f"{error.error_class}: {error.message}") if error.error_class else ""
+
+
+def task_text(task: task_pb2.Task) -> str:
+    """A task for people."""
+    lines = [
+        ("task", task.task_id),
+        ("state", state_name(task)),
+        ("agent", f"{task.agent} {task.agent_version}{f' ({task.isolation})' if task.isolation else ''}"),
+        ("submitted", f"{display.short_time(task.create_time)} by {one_line(task.submitter)}"),
+    ]
+    if task.task_type:
+        lines.append(("type", task.task_type))
+    lines += [(f"label {key}", one_line(value)) for key, value in sorted(task.labels.items())]
+    if task.retried_from:
+        lines.append(("repeats", task.retried_from))
+    if task.HasField("start_time"):
+        lines.append(("started", display.short_time(task.start_time)))
+    if task.HasField("end_time"):
+        lines.append(("ended", display.short_time(task.end_time)))
+    lines += [(f"attempt {each.attempt}", _attempt(each)) for each in task.attempts]
+    if task.HasField("error"):
+        lines.append(("error", error_text(task.error)))
+    if task.input_json:
+        lines.append(("input", one_line(task.input_json)))
+    if task.result_json:
+        lines.append(("result", one_line(task.result_json)))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _attempt(attempt: task_pb2.Attempt) -> str:
+    said = error_text(attempt.error)
+    return f"{attempt.outcome or 'RUNNING'} on {one_line(attempt.worker)}{f'  {said}' if said else ''}"
+
+
+def _line(time: str, revision: int, what: str, more: str) -> str:
+    return f"{time}  {revision:>3}  {what:<{_WHAT_WIDTH}} {more}".rstrip()

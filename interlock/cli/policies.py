@@ -1,0 +1,67 @@
+"""What an agent may call, and why a call was let pass or refused: allow, why."""
+
+import click
+
+from interlock.cli import display
+from interlock.cli.cedar import policy_id_for, policy_text
+from interlock.cli.session import output_option, run
+
+
+@click.command()
+@click.argument("agent")
+@click.argument("tool")
+@click.option(
+    "--when", default="", metavar="EXPR", help="A Cedar condition, e.g. 'context.arguments.rows <= 100'."
+)
+@click.option("--id", "policy_id", default="", help="Id of the policy; by default made from agent and tool.")
+@click.option("--dry-run", is_flag=True, help="Check and print the policy, store nothing.")
+@output_option
+@click.pass_obj
+def allow(
+    data_dir: str, agent: str, tool: str, when: str, policy_id: str, *, dry_run: bool, as_json: bool
+) -> None:
+    """Let AGENT call TOOL, on a condition if one is given. Nothing is allowed by default."""
+    cedar = policy_text(agent, tool, when)
+    policy_id = policy_id or policy_id_for(agent, tool, when)
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+        from interlock.gateway.v1 import policy_service_pb2 as messages
+
+        policy = messages.Policy(policy_id=policy_id, cedar=cedar, description=f"{agent} may call {tool}")
+        async with client(data_dir, "ADMIN") as suite:
+            stored = await suite.call(
+                suite.policies.CreatePolicy,
+                messages.CreatePolicyRequest(policy=policy, validate_only=dry_run),
+            )
+        if as_json:
+            display.emit_json(message_json(stored.policy))
+        else:
+            display.emit(f"{'Would allow' if dry_run else 'Allowed'} by policy {policy_id}:\n{cedar}")
+
+    run(work)
+
+
+@click.command()
+@click.argument("call_id")
+@output_option
+@click.pass_obj
+def why(data_dir: str, call_id: str, *, as_json: bool) -> None:
+    """Show the five verdicts on a tool call: role, binding, allow, approval, reach."""
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+        from interlock.cli.verdicts import call_lines
+        from interlock.gateway.v1 import gateway_service_pb2 as messages
+
+        async with client(data_dir, "VIEWER") as suite:
+            found = await suite.call(suite.gateway.GetToolCall, messages.GetToolCallRequest(call_id=call_id))
+        if as_json:
+            display.emit_json(message_json(found.tool_call))
+            return
+        for line in call_lines(found.tool_call):
+            display.emit(line)
+
+    run(work)

@@ -1,0 +1,125 @@
+"""A task's trace, gathered from the orchestrator and the gateway, as text and as JSON."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.cli.escaping import one_line
+from interlock.cli.events import error_text, state_name, status_name
+from interlock.cli.message_json import message_json
+from interlock.client.client import Client
+from interlock.gateway.v1 import gateway_service_pb2, tool_call_pb2
+from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
+
+_SHOWN_CHARACTERS = 96
+_STEPS_A_PAGE = 50
+_CALLS_A_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A task, its steps in order, and the gateway's record of each call by call id."""
+
+    task: task_pb2.Task
+    steps: tuple[task_pb2.Step, ...]
+    calls: Mapping[str, tool_call_pb2.ToolCall]
+
+
+async def read_trace(suite: Client, task_id: str) -> Trace:
+    """Everything of one task; raises InterlockError."""
+    return Trace(
+        task=await suite.get(task_id),
+        steps=tuple(await _steps(suite, task_id)),
+        calls=await _calls(suite, task_id),
+    )
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """The trace as one JSON object."""
+    return {
+        "task": message_json(trace.task),
+        "steps": [message_json(step) for step in trace.steps],
+        "tool_calls": [message_json(call) for call in trace.calls.values()],
+    }
+
+
+def trace_lines(trace: Trace, *, full: bool = False) -> Iterator[str]:
+    """The trace as a tree; inputs, outputs and reasons are cut to a line's length unless `full`."""
+    task = trace.task
+    yield f"{task.agent} {task.agent_version}  {state_name(task)}  task {task.task_id}"
+    branches = [_step_branch(step, trace.calls.get(step.call_id)) for step in trace.steps]
+    ending = _ending(task)
+    if ending:
+        branches.append((ending, []))
+    for index, (head, more) in enumerate(branches):
+        last = index == len(branches) - 1
+        yield _cut(f"{'└─' if last else '├─'} {head}", full=full)
+        for line in more:
+            yield _cut(f"{'  ' if last else '│ '}    {line}", full=full)
+
+
+def _step_branch(step: task_pb2.Step, call: tool_call_pb2.ToolCall | None) -> tuple[str, list[str]]:
+    facts = [f"{step.step_key} → {step.name}", status_name(step)]
+    if step.status == task_pb2.STEP_STATUS_COMPLETED:
+        facts.append(_took(step))
+    if call is not None and call.isolation:
+        facts.append(f"isolation {call.isolation}")
+    if call is not None and call.audit_index >= 0:
+        facts.append(f"audit #{call.audit_index}")
+    more = [f"in   {one_line(step.input_json)}"]
+    if step.output_json:
+        more.append(f"out  {one_line(step.output_json)}")
+    if step.error.error_class:
+        more.append(f"why  {error_text(step.error)}")
+    if step.status == task_pb2.STEP_STATUS_REFUSED:
+        more.append(f"     interlock why {step.call_id}")
+    return "  ".join(facts), more
+
+
+def _took(step: task_pb2.Step) -> str:
+    seconds = (step.end_time.ToDatetime() - step.start_time.ToDatetime()).total_seconds()
+    return f"{seconds * 1000:.0f} ms"
+
+
+def _ending(task: task_pb2.Task) -> str:
+    if task.state == task_pb2.TASK_STATE_COMPLETED:
+        return f"result {one_line(task.result_json)}"
+    if task.error.error_class:
+        return f"{state_name(task)} {error_text(task.error)}"
+    return ""
+
+
+def _cut(line: str, *, full: bool) -> str:
+    return line if full or len(line) <= _SHOWN_CHARACTERS else f"{line[: _SHOWN_CHARACTERS - 1]}…"
+
+
+async def _steps(suite: Client, task_id: str) -> list[task_pb2.Step]:
+    steps: list[task_pb2.Step] = []
+    token = ""
+    while True:
+        page = await suite.call(
+            suite.tasks.ListTaskSteps,
+            orchestrator_service_pb2.ListTaskStepsRequest(
+                task_id=task_id, page_size=_STEPS_A_PAGE, page_token=token, include_payloads=True
+            ),
+        )
+        steps += page.steps
+        token = page.next_page_token
+        if not token:
+            return steps
+
+
+async def _calls(suite: Client, task_id: str) -> dict[str, tool_call_pb2.ToolCall]:
+    calls: dict[str, tool_call_pb2.ToolCall] = {}
+    token = ""
+    while True:
+        page = await suite.call(
+            suite.gateway.ListToolCalls,
+            gateway_service_pb2.ListToolCallsRequest(
+                page_size=_CALLS_A_PAGE, page_token=token, filter=f'task_id = "{task_id}"'
+            ),
+        )
+        calls.update({call.call_id: call for call in page.tool_calls})
+        token = page.next_page_token
+        if not token:
+            return calls
