@@ -118,6 +118,11 @@ class DataFolder:
             raise
         return lock
 
+    def let_others_pass(self) -> None:
+        """Let another user reach what is theirs below; what is not for them is closed by itself."""
+        for folder in (self.root, self.run):
+            folder.chmod(0o711)
+
     def _lay_out(self) -> None:
         for folder in (self.keys, self.logs):
             folder.mkdir(mode=0o700, exist_ok=True)

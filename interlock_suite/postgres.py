@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -45,12 +46,23 @@ class EmbeddedPostgres:
         self._max_connections = max_connections
 
     @classmethod
-    def prepare(cls, place: PostgresPlace, *, max_connections: int = 200) -> "EmbeddedPostgres":
-        """Find the programs that fit the data folder and make the folder if it is not there."""
+    def prepare(
+        cls,
+        place: PostgresPlace,
+        *,
+        max_connections: int = 200,
+        before_nobody: Callable[[], None] = lambda: None,
+    ) -> "EmbeddedPostgres":
+        """Find the programs that fit the data folder and make the folder if it is not there.
+
+        `before_nobody` is called when the server must run as nobody, who has to be let through to its place.
+        """
         binaries = find_postgres(data_version(place.data))
         identity = choose_identity(str(binaries.postgres))
         server = cls(place, binaries, identity, max_connections=max_connections)
         _make_folder(place.socket)
+        if identity is Identity.NOBODY:
+            before_nobody()
         if not (place.data / "PG_VERSION").exists():
             server._initialise()
         if identity is Identity.NOBODY:

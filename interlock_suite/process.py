@@ -84,6 +84,7 @@ class Process:
         self._exited = asyncio.Event()
         self._ready = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._asked_to_restart = False
         self._keeper: asyncio.Task[None] | None = None
 
@@ -95,18 +96,26 @@ class Process:
     async def start(self) -> None:
         """Start it and return when it is ready; SuiteError with the end of its log when it does not."""
         self._stopping.clear()
+        self._hurry.clear()
         await self._launch_with_remedy()
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
     async def restart(self) -> None:
-        """Stop it in order and return when its successor is ready."""
+        """Stop it in order and return when its successor is ready; SuiteError when that takes too long."""
         self._asked_to_restart = True
+        self._hurry.set()
         await self._end()
-        await self._ready.wait()
+        try:
+            await asyncio.wait_for(self._ready.wait(), self._patience.start)
+        except TimeoutError:
+            raise SuiteError(
+                f"{self.name} is not ready again yet; it is tried further.", f"See {self._command().log}."
+            ) from None
 
     async def stop(self) -> None:
         """Stop it in order; killed when that takes too long."""
         self._stopping.set()
+        self._hurry.set()
         self.state = State.STOPPING
         await self._end()
         if self._keeper is not None:
@@ -117,6 +126,7 @@ class Process:
     def kill(self) -> None:
         """End it at once, and its process group with it."""
         self._stopping.set()
+        self._hurry.set()
         self._signal_group(signal.SIGKILL)
 
     async def _launch_with_remedy(self) -> None:
@@ -165,7 +175,7 @@ class Process:
                 return
             if self._asked_to_restart or time.monotonic() - started > self._patience.steady_after:
                 pause = self._patience.first_pause
-            await self._start_again(0.0 if self._asked_to_restart else pause)
+            await self._start_again(pause)
             if self._stopping.is_set():
                 return
             pause = min(pause * 2, self._patience.longest_pause)
@@ -175,10 +185,12 @@ class Process:
         while not self._stopping.is_set():
             self.state = State.WAITING
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                await asyncio.wait_for(self._hurry.wait(), pause)
+            if self._stopping.is_set():
                 return
             self.restarts += 1
             self._asked_to_restart = False
+            self._hurry.clear()
             try:
                 await self._launch_with_remedy()
             except (SuiteError, OSError) as error:

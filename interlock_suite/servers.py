@@ -84,7 +84,7 @@ class Servers:
             password_file=folder.keys / "postgres" / "superuser.password",
             log=folder.log("postgres"),
         )
-        server = EmbeddedPostgres.prepare(place)
+        server = EmbeddedPostgres.prepare(place, before_nobody=folder.let_others_pass)
         self._admin_url = server.url
         return Process(
             "postgres",

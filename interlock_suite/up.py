@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from interlock_suite.errors import SuiteError
-from interlock_suite.options import Options
+from interlock_suite.options import DEFAULT_DATA_DIR, Options
 from interlock_suite.supervisor import Ready, Suite
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,15 +45,21 @@ async def up(options: Options, *, say: Say | None = None, complain: Say | None =
 def ready_text(ready: Ready) -> str:
     """What a person sees when all runs."""
     width = max(len(name) for name in ready.addresses)
+    where = _where(ready.folder.root)
     doors = "\n".join(f"  {name:<{width}}  {address}" for name, address in sorted(ready.addresses.items()))
     return (
         f"Interlock is ready ({ready.seconds:.1f} s).\n\n"
         f"{doors}\n\n"
         f"Data   {ready.folder.root}\n"
-        "Token  interlock token --role DEVELOPER\n"
-        "Next   interlock demo            (in another terminal)\n"
+        f"Token  interlock{where} token --role DEVELOPER\n"
+        f"Next   interlock{where} demo            (in another terminal)\n"
         "Stop   Ctrl-C"
     )
+
+
+def _where(root: Path) -> str:
+    """The option that leads other commands to a suite that is not where they look by themselves."""
+    return "" if root == DEFAULT_DATA_DIR.absolute() else f" --data-dir {shlex.quote(str(root))}"
 
 
 async def _started_unless_stopped(suite: Suite) -> Ready | None:

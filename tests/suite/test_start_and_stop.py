@@ -21,8 +21,8 @@ def test_a_first_start_tells_the_addresses_and_how_to_go_on(start_suite: StartSu
     assert suite.stop() == 0
     assert "Interlock is ready" in suite.out
     assert address in suite.out
-    assert "interlock token" in suite.out
-    assert "interlock demo" in suite.out
+    assert f"interlock --data-dir {suite.folder.root} token --role DEVELOPER" in suite.out
+    assert f"interlock --data-dir {suite.folder.root} demo" in suite.out
     assert suite.err == ""
 
 
