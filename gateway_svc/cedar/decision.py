@@ -124,7 +124,7 @@ def _ask(part: _Slice, question: Question, arguments: dict[str, Any]) -> Decisio
     result = cedarpy.is_authorized(request, part.policy_set, _NO_ENTITIES)
     # Cedar leaves out a policy that it cannot evaluate, so a forbid that stumbles would forbid nothing.
     if result.diagnostics.errors:
-        return _undecidable((), "; ".join(result.diagnostics.errors)[:_MAX_ERROR_CHARACTERS])
+        return _undecidable((), "; ".join(map(_without_values, result.diagnostics.errors)))
     policy_ids = tuple(sorted(result.diagnostics.reasons))
     if result.decision is cedarpy.Decision.Allow and policy_ids:
         return Decision(allowed=True, policy_ids=policy_ids, explanation=f"Allowed by {_names(policy_ids)}.")
@@ -133,6 +133,12 @@ def _ask(part: _Slice, question: Question, arguments: dict[str, Any]) -> Decisio
             allowed=False, policy_ids=policy_ids, explanation=f"Forbidden by {_names(policy_ids)}."
         )
     return _no_policy(question)
+
+
+def _without_values(error: str) -> str:
+    """Cedar's words, less the argument that an extension function could not read."""
+    told, function, _ = error.partition("extension function")
+    return (told + function)[:_MAX_ERROR_CHARACTERS]
 
 
 def _context(question: Question, arguments: dict[str, Any]) -> dict[str, Any]:

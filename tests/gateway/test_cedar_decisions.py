@@ -82,6 +82,14 @@ def test_a_permit_that_cannot_be_evaluated_denies_beside_one_that_allows() -> No
     assert "could not be evaluated" in decision.explanation
 
 
+def test_an_explanation_does_not_repeat_the_arguments() -> None:
+    text = "permit (principal, action, resource) when { ip(context.arguments.host).isLoopback() };"
+    decision = decide(text, arguments={"host": "my secret"})
+    assert not decision.allowed
+    assert "ipaddr" in decision.explanation
+    assert "secret" not in decision.explanation
+
+
 @pytest.mark.parametrize("amount", [500.5, 1.5, 1e300, -0.5])
 def test_a_policy_that_looks_at_a_fraction_denies(amount: float) -> None:
     decision = decide(PERMIT, FORBID_LARGE, arguments={"amount": amount})
