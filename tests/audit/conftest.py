@@ -1,18 +1,21 @@
 """An audit log on a real PostgreSQL, with the rights of the service's role."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from psycopg import sql
 from sqlalchemy import make_url
 
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
+from audit_svc.config import AuditSettings
 from audit_svc.log import AuditLog
+from audit_svc.migrations import GRANTS
 from audit_svc.proofs import Proofs
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
@@ -20,10 +23,11 @@ from audit_svc.trail import AuditReader
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
+from svc_kit.identity import LocalIssuer
 from svc_kit.migrations import run_migrations
+from tests.audit.served import ORIGIN, Served, serving
 from tests.suite_fixtures import PostgresServer
 
-ORIGIN = "interlock.test/suite"
 SIGNER = CheckpointSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 
 
@@ -56,11 +60,30 @@ class Replica:
         await self.database.close()
 
 
-@pytest.fixture
-async def audit_database(postgres_server: PostgresServer) -> ServiceDatabase:
-    made = await asyncio.to_thread(postgres_server.make_database, "audit")
-    await asyncio.to_thread(run_migrations, "audit_svc", made.owner_url, grants_to=made.service_role)
+def migrated(server: PostgresServer) -> ServiceDatabase:
+    """A fresh database with the schema of this release."""
+    made = server.make_database("audit")
+    run_migrations("audit_svc", made.owner_url, grants_to=made.service_role)
     return made
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: PostgresServer) -> ServiceDatabase:
+    return migrated(postgres_server)
+
+
+@pytest.fixture
+def audit_database(shared_database: ServiceDatabase) -> ServiceDatabase:
+    """An empty log: the session's one database, emptied as only its owner can who drops the guards."""
+    tables = sql.SQL(", ").join(sql.Identifier(name) for name in GRANTS)
+    with psycopg.connect(shared_database.owner_url) as connection:
+        for table in map(sql.Identifier, GRANTS):
+            connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(table))
+        connection.execute(sql.SQL("TRUNCATE {}").format(tables))
+        for table in map(sql.Identifier, GRANTS):
+            connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER append_only").format(table))
+        connection.execute("ALTER TABLE log_head ENABLE ALWAYS TRIGGER only_grows")
+    return shared_database
 
 
 @pytest.fixture
@@ -83,3 +106,23 @@ def admin_url_of(postgres_server: PostgresServer) -> AdminUrl:
         return make_url(postgres_server.url).set(database=made.name).render_as_string(hide_password=False)
 
     return url
+
+
+def settings_for(database: ServiceDatabase, folder: Path) -> AuditSettings:
+    return AuditSettings(
+        origin=ORIGIN,
+        public_address="127.0.0.1:0",
+        internal_address="127.0.0.1:0",
+        database_url=database.service_url,
+        keys_dir=folder / "keys",
+        checkpoints_dir=folder / "checkpoints",
+        drain_seconds=1,
+    )
+
+
+@pytest.fixture
+async def audit(audit_database: ServiceDatabase, tmp_path: Path) -> AsyncIterator[Served]:
+    """The service at its doors."""
+    issuer = LocalIssuer(tmp_path / "issuer.pem", "test")
+    async with serving(settings_for(audit_database, tmp_path), issuer) as served:
+        yield served

@@ -6,20 +6,24 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import grpc
+
 from audit_svc.config import AuditSettings
 from audit_svc.server import build
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
-from interlock.verify import PartBytes, Trail, TrailEntry
+from interlock.verify import NoteKey, PartBytes, Trail, TrailEntry
 from svc_kit.clients import channel
 from svc_kit.identity import SYSTEM_TENANT, LocalIssuer, Role, TokenVerifier
 from svc_kit.ids import uuid7
 from svc_kit.server import Addresses, running_server
+from svc_kit.status import RemoteError, from_rpc_error
 
 if TYPE_CHECKING:
     Stub: TypeAlias = audit_service_pb2_grpc.AuditServiceAsyncStub
     Caller: TypeAlias = AbstractAsyncContextManager[Stub]
 
+ORIGIN = "interlock.test/suite"
 TASK = "01900000-0000-7000-8000-000000000001"
 
 
@@ -116,3 +120,21 @@ def _entries(page: messages.GetAuditTrailResponse) -> Sequence[TrailEntry]:
         )
         for entry, proof in zip(page.entries, page.proofs, strict=True)
     ]
+
+
+async def refusal(call: Any) -> RemoteError:
+    """How a call is refused; it fails the test when it is not."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    raise AssertionError("the call was not refused")
+
+
+async def pinned_key(served: Served, tenant: str = "default") -> NoteKey:
+    """The key that a reader pins at first sight."""
+    async with served.reader(Role.VIEWER, tenant=tenant) as stub:
+        keys = await stub.GetPublicKeys(messages.GetPublicKeysRequest())
+    key = NoteKey.parse(keys.verifier_key)
+    assert [k.ed25519 for k in keys.keys] == [key.public_key] and keys.keys[0].use == "checkpoint"
+    return key

@@ -10,8 +10,9 @@ from audit_svc.archive import FileArchive
 from audit_svc.event import NewEvent
 from interlock.verify import EMPTY_ROOT, PinStore, open_checkpoint
 from interlock_suite.databases import ServiceDatabase
-from tests.audit.conftest import ORIGIN, Replica
+from tests.audit.conftest import Replica
 from tests.audit.events import new_event
+from tests.audit.served import ORIGIN
 
 
 def events(count: int) -> tuple[NewEvent, ...]:

@@ -22,8 +22,7 @@ from interlock.verify import NoteKey, verify_trail
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.identity import LocalIssuer, Role
 from svc_kit.server import Addresses
-from tests.audit.conftest import ORIGIN
-from tests.audit.served import Served, append, event, read_trail
+from tests.audit.served import ORIGIN, Served, append, event, read_trail
 
 pytestmark = pytest.mark.chaos
 

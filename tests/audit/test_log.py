@@ -14,8 +14,9 @@ from interlock.verify import verify_consistency, verify_inclusion, verify_trail
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.errors import AlreadyExists, InvalidArgument, NotFound
 from svc_kit.ids import uuid7
-from tests.audit.conftest import ORIGIN, Replica
+from tests.audit.conftest import Replica
 from tests.audit.events import PROMPT, TASK, new_event, parts_of, trail_of
+from tests.audit.served import ORIGIN
 
 
 async def whole_trail(replica: Replica, tenant: str = "default", task: uuid.UUID = TASK) -> list[TrailPage]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,56 +11,15 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from audit_svc.archive import FileArchive
-from audit_svc.config import AuditSettings
 from interlock.audit.v1 import audit_service_pb2 as messages
-from interlock.audit.v1 import entry_pb2
 from interlock.client.audit_sink import AuditSink
-from interlock.verify import NoteKey, open_checkpoint, verify_consistency, verify_inclusion, verify_trail
-from interlock_suite.databases import ServiceDatabase
+from interlock.verify import open_checkpoint, verify_consistency, verify_inclusion, verify_trail
 from svc_kit.clients import channel
 from svc_kit.clock import SystemClock
-from svc_kit.identity import SYSTEM_TENANT, LocalIssuer, Role
+from svc_kit.identity import SYSTEM_TENANT, Role
 from svc_kit.ids import uuid7
-from svc_kit.status import RemoteError, from_rpc_error
-from tests.audit.conftest import ORIGIN
-from tests.audit.served import TASK, Served, append, event, prompt, read_trail, serving
-from tests.suite_fixtures import PostgresServer
-
-
-@pytest.fixture
-def settings(audit_database: ServiceDatabase, tmp_path: Path) -> AuditSettings:
-    return AuditSettings(
-        origin=ORIGIN,
-        public_address="127.0.0.1:0",
-        internal_address="127.0.0.1:0",
-        database_url=audit_database.service_url,
-        keys_dir=tmp_path / "keys",
-        checkpoints_dir=tmp_path / "checkpoints",
-        drain_seconds=1,
-    )
-
-
-@pytest.fixture
-async def audit(settings: AuditSettings, tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(settings, LocalIssuer(tmp_path / "issuer.pem", "test")) as served:
-        yield served
-
-
-async def refusal(call: Any) -> RemoteError:
-    """How a call is refused; it fails the test when it is not."""
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return from_rpc_error(error)
-    raise AssertionError("the call was not refused")
-
-
-async def pinned_key(served: Served, tenant: str = "default") -> NoteKey:
-    async with served.reader(Role.VIEWER, tenant=tenant) as stub:
-        keys = await stub.GetPublicKeys(messages.GetPublicKeysRequest())
-    key = NoteKey.parse(keys.verifier_key)
-    assert [k.ed25519 for k in keys.keys] == [key.public_key] and keys.keys[0].use == "checkpoint"
-    return key
+from svc_kit.status import from_rpc_error
+from tests.audit.served import ORIGIN, TASK, Served, append, event, pinned_key, prompt, read_trail, refusal
 
 
 async def test_a_task_s_trail_verifies_offline(audit: Served) -> None:
@@ -345,31 +303,3 @@ async def test_the_producers_sink_delivers_and_delivers_again(audit: Served) -> 
         trail = await read_trail(stub, include_payloads=False)
     sequences = [json.loads(entry.leaf)["pseq"] for entry in trail.entries]
     assert sequences == list(range(1, 601))
-
-
-async def append_until_taken(stub: Any, made: entry_pb2.Event) -> messages.AppendResponse:
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                return await append(stub, made)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.1)
-
-
-async def test_appending_goes_on_after_the_database_was_killed(
-    audit: Served, postgres_server: PostgresServer
-) -> None:
-    async with audit.producer() as stub:
-        first = await append(stub, event())
-        postgres_server.kill()
-        refused = await refusal(append(stub, event()))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
-        assert refused.retry_after is not None
-        # On this very thread: the server ends with the thread that started it.
-        postgres_server.start()
-        assert (await append_until_taken(stub, event())).index == first.index + 1
-    async with audit.reader(Role.VIEWER) as reader:
-        report = verify_trail(await read_trail(reader, include_payloads=False), key=await pinned_key(audit))
-    assert report.ok and report.entries_included == 2
