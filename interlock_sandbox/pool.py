@@ -93,7 +93,7 @@ class Pool:
 
     async def fill(self) -> None:
         """Return once the pool is full; raises SpareFailed if the first cannot be made."""
-        if not self._ready:
+        if self._size and not self._ready:
             self._ready.append(await self._zygote.spawn(disk_bytes=self._disk_bytes))
         self.refill()
         while self._making:

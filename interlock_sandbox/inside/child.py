@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NoReturn
 
 from interlock_sandbox.frames import FrameKind, encode
@@ -18,6 +19,8 @@ CHANNEL = 3
 
 # Written by us; nothing of the host's environment is known here.
 _ENVIRONMENT = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC"}  # noqa: S108  the sandbox's own
+
+_KEPT: list[ModuleType] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class ChildPlan:
     """Landlock rights by path."""
     filter: bytes
     """The seccomp filter."""
+    own_modules: tuple[str, ...]
+    """Names of this package's modules, listed beforehand: going through all modules would touch each."""
 
 
 def become_sandbox(plan: ChildPlan, *, disk_bytes: int, descriptors: list[int]) -> NoReturn:
@@ -63,7 +68,7 @@ def _apply_layers(plan: ChildPlan, disk_bytes: int, descriptors: list[int]) -> N
         if Layer.ROOT in plan.layers:
             rootfs.mount_private_parts(disk_bytes=disk_bytes)
     _keep_only(descriptors)
-    _forget_the_zygote()
+    _forget_the_zygote(plan.own_modules)
     with applying(Layer.CAPABILITIES):
         if Layer.CAPABILITIES in plan.layers:
             privileges.drop_capabilities()
@@ -90,9 +95,9 @@ def _keep_only(descriptors: list[int]) -> None:
     os.setsid()
 
 
-def _forget_the_zygote() -> None:
+def _forget_the_zygote(own_modules: tuple[str, ...]) -> None:
     os.environ.clear()
     os.environ.update(_ENVIRONMENT)
     sys.argv = ["tool"]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "interlock_sandbox"]:
-        del sys.modules[name]
+    # Out of the tool's way, yet kept: taking modules apart would write to hundreds of shared pages.
+    _KEPT.extend(sys.modules.pop(name) for name in own_modules)

@@ -116,4 +116,5 @@ def _plan(layers: frozenset[Layer], runtime: RuntimeFiles, proc: int) -> ChildPl
         proc=proc,
         files=allowed,
         filter=seccomp.build_filter(this_architecture(), own_process_namespace=contained),
+        own_modules=tuple(name for name in sys.modules if name.partition(".")[0] == "interlock_sandbox"),
     )

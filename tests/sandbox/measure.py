@@ -13,7 +13,6 @@ from interlock_sandbox import OutcomeKind, Sandbox, ToolProgram
 from tests.sandbox.waiting import until
 
 TRIVIAL = ToolProgram(source="def run():\n    return 1\n")
-SPARES = 4
 
 # A small process of its own, since what a fork costs grows with the memory of who forks.
 _FORKER = """
@@ -30,35 +29,41 @@ while sys.stdin.readline():
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Milliseconds, sorted; every call follows a fork, so that noise meets both alike."""
+    """Milliseconds, sorted: calls, and the forks that took turns with them, so that noise met both."""
 
-    fork: list[float]
-    warm: list[float]
-    """A spare stands ready: from the call to the outcome, with the kill sent."""
-    cold: list[float]
-    """None does: a sandbox is made for the call."""
+    calls: list[float]
+    forks: list[float]
 
-    def p50(self, name: str) -> float:
-        return float(sorted(getattr(self, name))[len(getattr(self, name)) // 2])
+    @property
+    def ratio(self) -> float:
+        """The median call in median forks."""
+        return self.calls[len(self.calls) // 2] / self.forks[len(self.forks) // 2]
 
 
-async def measure(*, rounds: int = 200) -> Figures:
-    """Warm and cold calls of a trivial tool, and bare forks, in turns."""
-    fork, warm, cold = [], [], []
-    command = [sys.executable, "-I", "-S", "-c", _FORKER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as forker:  # noqa: ASYNC220
-        assert forker.stdin is not None
-        assert forker.stdout is not None
-        async with Sandbox(spares=SPARES) as full, Sandbox(spares=0) as empty:
+async def measure(*, rounds: int = 200, spares: int = 4) -> Figures:
+    """Calls of a trivial tool and bare forks in turns; without spares, each call waits for its sandbox."""
+    calls, forks = [], []
+    with _forker() as forker:
+        async with Sandbox(spares=spares) as sandbox:
             for _ in range(rounds):
-                await until(lambda: full.status().spares == SPARES)
-                forker.stdin.write("\n")
-                forker.stdin.flush()
-                fork.append(float(forker.stdout.readline()))
-                warm.append(await _timed(full))
-                cold.append(await _timed(empty))
-        forker.stdin.close()
-    return Figures(fork=sorted(fork), warm=sorted(warm), cold=sorted(cold))
+                await until(lambda: sandbox.status().spares == spares)
+                forks.append(await asyncio.to_thread(_fork_once, forker))
+                calls.append(await _timed(sandbox))
+        forker.communicate()
+    return Figures(calls=sorted(calls), forks=sorted(forks))
+
+
+def _forker() -> "subprocess.Popen[str]":
+    command = [sys.executable, "-I", "-S", "-c", _FORKER]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _fork_once(forker: "subprocess.Popen[str]") -> float:
+    assert forker.stdin is not None
+    assert forker.stdout is not None
+    forker.stdin.write("\n")
+    forker.stdin.flush()
+    return float(forker.stdout.readline())
 
 
 async def _timed(sandbox: Sandbox) -> float:
@@ -71,15 +76,17 @@ async def _timed(sandbox: Sandbox) -> float:
 
 def main() -> None:
     """Print the figures."""
-    figures = asyncio.run(measure())
-    lines = []
-    for name, values in (("fork", figures.fork), ("warm", figures.warm), ("cold", figures.cold)):
-        ratio = figures.p50(name) / figures.p50("fork")
-        spread = (
-            f"min {values[0]:.2f}, p50 {figures.p50(name):.2f}, p90 {values[len(values) * 9 // 10]:.2f} ms"
-        )
-        lines.append(f"{name}: {spread}; p50 is {ratio:.2f} bare forks")
-    sys.stdout.write("\n".join(lines) + "\n")
+    for name, spares in (("warm", 4), ("cold", 0)):
+        figures = asyncio.run(measure(spares=spares))
+        sys.stdout.write(f"{name} call: {_spread(figures.calls)}, {figures.ratio:.2f} bare forks\n")
+        sys.stdout.write(f"bare fork: {_spread(figures.forks)}\n")
+
+
+def _spread(values: list[float]) -> str:
+    at = {
+        name: values[int(len(values) * share)] for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+    }
+    return ", ".join(f"{name} {value:.2f} ms" for name, value in {"min": values[0], **at}.items())
 
 
 if __name__ == "__main__":
