@@ -8,11 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent import futures
 from pathlib import Path
-
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 
 def _stopped(prefix: str, name: str) -> None:
@@ -34,6 +30,12 @@ def main(name: str) -> None:
         signal.sigwait([signal.SIGTERM])
         _stopped(prefix, name)
         return
+    # Here, because importing it takes most of the start.
+    from concurrent import futures
+
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

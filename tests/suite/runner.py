@@ -25,7 +25,7 @@ def small_child(name: str, **more: Any) -> Child:
 CHILDREN = (
     small_child("audit"),
     small_child("gateway", calls=("audit",)),
-    small_child("orchestrator", redis=True, calls=("gateway", "audit")),
+    small_child("orchestrator", doors=False, redis=True, calls=("gateway", "audit")),
     small_child("worker", redis=True, doors=False, after=("orchestrator",)),
 )
 

@@ -17,7 +17,7 @@ STOP_ORDER = ["worker", "orchestrator", "gateway", "audit"]
 
 def test_a_first_start_tells_the_addresses_and_how_to_go_on(start_suite: StartSuite) -> None:
     suite = start_suite().ready()
-    address = suite.context()["addresses"]["orchestrator"]
+    address = suite.context()["addresses"]["gateway"]
     assert suite.stop() == 0
     assert "Interlock is ready" in suite.out
     assert address in suite.out
