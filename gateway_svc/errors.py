@@ -128,6 +128,15 @@ def stale(feed: str, seconds: float) -> DomainError:
     )
 
 
+def registry_away() -> DomainError:
+    """What its copy here lacks cannot be asked for."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_POLICY_STALE,
+        "the registry cannot be asked for what was published a moment ago",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
 # Arguments
 
 

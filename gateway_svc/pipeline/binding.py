@@ -2,7 +2,9 @@
 
 from typing import Protocol
 
-from gateway_svc.errors import definition_changed, not_active, stale, tool_not_bound
+import grpc
+
+from gateway_svc.errors import definition_changed, not_active, registry_away, stale, tool_not_bound
 from gateway_svc.pipeline.pending import Pending, Tool
 from gateway_svc.tool_call import Asked
 from gateway_svc.verdicts import Check
@@ -38,12 +40,44 @@ class Registry(Protocol):
     def tool_version(self, tenant: str, name: str, version: str) -> tool_pb2.ToolVersion | None:
         """One version of it."""
 
+    async def fetch_agent_version(
+        self, tenant: str, name: str, version: str
+    ) -> tuple[agent_pb2.Agent, agent_pb2.AgentVersion] | None:
+        """Take an agent and one of its versions into the copy; None when there is no such version."""
+
+    async def fetch_tool_version(
+        self, tenant: str, name: str, version: str
+    ) -> tuple[tool_pb2.Tool, tool_pb2.ToolVersion] | None:
+        """Take a tool and one of its versions into the copy; None when there is no such version."""
+
 
 class Binding:
     """Asks the registry's live copy; refuses to decide on an old one."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+
+    async def catch_up(self, asked: Asked) -> None:
+        """Ask the registry itself for what was published a moment ago; raises POLICY_STALE if that fails.
+
+        What the copy lacks may be on its way to it, and a refusal would be the end of the task.
+        """
+        registry = self._registry
+        agent_key = (asked.tenant, asked.agent, asked.agent_version)
+        tool_key = (asked.tenant, asked.tool, asked.tool_version)
+        try:
+            agent_version = registry.agent_version(*agent_key)
+            if agent_version is None or registry.agent(asked.tenant, asked.agent) is None:
+                fetched = await registry.fetch_agent_version(*agent_key)
+                agent_version = fetched[1] if fetched is not None else None
+            # Of a tool that the agent does not list nothing is asked: unbound and unknown answer alike.
+            bound = _binding(agent_version, asked.tool) if agent_version is not None else None
+            if bound is not None and (
+                registry.tool_version(*tool_key) is None or registry.tool(asked.tenant, asked.tool) is None
+            ):
+                await registry.fetch_tool_version(*tool_key)
+        except grpc.aio.AioRpcError as error:
+            raise registry_away() from error
 
     def check(self, pending: Pending) -> Tool:
         """The tool; raises POLICY_STALE, TOOL_NOT_BOUND, NOT_ACTIVE or TOOL_DEFINITION_CHANGED."""

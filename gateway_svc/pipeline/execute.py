@@ -125,6 +125,7 @@ class ExecuteTool:
                 return Answer(outcome=stored.outcome, replayed=True)
             async with self._steps.admission.place(pending.seconds_left()):
                 async with self._refusals_recorded(pending):
+                    await self._steps.binding.catch_up(pending.asked)
                     with self._measures.step("checks"):
                         cleared = self._clear(pending)
                 with self._measures.step("write_ahead"):

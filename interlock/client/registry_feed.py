@@ -125,7 +125,9 @@ class RegistryFeed:
             if exc.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise
-        self._agents[tenant, name] = got.agent
+        known = self._agents.get((tenant, name))
+        if known is None or _is_newer(got.agent, known):
+            self._agents[tenant, name] = got.agent
         self._remember_agent_version(tenant, found.agent_version)
         return got.agent, found.agent_version
 
@@ -150,7 +152,9 @@ class RegistryFeed:
             if exc.code() is grpc.StatusCode.NOT_FOUND:
                 return None
             raise
-        self._tools[tenant, name] = got.tool
+        known = self._tools.get((tenant, name))
+        if known is None or _is_newer(got.tool, known):
+            self._tools[tenant, name] = got.tool
         self._remember_tool_version(tenant, found.tool_version)
         return got.tool, found.tool_version
 
@@ -195,3 +199,8 @@ class RegistryFeed:
 
     def _remember_tool_version(self, tenant: str, found: tool_pb2.ToolVersion) -> None:
         self._tool_versions[tenant, found.tool, found.version] = found
+
+
+def _is_newer(answer: agent_pb2.Agent | tool_pb2.Tool, known: agent_pb2.Agent | tool_pb2.Tool) -> bool:
+    """Whether an answer was not overtaken by the feed: what was disabled meanwhile must stay so."""
+    return answer.update_time.ToNanoseconds() >= known.update_time.ToNanoseconds()

@@ -9,7 +9,14 @@ import grpc
 
 from interlock.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, entry_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2, orchestrator_service_pb2_grpc
-from interlock.registry.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc, tool_pb2
+from interlock.registry.v1 import (
+    agent_pb2,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+    tool_pb2,
+    tool_service_pb2,
+    tool_service_pb2_grpc,
+)
 from svc_kit.signing import SigningKey
 
 Change = agent_pb2.Agent | agent_pb2.AgentVersion | tool_pb2.Tool | tool_pb2.ToolVersion
@@ -33,18 +40,55 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
         return orchestrator_service_pb2.GetPublicKeysResponse(keys=[key.public() for key in self.keys])
 
 
-class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
-    """Streams what a test published, and falls silent when told to."""
+class Registry(registry_service_pb2_grpc.RegistryServiceServicer, tool_service_pb2_grpc.ToolServiceServicer):
+    """Streams what a test published, and falls silent, or behind, when told to."""
 
     def __init__(self) -> None:
         self._log: list[tuple[str, Change]] = []
         self._grown = asyncio.Event()
         self.silent = False
+        self.behind = False
 
     def publish(self, tenant: str, *changes: Change) -> None:
         self._log += [(tenant, change) for change in changes]
         self._grown.set()
         self._grown = asyncio.Event()
+
+    async def GetAgent(
+        self, request: registry_service_pb2.GetAgentRequest, context: Any
+    ) -> registry_service_pb2.GetAgentResponse:
+        agent = await self._find(context, agent_pb2.Agent, name=request.name)
+        return registry_service_pb2.GetAgentResponse(agent=agent)
+
+    async def GetAgentVersion(
+        self, request: registry_service_pb2.GetAgentVersionRequest, context: Any
+    ) -> registry_service_pb2.GetAgentVersionResponse:
+        found = await self._find(
+            context, agent_pb2.AgentVersion, agent=request.agent, version=request.version
+        )
+        return registry_service_pb2.GetAgentVersionResponse(agent_version=found)
+
+    async def GetTool(
+        self, request: tool_service_pb2.GetToolRequest, context: Any
+    ) -> tool_service_pb2.GetToolResponse:
+        tool = await self._find(context, tool_pb2.Tool, name=request.name)
+        return tool_service_pb2.GetToolResponse(tool=tool)
+
+    async def GetToolVersion(
+        self, request: tool_service_pb2.GetToolVersionRequest, context: Any
+    ) -> tool_service_pb2.GetToolVersionResponse:
+        found = await self._find(context, tool_pb2.ToolVersion, tool=request.tool, version=request.version)
+        return tool_service_pb2.GetToolVersionResponse(tool_version=found)
+
+    async def _find(self, context: Any, kind: type[Change], **wanted: str) -> Any:
+        if self.silent:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
+        tenant = dict(context.invocation_metadata())["x-interlock-tenant"]
+        for owner, change in reversed(self._log):
+            matches = all(getattr(change, name, None) == value for name, value in wanted.items())
+            if owner == tenant and type(change) is kind and matches:
+                return change
+        return await context.abort(grpc.StatusCode.NOT_FOUND, "not there")
 
     async def WatchRegistry(
         self, request: registry_service_pb2.WatchRegistryRequest, context: Any
@@ -52,7 +96,7 @@ class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
         sent = 0
         while True:
             grown = self._grown
-            for tenant, change in self._log[sent:]:
+            for tenant, change in [] if self.behind else self._log[sent:]:
                 sent += 1
                 fields: dict[str, Any] = {_FIELDS[type(change)]: change}
                 yield registry_service_pb2.WatchRegistryResponse(position=sent, tenant=tenant, **fields)
@@ -121,6 +165,7 @@ async def served(
     server = grpc.aio.server()
     orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(orchestrator, server)
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    tool_service_pb2_grpc.add_ToolServiceServicer_to_server(registry, server)
     audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server)
     server.add_insecure_port(address)
     await server.start()

@@ -10,6 +10,7 @@ from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import ManualClock
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
+from tests.gateway.world import World, gateway
 
 QUESTION = Question(agent="a", agent_version="1.0.0", tool="t", arguments={}, attempt=1, submitter=None)
 
@@ -44,3 +45,29 @@ def test_a_registry_that_was_silent_for_ten_seconds_binds_nothing() -> None:
     with pytest.raises(Unavailable, match="registry has been silent") as refused:
         Binding(_OldRegistry()).check(None)  # type: ignore[arg-type]  # asked for nothing but its age
     assert refused.value.reason_name == "POLICY_STALE"
+
+
+async def test_what_the_feed_has_not_brought_yet_is_asked_of_the_registry_itself(closed_world: World) -> None:
+    closed_world.registry.behind = True
+    async with gateway(closed_world) as world:
+        await world.allow()
+        world.publish_tool()
+        assert (await world.execute(world.permit({"a": 1}), {"a": 1})).result_json == '{"a":1}'
+        assert await world.reason(world.permit(tool="nowhere")) == "TOOL_NOT_BOUND"
+
+
+async def test_a_registry_that_cannot_be_asked_leaves_a_call_open_to_be_asked_for_again(
+    closed_world: World,
+) -> None:
+    closed_world.registry.behind = True
+    async with gateway(closed_world) as world:
+        await world.allow()
+        world.publish_tool()
+        world.registry.silent = True
+        permit = world.permit({"a": 1})
+        error = await world.refusal(permit, {"a": 1})
+        assert (error.code.name, error.reason) == ("UNAVAILABLE", "POLICY_STALE")
+        assert error.metadata["execution_state"] == "NOT_STARTED"
+        assert error.retry_after is not None
+        world.registry.silent = False
+        assert (await world.execute(permit, {"a": 1})).result_json == '{"a":1}'
