@@ -17,7 +17,7 @@ from orchestrator_svc.errors import registry_unavailable, stale_attempt
 from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
 from orchestrator_svc.records import AgentPin, EventType, LockedTask, Step, StepInput
 from orchestrator_svc.rights import HeldAttempt
-from svc_kit.errors import DomainError
+from svc_kit.errors import DomainError, PermissionDenied
 from svc_kit.group_commit import GroupCommit, Observer
 
 _ROW_BYTES = 1024
@@ -204,6 +204,16 @@ class Attempts:
                     tool = self._bindings.bound_tool(changes.task.tenant, changes.task.agent, begun.name)
                 except AgentUnknownError:
                     return _AgentMissing(tenant=changes.task.tenant, pin=changes.task.agent)
+                except PermissionDenied as error:
+                    refused = TaskChanges(batch.tasks[task_id])
+                    refused.refuse_step(
+                        write.begin,
+                        call_id=begun.call_id,
+                        reason=error.reason_name,
+                        actor=write.held.subject,
+                    )
+                    batch.accept(refused)
+                    raise
                 if outcome.changed:
                     changes.put_step(begun, EventType.STEP_STARTED)
         if write.end is not None:

@@ -3,7 +3,8 @@
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from interlock.audit.v1 import entry_pb2
@@ -16,6 +17,7 @@ _TYPES = {
     AuditKind.STATE_CHANGE: entry_pb2.ENTRY_TYPE_STATE_CHANGE,
     AuditKind.RESULT: entry_pb2.ENTRY_TYPE_RESULT,
     AuditKind.ERROR: entry_pb2.ENTRY_TYPE_ERROR,
+    AuditKind.REFUSED_STEP: entry_pb2.ENTRY_TYPE_TOOL_CALL,
 }
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _TRACEPARENT_PARTS = 4
@@ -75,7 +77,7 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     trace = subject.traceparent.split("-")
     if len(trace) == _TRACEPARENT_PARTS:
         event.trace_id, event.span_id = trace[1], trace[2]
-    if row.body["outcome"]:
+    if "outcome" in row.body:
         event.attributes["outcome"] = row.body["outcome"]
     if kind is AuditKind.PROMPT:
         _add_part(event, "input", subject.input_json)
@@ -85,7 +87,17 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
         event.step_key = cause.error.step_key
         said = {"class": cause.error.error_class, "message": cause.error.message}
         _add_part(event, "error", json.dumps(said, ensure_ascii=False, sort_keys=True))
+    elif kind is AuditKind.REFUSED_STEP:
+        _tell_refusal(event, row.body)
     return event
+
+
+def _tell_refusal(event: entry_pb2.Event, body: Mapping[str, str]) -> None:
+    """A step that never began has no event of its own: the row says everything."""
+    event.status, event.reason = "REFUSED", body["reason"]
+    event.step_key, event.tool, event.call_id = body["step_key"], body["tool"], body["call_id"]
+    event.attributes["argument_digest"] = body["argument_digest"]
+    event.event_time.FromDatetime(datetime.fromisoformat(body["time"]))
 
 
 def _reason(stored: StoredEvent) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from orchestrator_svc.lifecycle import Ending, Status, TaskError
-from orchestrator_svc.records import Event, EventType, LockedTask, Session, Step, StepMark
+from orchestrator_svc.lifecycle import Ending, Outcome, Status, TaskError
+from orchestrator_svc.records import Event, EventType, LockedTask, Session, Step, StepInput, StepMark
 
 
 class AuditKind(StrEnum):
@@ -16,18 +16,19 @@ class AuditKind(StrEnum):
     STATE_CHANGE = "STATE_CHANGE"
     RESULT = "RESULT"
     ERROR = "ERROR"
+    REFUSED_STEP = "REFUSED_STEP"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditNote:
-    """One line for the audit log about one event."""
+    """One line for the audit log about one event; `facts` are short and say what the event does not."""
 
     kind: AuditKind
     task_id: uuid.UUID
     tenant: str
     revision: int
     actor: str
-    outcome: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class TaskChanges:
         """The task goes to another state."""
         self.task = replace(self.task, status=status)
         self._event(EventType.STATE_CHANGED, error=error)
-        self.note(AuditKind.STATE_CHANGE, actor=actor, outcome=outcome)
+        self.note(AuditKind.STATE_CHANGE, actor=actor, **_outcome(outcome))
 
     def start_attempt(self, status: Status, session: Session) -> None:
         """A worker has claimed the task."""
@@ -61,9 +62,10 @@ class TaskChanges:
         self.move(ending.status, actor=actor, outcome=str(ending.outcome), error=ending.error)
         self.task = replace(self.task, session_id=None, last_outcome=ending.outcome)
         if result_json is not None:
-            self.note(AuditKind.RESULT, actor=actor, outcome=str(ending.outcome))
-        if ending.error is not None:
-            self.note(AuditKind.ERROR, actor=actor, outcome=str(ending.outcome))
+            self.note(AuditKind.RESULT, actor=actor, **_outcome(ending.outcome))
+        # What a canceled attempt said in the end is no failure.
+        if ending.error is not None and ending.outcome is not Outcome.CANCELED:
+            self.note(AuditKind.ERROR, actor=actor, **_outcome(ending.outcome))
 
     def put_step(self, step: Step, kind: EventType) -> None:
         """A step began or ended."""
@@ -71,7 +73,20 @@ class TaskChanges:
         self.task = replace(self.task, step_count=max(self.task.step_count, step.ordinal))
         self._event(kind, step=step, error=step.error)
 
-    def note(self, kind: AuditKind, *, actor: str, outcome: str = "") -> None:
+    def refuse_step(self, asked: StepInput, *, call_id: uuid.UUID, reason: str, actor: str) -> None:
+        """A step was refused before it began: it leaves no event, but the audit log hears of it."""
+        self.note(
+            AuditKind.REFUSED_STEP,
+            actor=actor,
+            step_key=asked.step_key,
+            tool=asked.name,
+            call_id=str(call_id),
+            argument_digest=asked.digest,
+            reason=reason,
+            time=self.task.now.isoformat(),
+        )
+
+    def note(self, kind: AuditKind, *, actor: str, **facts: str) -> None:
         """Tell the audit log about the last event."""
         self.notes.append(
             AuditNote(
@@ -80,7 +95,7 @@ class TaskChanges:
                 tenant=self.task.tenant,
                 revision=self.task.revision,
                 actor=actor,
-                outcome=outcome,
+                facts=facts,
             )
         )
 
@@ -124,8 +139,12 @@ class Batch:
         self._tasks[changes.task.task_id] = changes.task
         for step in changes.steps.values():
             self._steps[step.task_id, step.step_key] = step
-        if changes.events:
+        if changes.events or changes.notes:
             self.accepted.append(changes)
+
+
+def _outcome(outcome: str) -> dict[str, str]:
+    return {"outcome": str(outcome)} if outcome else {}
 
 
 def mark(step: Step) -> StepMark:

@@ -255,6 +255,14 @@ class AttemptRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAttempt:
+    """What a session is told of one of its attempts; `age` is seconds since its claim."""
+
+    state: TaskState
+    age: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewClaim:
     """A claim id and the attempt that it was answered with."""
 

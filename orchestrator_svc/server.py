@@ -33,6 +33,7 @@ from svc_kit.advisory import Leader
 from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
+from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
 from svc_kit.outbox import Relay
 from svc_kit.server import Service, run, token_verifier
@@ -125,6 +126,9 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
             for each in (peers.registry, peers.gateway, peers.audit):
                 stack.push_async_callback(each.close)
             stack.push_async_callback(database.close)
+            # The first connection asks the server a few questions; undisturbed, before anything is cancelled.
+            with contextlib.suppress(Unavailable):
+                await database.ping()
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
             # Usually there in milliseconds; without it new tasks are refused, and nothing else.

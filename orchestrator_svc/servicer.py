@@ -132,6 +132,7 @@ def _caller() -> Caller:
     caller, call = principal(), current_call()
     return Caller(
         tenant=acting_tenant(),
+        home=caller.tenant,
         subject=caller.subject,
         roles=tuple(sorted(caller.roles)),
         traceparent=call.traceparent if call is not None else "",

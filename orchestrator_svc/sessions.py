@@ -13,7 +13,7 @@ from orchestrator_svc import lifecycle
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import session_not_found
 from orchestrator_svc.lifecycle import TaskState
-from orchestrator_svc.records import AttemptRef, LockedTask, Session
+from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class SessionStore(Protocol):
     ) -> list[tuple[Session, bool]]: ...
     async def open(self, connection: AsyncConnection, session: Session, lease: float) -> None: ...
     async def renew(self, session_id: uuid.UUID, subject: str, lease: float) -> bool: ...
-    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, TaskState]: ...
+    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]: ...
     async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]: ...
     async def end(
         self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]
@@ -74,8 +74,8 @@ class Sessions:
         if not await self._store.renew(session_id, subject, self.lease):
             raise session_not_found(session_id)
 
-    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, TaskState]:
-        """Every live attempt of the session, with the state of its task."""
+    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]:
+        """Every live attempt of the session."""
         return await self._store.attempts(session_id)
 
     async def end_expired(self, limit: int) -> int:

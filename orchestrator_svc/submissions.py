@@ -57,16 +57,17 @@ class Submission:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, in which tenant; `traceparent` is of the call."""
+    """Who asks, and about which tenant; `home` is the caller's own. `traceparent` is of the call."""
 
     tenant: str
+    home: str
     subject: str
     roles: tuple[str, ...]
     traceparent: str = ""
 
     def submitter(self) -> Submitter:
         """As a task keeps it."""
-        return Submitter(tenant=self.tenant, subject=self.subject, roles=self.roles)
+        return Submitter(tenant=self.home, subject=self.subject, roles=self.roles)
 
 
 class SubmissionStore(Protocol):
@@ -134,7 +135,8 @@ class Submissions:
 
         With `validate_only` nothing is stored, and the task has the nil id.
         """
-        key = _key(caller, SUBMIT, asked.request_id, asked.digest())
+        request_id = None if validate_only else asked.request_id
+        key = _key(caller, SUBMIT, request_id, asked.digest())
         try:
             self._gate.check()
             chosen = await self._agents.choose(caller.tenant, asked.agent, asked.agent_version)

@@ -12,7 +12,7 @@ from orchestrator_svc import lifecycle
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError
-from orchestrator_svc.records import LockedTask, Place, Step, Task, TaskDetails
+from orchestrator_svc.records import LockedTask, Place, Step, StepStatus, Task, TaskDetails
 
 
 class TaskStore(Protocol):
@@ -80,7 +80,7 @@ class Tasks:
     async def finished_step(self, tenant: str, task_id: uuid.UUID, step_key: str) -> Step:
         """One step that has an outcome; raises STEP_NOT_FOUND."""
         found = await self._store.step(tenant, task_id, step_key)
-        if found is None or not found.status.final:
+        if found is None or found.status is StepStatus.STARTED:
             raise step_not_found(task_id, step_key, "has no stored outcome")
         return found
 

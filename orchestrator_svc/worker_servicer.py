@@ -73,7 +73,13 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             _tenants_of(pool)
         with self._wakeups.subscribe(session_topic(session.session_id)) as woken:
             await self._sessions.open(session)
-            stream = WorkerStream(session=session, sessions=self._sessions, rights=self._rights, woken=woken)
+            stream = WorkerStream(
+                session=session,
+                sessions=self._sessions,
+                attempts=self._attempts,
+                rights=self._rights,
+                woken=woken,
+            )
             async with aclosing(stream.run(request_iterator)) as answers:
                 async for answer in answers:
                     yield answer

@@ -1,16 +1,19 @@
 """One WorkerSession stream: heartbeats in, leases and directives out."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
+from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
 from orchestrator_svc.lifecycle import TaskState
-from orchestrator_svc.records import AttemptRef, Session
+from orchestrator_svc.records import AttemptRef, LiveAttempt, Session
 from orchestrator_svc.rights import HeldAttempt, Rights
 from orchestrator_svc.sessions import Sessions
+from svc_kit.errors import Aborted
 from svc_kit.wakeup import Subscription
 
 # Heartbeats per lease: three may get lost on the way.
@@ -18,7 +21,7 @@ _BEATS_A_LEASE = 4
 # An attempt token is renewed when this part of its time is over.
 _RENEW_PART = 0.5
 
-Attempt = tuple[str, int]
+AttemptName = tuple[str, int]
 
 
 class WorkerStream:
@@ -29,12 +32,14 @@ class WorkerStream:
         *,
         session: Session,
         sessions: Sessions,
+        attempts: Attempts,
         rights: Rights,
         woken: Subscription,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._sessions = sessions
+        self._attempts = attempts
         self._rights = rights
         self._woken = woken
         self._monotonic = monotonic
@@ -78,26 +83,39 @@ class WorkerStream:
     async def _answer(self, beat: messages.Heartbeat | None) -> messages.WorkerSessionResponse:
         live = await self._sessions.attempts(self._session.session_id)
         directives = self._cancel(live)
-        directives += self._renew(live)
         if beat is not None:
-            known = {(str(ref.task_id), ref.attempt) for ref in live}
+            reported = {(each.task_id, each.attempt) for each in beat.attempts}
+            await self._give_back(
+                ref for ref in live if _name(ref) not in reported and self._is_old(live[ref])
+            )
+            known = {_name(ref) for ref in live}
             directives += [
-                _directive((each.task_id, each.attempt), messages.DIRECTIVE_STOP)
-                for each in beat.attempts
-                if (each.task_id, each.attempt) not in known
+                _directive(attempt, messages.DIRECTIVE_STOP) for attempt in sorted(reported - known)
             ]
-        return self._response(directives)
+            live = {ref: attempt for ref, attempt in live.items() if _name(ref) in reported}
+        return self._response([*directives, *self._renew(live)])
+
+    def _is_old(self, attempt: LiveAttempt) -> bool:
+        """Whether the worker has had a whole lease to speak of it."""
+        return attempt.age > self._sessions.lease
+
+    async def _give_back(self, orphans: Iterable[AttemptRef]) -> None:
+        """Attempts that the worker does not know: the answer to their claim never reached it."""
+        for ref in orphans:
+            held = HeldAttempt(ref=ref, session_id=self._session.session_id, subject=self._session.subject)
+            with contextlib.suppress(Aborted):  # it ended by itself meanwhile
+                await self._attempts.write(AttemptWrite(held=held, end=Release()))
 
     async def _cancellations(self) -> list[messages.AttemptDirective]:
         return self._cancel(await self._sessions.attempts(self._session.session_id))
 
-    def _cancel(self, live: dict[AttemptRef, TaskState]) -> list[messages.AttemptDirective]:
-        canceling = {ref for ref, state in live.items() if state is TaskState.CANCELING}
+    def _cancel(self, live: Mapping[AttemptRef, LiveAttempt]) -> list[messages.AttemptDirective]:
+        canceling = {ref for ref, attempt in live.items() if attempt.state is TaskState.CANCELING}
         new = canceling - self._told_to_cancel
         self._told_to_cancel = canceling
         return [_directive(_name(ref), messages.DIRECTIVE_CANCEL) for ref in new]
 
-    def _renew(self, live: dict[AttemptRef, TaskState]) -> list[messages.AttemptDirective]:
+    def _renew(self, live: Mapping[AttemptRef, LiveAttempt]) -> list[messages.AttemptDirective]:
         """New tokens for attempts whose token this stream did not see issued, or whose token gets old."""
         now = self._monotonic()
         directives = []
@@ -122,11 +140,11 @@ class WorkerStream:
         )
 
 
-def _name(ref: AttemptRef) -> Attempt:
+def _name(ref: AttemptRef) -> AttemptName:
     return str(ref.task_id), ref.attempt
 
 
-def _directive(attempt: Attempt, directive: messages.Directive.ValueType) -> messages.AttemptDirective:
+def _directive(attempt: AttemptName, directive: messages.Directive.ValueType) -> messages.AttemptDirective:
     task_id, number = attempt
     return messages.AttemptDirective(
         attempt=messages.AttemptRef(task_id=task_id, attempt=number), directive=directive

@@ -38,8 +38,8 @@ LOCKED_COLUMNS = (
 TASK_COLUMNS = (
     "task.task_id, task.tenant, task.agent, task.agent_version, task.agent_digest, task.isolation,"
     " task.retry, task.start_to_close, task.task_type, task.labels, task.submitters, task.retried_from,"
-    " task.state, task.wait_reason, task.run_after, task.attempt, task.failures, task.crashes, task.error, task.revision,"
-    " task.create_time, task.start_time, task.end_time"
+    " task.state, task.wait_reason, task.run_after, task.attempt, task.failures, task.crashes, task.error,"
+    " task.revision, task.create_time, task.start_time, task.end_time"
 )
 
 

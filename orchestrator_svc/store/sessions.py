@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.lifecycle import TaskState
-from orchestrator_svc.records import AttemptRef, LockedTask, Session
+from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
 from orchestrator_svc.store.write import write_changes
 from svc_kit.database import Database
@@ -45,8 +45,10 @@ _ABOARD = sa.text(
     " WHERE session_id = ANY(CAST(:session_ids AS uuid[])) ORDER BY task_id FOR UPDATE"
 )
 _ATTEMPTS = sa.text(
-    "SELECT task_id, tenant, attempt, state FROM task"
-    " WHERE session_id = :session_id AND session_id IS NOT NULL"
+    "SELECT task_id, tenant, attempt, state,"
+    " extract(epoch FROM clock_timestamp() - attempt.start_time)::float8 AS age"
+    " FROM task JOIN attempt USING (task_id, tenant, attempt)"
+    " WHERE task.session_id = :session_id AND task.session_id IS NOT NULL"
 )
 
 
@@ -85,12 +87,14 @@ class SessionStore:
         async with self._database.autocommit() as connection:
             return (await connection.execute(_RENEW, parameters)).one_or_none() is not None
 
-    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, TaskState]:
-        """Every live attempt of the session, with the state of its task."""
+    async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]:
+        """Every live attempt of the session."""
         async with self._database.autocommit() as connection:
             rows = (await connection.execute(_ATTEMPTS, {"session_id": session_id})).all()
         return {
-            AttemptRef(tenant=row.tenant, task_id=row.task_id, attempt=row.attempt): TaskState(row.state)
+            AttemptRef(tenant=row.tenant, task_id=row.task_id, attempt=row.attempt): LiveAttempt(
+                state=TaskState(row.state), age=row.age
+            )
             for row in rows
         }
 

@@ -159,7 +159,7 @@ def note_body(note: AuditNote) -> str:
             "task_id": str(note.task_id),
             "revision": note.revision,
             "actor": note.actor,
-            "outcome": note.outcome,
+            **note.facts,
         }
     )
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import psycopg
 
 from interlock.orchestrator.v1 import (
     orchestrator_service_pb2 as messages,
@@ -89,6 +90,12 @@ class World:
     async def get(self, task_id: str) -> task_pb2.Task:
         return (await self.people().GetTask(messages.GetTaskRequest(task_id=task_id))).task
 
+    async def positions(self) -> list[int]:
+        """Positions of every event in the log, in order."""
+        async with await psycopg.AsyncConnection.connect(self.database.service_url) as connection:
+            rows = await connection.execute("SELECT position FROM task_event ORDER BY position")
+            return [row[0] for row in await rows.fetchall()]
+
     async def history(self, task_id: str) -> list[task_pb2.TaskEvent]:
         """Every event of an ended task."""
         watch = self.people().WatchTask(messages.WatchTaskRequest(task_id=task_id, after_revision=0))
@@ -98,6 +105,16 @@ class World:
             return []
         replay = self.people().WatchTask(messages.WatchTaskRequest(task_id=task_id, after_revision=1))
         return [message.event async for message in replay if message.HasField("event")]
+
+    async def until_refused(self, **fields: Any) -> RemoteError:
+        """Ask for such a task, without storing it, until that is refused: the feed tells in its own time."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await self.submit(**fields, validate_only=True)
+                except grpc.aio.AioRpcError as error:
+                    return from_rpc_error(error)
+                await asyncio.sleep(0.02)
 
     async def until(
         self, task_id: str, state: task_pb2.TaskState.ValueType, seconds: float = 15
@@ -118,7 +135,7 @@ def request(**fields: Any) -> messages.SubmitTaskRequest:
     return messages.SubmitTaskRequest(**{"agent": AGENT, **fields})
 
 
-async def refused(call: Awaitable[Any]) -> RemoteError:
+async def refused(call: Any) -> RemoteError:
     """The error that a call is answered with."""
     try:
         answer = await call

@@ -1,0 +1,146 @@
+"""The state machine, against a model that knows nothing but the table of the contract."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_svc import lifecycle
+from orchestrator_svc.lifecycle import (
+    LEGAL,
+    IllegalMoveError,
+    Move,
+    Outcome,
+    Status,
+    TaskError,
+    TaskState,
+    WaitReason,
+)
+from orchestrator_svc.retry import RetryPolicy
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+POLICY = RetryPolicy(max_failures=3, non_retryable=("Never",))
+BROKEN = TaskError(error_class="ValueError", message="it broke", retryable=True)
+
+FOR_GOOD = replace(BROKEN, retryable=False)
+
+ACT: dict[str, Callable[[Status], Status]] = {
+    "claim": lifecycle.claim,
+    "complete": lambda status: lifecycle.complete(status).status,
+    "fail": lambda status: lifecycle.fail(status, BROKEN, policy=POLICY, now=NOW, chance=0.5).status,
+    "fail for good": lambda status: (
+        lifecycle.fail(status, FOR_GOOD, policy=POLICY, now=NOW, chance=0.5).status
+    ),
+    "release": lambda status: lifecycle.release(status).status,
+    "lose": lambda status: lifecycle.lose(status).status,
+    "time out": lambda status: (
+        lifecycle.time_out(status, policy=POLICY, seconds=1, now=NOW, chance=0.5).status
+    ),
+    "cancel": lifecycle.cancel,
+}
+ACTIONS = st.sampled_from(sorted(ACT))
+
+
+def tried(status: Status, action: str) -> Status | None:
+    """The status after the action; None where it is not possible."""
+    try:
+        return ACT[action](status)
+    except IllegalMoveError:
+        return None
+
+
+@given(st.lists(ACTIONS, max_size=40))
+def test_no_sequence_of_actions_leaves_the_table_of_legal_moves_or_a_terminal_state(
+    actions: list[str],
+) -> None:
+    status = lifecycle.submitted(NOW)
+    edges = {(source, target) for (source, _), target in LEGAL.items()}
+    for action in actions:
+        after = tried(status, action)
+        if after is None:
+            continue
+        assert after.state is status.state or (status.state, after.state) in edges
+        assert not status.state.terminal or after == status
+        assert (after.wait_reason is not None) == (after.state is TaskState.SUBMITTED)
+        assert after.attempt == status.attempt + (1 if action == "claim" else 0)
+        assert after.failures <= POLICY.max_failures and after.crashes <= lifecycle.MAX_CRASHES
+        assert (after.error is None) or after.state is not TaskState.COMPLETED
+        status = after
+
+
+@given(st.lists(ACTIONS, max_size=40))
+def test_a_task_that_is_claimed_and_failed_often_enough_always_ends(actions: list[str]) -> None:
+    status = lifecycle.submitted(NOW)
+    for action in actions:
+        status = tried(status, action) or status
+    for _ in range(2 * POLICY.max_failures):
+        if status.state is TaskState.SUBMITTED:
+            status = lifecycle.claim(status)
+        if status.state.live:
+            status = ACT["fail"](status)
+    assert status.state.terminal
+
+
+def test_the_table_has_no_way_out_of_a_terminal_state() -> None:
+    assert all(not source.terminal for source, _ in LEGAL)
+
+
+@pytest.mark.parametrize("state", list(TaskState))
+@pytest.mark.parametrize("move", list(Move))
+def test_a_move_that_is_not_in_the_table_is_refused_with_state_and_move(state: TaskState, move: Move) -> None:
+    status = Status(state=state, run_after=NOW)
+    if (state, move) in LEGAL:
+        assert lifecycle._moved(status, move).state is LEGAL[state, move]
+        return
+    with pytest.raises(IllegalMoveError) as caught:
+        lifecycle._moved(status, move)
+    assert (caught.value.state, caught.value.move) == (state, move)
+
+
+def test_a_failure_waits_for_its_back_off_and_the_last_allowed_one_ends_the_task() -> None:
+    status = lifecycle.claim(lifecycle.submitted(NOW))
+    for failures in (1, 2):
+        ending = lifecycle.fail(status, BROKEN, policy=POLICY, now=NOW, chance=0.5)
+        assert (ending.outcome, ending.status.wait_reason) == (Outcome.FAILED, WaitReason.RETRY_BACKOFF)
+        assert ending.status.failures == failures
+        assert ending.status.run_after == NOW + timedelta(seconds=2 ** (failures - 1))
+        status = lifecycle.claim(ending.status)
+    ending = lifecycle.fail(status, BROKEN, policy=POLICY, now=NOW, chance=0.5)
+    assert (ending.status.state, ending.status.error) == (TaskState.FAILED, BROKEN)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FOR_GOOD, replace(BROKEN, error_class="Never")],
+    ids=["told so by the worker", "by the policy of the agent"],
+)
+def test_a_failure_that_may_not_be_repeated_ends_the_task_at_once(error: TaskError) -> None:
+    status = lifecycle.claim(lifecycle.submitted(NOW))
+    assert lifecycle.fail(status, error, policy=POLICY, now=NOW, chance=0.5).status.state is TaskState.FAILED
+
+
+def test_a_task_that_three_workers_died_of_is_poison_and_its_failures_are_not_counted() -> None:
+    status = lifecycle.submitted(NOW)
+    for _ in range(2):
+        ending = lifecycle.lose(lifecycle.claim(status))
+        assert (ending.outcome, ending.status.wait_reason) == (Outcome.LOST, WaitReason.QUEUED)
+        status = ending.status
+    ending = lifecycle.lose(lifecycle.claim(status))
+    assert ending.status.state is TaskState.FAILED
+    assert ending.status.error is not None and ending.status.error.error_class == lifecycle.POISON
+    assert ending.status.failures == 0
+
+
+@pytest.mark.parametrize("action", ["fail", "fail for good", "release", "lose", "time out"])
+def test_however_the_attempt_of_a_canceling_task_ends_the_task_is_canceled(action: str) -> None:
+    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)))
+    assert canceling.state is TaskState.CANCELING
+    assert ACT[action](canceling).state is TaskState.CANCELED
+
+
+def test_a_canceling_task_that_was_done_all_the_same_is_completed() -> None:
+    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)))
+    assert lifecycle.complete(canceling).status.state is TaskState.COMPLETED
