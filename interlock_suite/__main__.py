@@ -1,4 +1,4 @@
-"""`python -m interlock_suite up`: the embedded suite without the command line client."""
+"""`python -m interlock_suite up|demo`: the embedded suite without the command line client."""
 
 import argparse
 import asyncio
@@ -6,22 +6,48 @@ import sys
 from pathlib import Path
 
 from interlock_suite.options import DEFAULT_DATA_DIR, Options, external_servers
-from interlock_suite.up import up
 
 
 def main() -> int:
     """Parse, run, return the exit code."""
-    database_url, redis_url = external_servers()
     parser = argparse.ArgumentParser(prog="interlock_suite", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("up", help="start everything and stay in the foreground")
+    _add_up(commands.add_parser("up", help="start everything and stay in the foreground"))
+    _add_demo(commands.add_parser("demo", help="one real task, from submit to a verified audit trail"))
+    arguments = vars(parser.parse_args())
+    code: int = arguments.pop("run")(**arguments)
+    return code
+
+
+def _add_up(command: argparse.ArgumentParser) -> None:
+    database_url, redis_url = external_servers()
     command.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR)
     command.add_argument("--port-base", type=int)
     command.add_argument("--database-url", default=database_url)
     command.add_argument("--redis-url", default=redis_url)
     command.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    arguments = parser.parse_args()
-    return asyncio.run(up(Options(**vars(arguments))))
+    command.set_defaults(run=_up)
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR)
+    command.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="a CSV file; by default an example"
+    )
+    command.add_argument("--output", choices=("text", "json"), default="text")
+    command.set_defaults(run=_demo)
+
+
+def _up(**settings: object) -> int:
+    from interlock_suite.up import up  # noqa: PLC0415 - each command imports what it runs
+
+    return asyncio.run(up(Options(**settings)))  # type: ignore[arg-type]
+
+
+def _demo(*, data_dir: Path, file: Path | None, output: str) -> int:
+    from interlock_suite.demo.command import demo  # noqa: PLC0415 - each command imports what it runs
+
+    return demo(data_dir, file, as_json=output == "json")
 
 
 if __name__ == "__main__":

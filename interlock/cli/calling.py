@@ -48,8 +48,8 @@ async def call_method(
         json_format.Parse(request_json, request)
     except json_format.ParseError as error:
         raise CliError(
-            f"The request is no {method.input_type.name}: {error}",
-            "Its fields are those of the contract: see protos/.",
+            f"The request is no {method.input_type.name}: {str(error).splitlines()[0]}",
+            f"Its fields are {', '.join(each.name for each in method.input_type.fields) or 'none'}.",
             reason=USAGE,
             exit_code=2,
         ) from None
@@ -68,7 +68,7 @@ async def _answers(
     if method.server_streaming:
         stream: grpc.aio.UnaryStreamMultiCallable[Message, Message] = channel.unary_stream(
             path,
-            request_serializer=Message.SerializeToString,
+            request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer_type.FromString,
         )
         async for answer in stream(request):
@@ -76,7 +76,7 @@ async def _answers(
     else:
         unary: grpc.aio.UnaryUnaryMultiCallable[Message, Message] = channel.unary_unary(
             path,
-            request_serializer=Message.SerializeToString,
+            request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer_type.FromString,
         )
         yield await unary(request)

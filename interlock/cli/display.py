@@ -54,7 +54,10 @@ def emit_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(heading, no_wrap=True, overflow="ignore" if index == 0 else "ellipsis")
     for row in rows:
         table.add_row(*(Text(one_line(cell), style=style_of(cell)) for cell in row))
-    console().print(table, soft_wrap=False, crop=False)
+    with console().capture() as drawn:
+        console().print(table, soft_wrap=False, crop=False)
+    # Without the blanks that fill the last column.
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()), flush=True)
 
 
 def style_of(word: str) -> str:

@@ -25,20 +25,19 @@ def allow(
     policy_id = policy_id or policy_id_for(agent, tool, when)
 
     async def work() -> None:
+        from interlock.cli.allowing import store_policy
         from interlock.cli.connection import client
         from interlock.cli.message_json import message_json
         from interlock.gateway.v1 import policy_service_pb2 as messages
 
         policy = messages.Policy(policy_id=policy_id, cedar=cedar, description=f"{agent} may call {tool}")
         async with client(data_dir, "ADMIN") as suite:
-            stored = await suite.call(
-                suite.policies.CreatePolicy,
-                messages.CreatePolicyRequest(policy=policy, validate_only=dry_run),
-            )
+            stored, new = await store_policy(suite, policy, dry_run=dry_run)
         if as_json:
-            display.emit_json(message_json(stored.policy))
-        else:
-            display.emit(f"{'Would allow' if dry_run else 'Allowed'} by policy {policy_id}:\n{cedar}")
+            display.emit_json(message_json(stored))
+            return
+        what = "Would allow" if dry_run else "Allowed" if new else "Allowed already"
+        display.emit(f"{what} by policy {policy_id}:\n{cedar}")
 
     run(work)
 

@@ -39,14 +39,16 @@ def up(data_dir: str, port_base: int | None, database_url: str, redis_url: str, 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@output_option
 @click.pass_obj
-def demo(data_dir: str, file: Path | None) -> None:
+def demo(data_dir: str, file: Path | None, *, as_json: bool) -> None:
     """Show a real agent at work on a CSV FILE, from submit to a verified audit trail.
 
     Without FILE it works on a table of moons. It uses the suite that runs in the data folder, or starts one
     for as long as it takes. Exit code 0 only if everything held that it shows.
     """
-    _become("demo", data_dir, *([str(file)] if file is not None else []))
+    output = ["--output", "json" if as_json else "text"]
+    _become("demo", data_dir, *output, *(["--", str(file)] if file is not None else []))
 
 
 @click.command()

@@ -43,7 +43,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
     }
 
 
-def trace_lines(trace: Trace, *, full: bool = False) -> Iterator[str]:
+def trace_lines(trace: Trace, *, full: bool = False, payloads: bool = True) -> Iterator[str]:
     """The trace as a tree; inputs, outputs and reasons are cut to a line's length unless `full`."""
     task = trace.task
     yield f"{task.agent} {task.agent_version}  {state_name(task)}  task {task.task_id}"
@@ -54,7 +54,7 @@ def trace_lines(trace: Trace, *, full: bool = False) -> Iterator[str]:
     for index, (head, more) in enumerate(branches):
         last = index == len(branches) - 1
         yield _cut(f"{'└─' if last else '├─'} {head}", full=full)
-        for line in more:
+        for line in more if payloads else ():
             yield _cut(f"{'  ' if last else '│ '}    {line}", full=full)
 
 

@@ -1,6 +1,8 @@
 """Fetches a task's trail and verifies it with nothing but the pinned key and checkpoint."""
 
-from collections.abc import Iterator
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from interlock.cli.escaping import one_line
 from interlock.cli.problems import CliError
 from interlock.client.client import Client
 from interlock.verify import (
+    EntryError,
+    Leaf,
     NoteError,
     NoteKey,
     PartBytes,
@@ -19,6 +23,7 @@ from interlock.verify import (
     TrailEntry,
     TrailReport,
     parse_checkpoint,
+    parse_leaf,
     parse_note,
     verify_trail,
 )
@@ -31,6 +36,7 @@ class Verified:
     """The report on a trail, and what this reader knew of the log before."""
 
     report: TrailReport
+    kinds: Mapping[str, int]  # how many entries of each type the trail holds
     key: NoteKey
     first_use: bool
     refused_pin: str  # why the checkpoint was not pinned; empty when it was
@@ -43,8 +49,12 @@ class Verified:
 
 async def verify_task(suite: Client, task_id: str, pins_file: Path) -> Verified:
     """Verify one task's trail and pin its checkpoint. Raises InterlockError or CliError."""
+    return await verify(suite, await fetch_trail(suite, task_id), pins_file)
+
+
+async def verify(suite: Client, trail: Trail, pins_file: Path) -> Verified:
+    """Verify a trail; the service is asked for its key, and for the way from the pinned checkpoint."""
     pins = PinStore(pins_file)
-    trail = await _trail(suite, task_id)
     served = await suite.call(suite.audit.GetPublicKeys, audit_service_pb2.GetPublicKeysRequest())
     try:
         offered = NoteKey.parse(served.verifier_key)
@@ -67,7 +77,15 @@ async def verify_task(suite: Client, task_id: str, pins_file: Path) -> Verified:
             pins.advance(key=key, note=trail.checkpoint, consistency=proof)
         except PinError as error:
             refused = str(error)
-    return Verified(report=report, key=key, first_use=pinned is None, refused_pin=refused)
+    kinds = Counter(leaf.type for leaf in readable_leaves(trail))
+    return Verified(report=report, kinds=kinds, key=key, first_use=pinned is None, refused_pin=refused)
+
+
+def readable_leaves(trail: Trail) -> Iterator[Leaf]:
+    """What the entries say, as far as they are entries at all."""
+    for entry in trail.entries:
+        with contextlib.suppress(EntryError):
+            yield parse_leaf(entry.leaf)
 
 
 def report_lines(verified: Verified) -> Iterator[str]:
@@ -75,6 +93,8 @@ def report_lines(verified: Verified) -> Iterator[str]:
     report = verified.report
     if report.entries == 0:
         yield "Nothing to verify: the log shows no entries of this task."
+    else:
+        yield f"{report.entries} entries: {kinds_text(verified)}"
     for line in report.proven:
         yield f"  ✓ {line}"
     for finding in report.findings:
@@ -90,12 +110,18 @@ def report_lines(verified: Verified) -> Iterator[str]:
     yield "VERIFIED" if verified.ok else "NOT VERIFIED"
 
 
+def kinds_text(verified: Verified) -> str:
+    """For example `1 PROMPT, 3 TOOL_CALL`."""
+    return ", ".join(f"{number} {one_line(kind)}" for kind, number in verified.kinds.items())
+
+
 def report_json(verified: Verified) -> dict[str, Any]:
     """The report for programs."""
     report = verified.report
     return {
         "verified": verified.ok,
         "entries": report.entries,
+        "entries_by_type": dict(verified.kinds),
         "entries_included": report.entries_included,
         "parts_matched": report.parts_matched,
         "parts_withheld": report.parts_withheld,
@@ -112,7 +138,8 @@ def report_json(verified: Verified) -> dict[str, Any]:
     }
 
 
-async def _trail(suite: Client, task_id: str) -> Trail:
+async def fetch_trail(suite: Client, task_id: str) -> Trail:
+    """Every entry of a task with proof and payloads, as the service hands them out. Raises InterlockError."""
     entries: list[TrailEntry] = []
     token = ""
     while True:
