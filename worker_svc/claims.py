@@ -35,6 +35,8 @@ class Claims:
         self._running: set[asyncio.Task[None]] = set()
         self._claiming: set[str] = set()
         self._nudged: set[str] = set()
+        # By pool, the session and claim id of a claim that was not answered.
+        self._unanswered: dict[str, tuple[str, str]] = {}
         self._draining = False
 
     async def claim_all(self, pool: str) -> None:
@@ -80,13 +82,13 @@ class Claims:
             session_id = self._session.session_id
             if session_id is None or self._draining:
                 return False
+            claim_id = self._claim_id(pool, session_id)
             try:
-                claimed = await self._orchestrator.claim(
-                    session_id=session_id, pool=pool, claim_id=str(uuid.uuid4())
-                )
+                claimed = await self._orchestrator.claim(session_id=session_id, pool=pool, claim_id=claim_id)
             except grpc.aio.AioRpcError as error:
                 _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
                 return False
+            self._unanswered.pop(pool)
             if claimed is None:
                 return False
             attempt = Attempt(claimed=claimed, token=claimed.attempt_token, loop=asyncio.get_running_loop())
@@ -99,6 +101,14 @@ class Claims:
         finally:
             if not started:
                 self._slots.release()
+
+    def _claim_id(self, pool: str, session_id: str) -> str:
+        """That of the last claim if its answer was lost, since it may have taken a task; else a new one."""
+        session, claim_id = self._unanswered.get(pool, ("", ""))
+        if session != session_id:
+            claim_id = str(uuid.uuid4())
+            self._unanswered[pool] = (session_id, claim_id)
+        return claim_id
 
     async def _run(self, attempt: Attempt) -> None:
         try:
