@@ -1,5 +1,7 @@
 """Tasks and their events as lines of text."""
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from interlock.cli import display
 from interlock.cli.escaping import one_line
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
@@ -11,8 +13,9 @@ def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
     """One update of a watch as a line: time, revision, what happened."""
     if update.HasField("snapshot"):
         task = update.snapshot
-        when = task.end_time if task.HasField("end_time") else task.create_time
-        return _line(display.clock_time(when), task.revision, state_name(task), error_text(task.error))
+        return _line(
+            display.clock_time(_last_time(task)), task.revision, state_name(task), error_text(task.error)
+        )
     event = update.event
     time = display.clock_time(event.time)
     if event.type == task_pb2.EVENT_TYPE_STATE_CHANGED:
@@ -73,6 +76,12 @@ def task_text(task: task_pb2.Task) -> str:
         lines.append(("result", one_line(task.result_json)))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _last_time(task: task_pb2.Task) -> Timestamp:
+    if task.HasField("end_time"):
+        return task.end_time
+    return task.start_time if task.HasField("start_time") else task.create_time
 
 
 def _attempt(attempt: task_pb2.Attempt) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+import interlock
 from interlock import __version__
 from interlock.cli import display
 from interlock.cli.problems import CliError
@@ -39,16 +40,19 @@ def up(data_dir: str, port_base: int | None, database_url: str, redis_url: str, 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--port-base", type=int, help="First of the ports, where it starts a suite.  [default: as up]")
 @output_option
 @click.pass_obj
-def demo(data_dir: str, file: Path | None, *, as_json: bool) -> None:
+def demo(data_dir: str, file: Path | None, port_base: int | None, *, as_json: bool) -> None:
     """Show a real agent at work on a CSV FILE, from submit to a verified audit trail.
 
     Without FILE it works on a table of moons. It uses the suite that runs in the data folder, or starts one
     for as long as it takes. Exit code 0 only if everything held that it shows.
     """
-    output = ["--output", "json" if as_json else "text"]
-    _become("demo", data_dir, *output, *(["--", str(file)] if file is not None else []))
+    options = ["--output", "json" if as_json else "text"]
+    if port_base is not None:
+        options += ["--port-base", str(port_base)]
+    _become("demo", data_dir, *options, *(["--", str(file)] if file is not None else []))
 
 
 @click.command()
@@ -107,7 +111,15 @@ def _become(command: str, data_dir: str, *arguments: str) -> None:
     """Go on as the suite's own program: the client package stays free of the services'."""
     _require_suite()
     argv = [sys.executable, "-m", "interlock_suite", command, "--data-dir", data_dir, *arguments]
-    os.execv(sys.executable, argv)  # noqa: S606 - our own interpreter and module
+    os.execve(sys.executable, argv, _environment())  # noqa: S606 - our own interpreter and module
+
+
+def _environment() -> dict[str, str]:
+    """The packages that this command was imported from, and nothing from the folder it was called in."""
+    packages = str(Path(interlock.__file__).parent.parent)
+    further = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([packages, further]) if further else packages
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
 
 
 def _require_suite() -> None:

@@ -19,10 +19,10 @@ from interlock_suite.options import DEFAULT_DATA_DIR
 _INTERRUPTED = 130
 
 
-def demo(data_dir: Path, file: Path | None, *, as_json: bool) -> int:
+def demo(data_dir: Path, file: Path | None, *, port_base: int | None, as_json: bool) -> int:
     """The exit code: 0 only if everything held that the demo claims."""
     try:
-        return asyncio.run(_demo(data_dir, file, as_json=as_json))
+        return asyncio.run(_demo(data_dir, file, port_base=port_base, as_json=as_json))
     except SuiteError as error:
         show(CliError(error.what, error.fix), as_json=as_json)
         return error.exit_code
@@ -35,11 +35,11 @@ def demo(data_dir: Path, file: Path | None, *, as_json: bool) -> int:
     return 1
 
 
-async def _demo(data_dir: Path, file: Path | None, *, as_json: bool) -> int:
+async def _demo(data_dir: Path, file: Path | None, *, port_base: int | None, as_json: bool) -> int:
     table = read_table(file)
     screen, claims = Screen(data_dir, silent=as_json), Claims()
     screen.title(f"Interlock demo: an agent works on {table.name} ({table.size}), under control.")
-    async with companion(data_dir) as running:
+    async with companion(data_dir, port_base=port_base) as running:
         story = Story(data_dir=data_dir, companion=running, table=table, screen=screen, claims=claims)
         await story.play()
         _sum_up(screen, claims)

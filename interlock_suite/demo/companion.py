@@ -34,7 +34,7 @@ class Companion:
 
 
 @asynccontextmanager
-async def companion(data_dir: Path) -> AsyncIterator[Companion]:
+async def companion(data_dir: Path, *, port_base: int | None) -> AsyncIterator[Companion]:
     """A suite that answers; one that is started here is stopped in order at the end."""
     folder = DataFolder(data_dir)
     running = _status(folder)
@@ -42,7 +42,7 @@ async def companion(data_dir: Path) -> AsyncIterator[Companion]:
         yield Companion(addresses=dict(running["addresses"]), started=None)
         return
     began = time.monotonic()
-    process = await _start(data_dir)
+    process = await _start(data_dir, port_base)
     # Read all along: a full pipe would halt it.
     complaints = asyncio.create_task(_read(process))
     try:
@@ -53,8 +53,9 @@ async def companion(data_dir: Path) -> AsyncIterator[Companion]:
         await complaints
 
 
-async def _start(data_dir: Path) -> asyncio.subprocess.Process:
-    argv = (sys.executable, "-m", "interlock_suite", "up", "--data-dir", str(data_dir))
+async def _start(data_dir: Path, port_base: int | None) -> asyncio.subprocess.Process:
+    ports = ("--port-base", str(port_base)) if port_base is not None else ()
+    argv = (sys.executable, "-m", "interlock_suite", "up", "--data-dir", str(data_dir), *ports)
     return await asyncio.create_subprocess_exec(
         # It goes in order when the demo is killed.
         *launched(argv, identity=Identity.SELF, death_signal=signal.SIGTERM),

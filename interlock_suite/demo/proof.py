@@ -32,12 +32,9 @@ async def prove(data_dir: Path, refused: Trace, completed: Trace, screen: Screen
         screen.line(_line(whose, verified))
         for finding in verified.report.findings:
             screen.line(f"✗ {finding.problem}: {finding.message}", style="red")
-    seen = (
-        "on this first look"
-        if first.first_use
-        else f"; its {first.report.consistent_from} entries still stand"
-    )
-    screen.line(f"✓ signed by key {second.key.key_hash.hex()}, pinned in {pins.name} {seen}")
+    before = first.report.consistent_from
+    seen = f"; the {before} entries seen before still stand" if before else " on this first look"
+    screen.line(f"✓ signed by key {second.key.key_hash.hex()}, pinned in {pins.name}{seen}")
 
 
 async def _verified(suite: Client, trace: Trace, pins: Path, claims: Claims) -> Verified:
