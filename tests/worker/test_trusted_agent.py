@@ -1,0 +1,200 @@
+"""A Python agent that an operator trusts, in a worker process of its own, against the real services."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from interlock.client import Client
+from interlock.client.errors import InterlockError
+from interlock.gateway.v1 import policy_service_pb2
+from interlock.orchestrator.v1 import task_pb2
+from interlock.registry.v1 import agent_pb2, registry_service_pb2, tool_pb2, tool_service_pb2
+from interlock_suite.children import CHILDREN
+from interlock_suite.control import ask
+from interlock_suite.folder import DataFolder
+from interlock_suite.options import Options
+from interlock_suite.supervisor import Suite
+
+# One loop for all: the supervisor lives on it.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_SECONDS = 60.0
+_AGENT = '''
+from interlock.agent import ToolError
+
+
+async def run(context, task):
+    """Calls a tool as often as it is told, and catches what the tool raises."""
+    seen = []
+    for number in task["numbers"]:
+        try:
+            seen.append(await context.call_tool("halve", {"n": number}))
+        except ToolError as error:
+            seen.append(error.error_class)
+    return {"seen": seen, "attempt": context.attempt}
+
+
+async def leave(context, task):
+    raise SystemError("the agent gave up")
+'''
+_TOOL = """
+def run(n):
+    if n % 2:
+        raise ValueError("odd")
+    return n // 2
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Without:
+    """A suite that runs no worker, and what one needs to join it."""
+
+    folder: DataFolder
+    tokens: Mapping[str, str]  # by role
+
+    def client(self, role: str) -> Client:
+        context = json.loads(self.folder.context.read_text())
+        return Client(context["addresses"], lambda: self.tokens[role])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def without_worker() -> AsyncIterator[Without]:
+    with tempfile.TemporaryDirectory(prefix="il-", ignore_cleanup_errors=True) as folder:
+        children = tuple(child for child in CHILDREN if child.name != "worker")
+        suite = Suite(Options(data_dir=Path(folder) / "a", port_base=None, children=children))
+        try:
+            await suite.start()
+            running = Without(
+                folder=suite.folder,
+                tokens={
+                    "WORKER": await _token(suite, "WORKER", pools=["default/default"]),
+                    "DEVELOPER": await _token(suite, "DEVELOPER"),
+                    "SUPER_ADMIN": await _token(suite, "SUPER_ADMIN"),
+                },
+            )
+            await _publish(running)
+            yield running
+        finally:
+            await suite.stop()
+
+
+async def _token(suite: Suite, role: str, **more: object) -> str:
+    """Asked from another thread: who answers lives on this loop."""
+    answer = await asyncio.to_thread(ask, suite.folder.control, {"op": "token", "roles": [role], **more})
+    return str(answer["token"])
+
+
+async def _publish(running: Without) -> None:
+    async with running.client("SUPER_ADMIN") as editor:
+        await editor.tools.CreateTool(tool_service_pb2.CreateToolRequest(name="halve"))
+        spec = tool_pb2.ToolSpec(
+            input_schema_json='{"type": "object", "properties": {"n": {"type": "integer"}}}',
+            python=tool_pb2.PythonTool(source=_TOOL),
+        )
+        await editor.tools.PublishToolVersion(
+            tool_service_pb2.PublishToolVersionRequest(tool="halve", version="1.0.0", spec=spec)
+        )
+        for name in ("halver", "leaver", "stranger"):
+            await editor.agents.CreateAgent(registry_service_pb2.CreateAgentRequest(name=name))
+            agent = agent_pb2.AgentSpec(
+                capabilities=["numbers"],
+                tools=[agent_pb2.ToolBinding(tool="halve")],
+                python=agent_pb2.PythonRuntime(entry_point=name),
+                retry=agent_pb2.RetryPolicy(max_failures=1),
+            )
+            await editor.agents.PublishAgentVersion(
+                registry_service_pb2.PublishAgentVersionRequest(agent=name, version="1.0.0", spec=agent)
+            )
+        allow = (
+            'permit (principal, action == Interlock::Action::"call_tool",'
+            ' resource == Interlock::Tool::"halve");'
+        )
+        policy = policy_service_pb2.Policy(policy_id="halve", cedar=allow)
+        await editor.policies.CreatePolicy(policy_service_pb2.CreatePolicyRequest(policy=policy))
+
+
+@pytest.fixture(scope="module")
+def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker that trusts `halver` and `leaver`, which a package installed for it alone provides."""
+    packages = tmp_path_factory.mktemp("packages")
+    (packages / "trusted_numbers.py").write_text(_AGENT)
+    installed = packages / "trusted_numbers-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: trusted-numbers\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(
+        "[interlock.agents]\nhalver = trusted_numbers:run\nleaver = trusted_numbers:leave\n"
+        "stranger = trusted_numbers:run\n"
+    )
+    folder = without_worker.folder
+    token = packages / "token"
+    token.write_text(without_worker.tokens["WORKER"])
+    password = (folder.keys / "valkey" / "password").read_text().strip()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker_svc"],
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{packages}{os.pathsep}{Path(__file__).parents[2]}",
+            "INTERLOCK_WORKER_TOKEN_FILE": str(token),
+            "INTERLOCK_WORKER_TRUSTED_AGENTS": '["halver", "leaver"]',
+            "INTERLOCK_WORKER_REDIS_URL": f"unix://:{password}@{folder.socket('valkey')}?db=0",
+            "INTERLOCK_WORKER_ORCHESTRATOR_ADDRESS": f"unix:{folder.socket('orchestrator')}",
+            "INTERLOCK_WORKER_REGISTRY_ADDRESS": f"unix:{folder.socket('registry')}",
+            "INTERLOCK_WORKER_GATEWAY_ADDRESS": f"unix:{folder.socket('gateway')}",
+            "INTERLOCK_WORKER_LOG_LEVEL": "warning",
+        },
+    )
+    yield
+    process.terminate()
+    # SIGTERM drains: the process ends by itself, and well.
+    assert process.wait(_SECONDS) == 0
+
+
+@contextlib.asynccontextmanager
+async def _submitted(running: Without, agent: str, task_input: object) -> AsyncIterator[task_pb2.Task]:
+    async with running.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        task = await client.submit(agent, json.dumps(task_input))
+        yield await client.wait(task.task_id)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_trusted_agent_calls_tools_through_the_gateway_and_is_marked_as_trusted(
+    without_worker: Without,
+) -> None:
+    async with _submitted(without_worker, "halver", {"numbers": [4, 3, 10]}) as task:
+        assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+        assert json.loads(task.result_json) == {"seen": [2, "ValueError", 5], "attempt": 1}
+        assert task.isolation == "TRUSTED"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_an_agent_raises_is_the_failure_of_its_task(without_worker: Without) -> None:
+    async with _submitted(without_worker, "leaver", {}) as task:
+        assert task.state == task_pb2.TASK_STATE_FAILED
+        assert (task.error.error_class, task.error.message) == ("SystemError", "the agent gave up")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_installed_agent_that_the_worker_does_not_trust_does_not_run(
+    without_worker: Without,
+) -> None:
+    async with _submitted(without_worker, "stranger", {"numbers": [2]}) as task:
+        assert task.state == task_pb2.TASK_STATE_FAILED
+        assert task.error.error_class == "AGENT_MISSING"
+        assert "allow-list" in task.error.message
+
+
+async def test_an_unknown_agent_is_refused_when_it_is_submitted(without_worker: Without) -> None:
+    async with without_worker.client("DEVELOPER") as client:
+        with pytest.raises(InterlockError) as caught:
+            await client.submit("nobody", "{}")
+        assert caught.value.reason == "AGENT_NOT_FOUND"
