@@ -78,7 +78,7 @@ class AuditProcess:
                 grpc.aio.insecure_channel(self.served.addresses.internal) as opened,
             ):
                 # The stub is written once for both kinds of channel, and typed for neither.
-                check: Any = health_pb2_grpc.HealthStub(opened).Check  # type: ignore[attr-defined]
+                check: Any = health_pb2_grpc.HealthStub(opened).Check
                 answer = await check(health_pb2.HealthCheckRequest(service=NAME), wait_for_ready=True)
         except TimeoutError:
             raise AssertionError(self._log.read_text()) from None
