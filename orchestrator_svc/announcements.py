@@ -1,13 +1,17 @@
 """What happens after a commit: watchers, the audit relay and the pools hear of it."""
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Protocol
 
 from svc_kit.wakeup import Wakeups
 
-# Topic of the wake-up that says: events were committed.
+# Topics of the wake-ups that say: events were committed; the outbox has rows.
 EVENTS = "events"
+OUTBOX = "outbox"
+# The relay hears of commits together: a pass of its own for each would cost more than the commit itself.
+_OUTBOX_SECONDS = 0.02
 
 
 class Nudger(Protocol):
@@ -22,16 +26,23 @@ class Announcements:
     def __init__(self, wakeups: Wakeups, nudger: Nudger) -> None:
         self._wakeups = wakeups
         self._nudger = nudger
+        self._outbox_timer: asyncio.TimerHandle | None = None
 
     def committed(self, *, runnable: Mapping[str, int]) -> None:
         """Events were committed; `runnable` counts, by pool, the tasks that may run now."""
         self._wakeups.notify(EVENTS)
         if runnable:
             self._nudger.nudge(runnable)
+        if self._outbox_timer is None:
+            self._outbox_timer = asyncio.get_running_loop().call_later(_OUTBOX_SECONDS, self._tell_relay)
 
     def canceling(self, session_id: uuid.UUID) -> None:
         """An attempt of the session has to wind up."""
         self._wakeups.notify(session_topic(session_id))
+
+    def _tell_relay(self) -> None:
+        self._outbox_timer = None
+        self._wakeups.notify(OUTBOX)
 
 
 def session_topic(session_id: uuid.UUID) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import journal, lifecycle
+from orchestrator_svc import journal, lifecycle, metrics
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
 from orchestrator_svc.changes import Batch, TaskChanges
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
@@ -174,6 +174,7 @@ class Attempts:
             if batch.accepted:
                 await self._store.write(connection, batch.accepted)
         if batch.accepted:
+            metrics.count_finished(batch.accepted)
             self._announcer.committed(runnable=_runnable(batch.accepted))
         return results
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import lifecycle
+from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import pool_forbidden, session_not_found
 from orchestrator_svc.records import NewClaim, Runnable, Session
@@ -93,6 +93,8 @@ class Claims:
             begun = await self._begin(connection, list(waiting.values()), sessions)
             answers |= dict.fromkeys(waiting) | begun
         if begun:
+            for runnable in begun.values():
+                metrics.CLAIMED.labels(runnable.task.pool).inc()
             self._announcer.committed(runnable={})
         return [refused[id(row)] if id(row) in refused else answers[row.claim_id] for row in rows]
 

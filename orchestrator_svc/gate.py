@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from orchestrator_svc import metrics
 from orchestrator_svc.errors import audit_backlog
 from svc_kit.errors import Unavailable
 from svc_kit.outbox import Backlog
@@ -32,6 +33,8 @@ class AuditGate:
         """Read how much waits."""
         found = await self._backlog()
         self._count = found.count
+        metrics.BACKLOG.set(found.count)
+        metrics.OLDEST.set(found.oldest_seconds)
         return found
 
     async def run(self) -> None:

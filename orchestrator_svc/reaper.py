@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import lifecycle
+from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.records import LockedTask
 from orchestrator_svc.sessions import REAPER
@@ -103,5 +103,6 @@ class Reaper:
             if accepted:
                 await self._store.write(connection, accepted)
         if accepted:
+            metrics.count_finished(accepted)
             self._announcer.committed(runnable={})
         return len(overdue)

@@ -12,9 +12,9 @@ import grpc
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_service_pb2_grpc
-from orchestrator_svc import servicer, store, worker_servicer
+from orchestrator_svc import metrics, servicer, store, worker_servicer
 from orchestrator_svc.agents import Agents
-from orchestrator_svc.announcements import EVENTS, Announcements
+from orchestrator_svc.announcements import EVENTS, OUTBOX, Announcements
 from orchestrator_svc.attempts import Attempts
 from orchestrator_svc.audit import AuditTrail
 from orchestrator_svc.claims import Claims
@@ -76,7 +76,7 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
         build=AuditTrail(store.AuditStore(database)).build,
         deliver=AuditSink(peers.audit).deliver,
         name="orchestrator outbox",
-        woken=wakeups.subscribe(EVENTS),
+        woken=wakeups.subscribe(OUTBOX),
     )
     gate = AuditGate(relay.backlog, limit=settings.audit_backlog_limit)
     agents = Agents(feed)
@@ -88,11 +88,14 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
         agents=agents,
         gate=gate,
         announcer=announcer,
+        observe=metrics.lane("submit"),
     )
     tasks = Tasks(store=task_store, locks=attempt_store, announcer=announcer)
     sessions = Sessions(store=store.SessionStore(database), announcer=announcer, lease=settings.lease_seconds)
-    claims = Claims(store=store.ClaimStore(database), announcer=announcer)
-    attempts = Attempts(store=attempt_store, bindings=agents, announcer=announcer)
+    claims = Claims(store=store.ClaimStore(database), announcer=announcer, observe=metrics.lane("claim"))
+    attempts = Attempts(
+        store=attempt_store, bindings=agents, announcer=announcer, observe=metrics.lane("attempt")
+    )
     hub = Hub(event_store, wakeups.subscribe(EVENTS), buffer=settings.watch_buffer)
     watches = Watches(
         hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds

@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
-from orchestrator_svc import checks, convert, filtering
+from orchestrator_svc import checks, convert, filtering, metrics
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.records import Place
 from orchestrator_svc.rights import Rights
@@ -92,9 +92,11 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self, request: messages.WatchTaskRequest, context: Any
     ) -> AsyncGenerator[messages.WatchTaskResponse]:
         task_id, after = checks.task_id(request.task_id), checks.after_revision(request.after_revision)
-        async with aclosing(self._watches.watch(acting_tenant(), task_id, after=after)) as updates:
-            async for update in updates:
-                yield convert.update_to_proto(update)
+        updates = self._watches.watch(acting_tenant(), task_id, after=after)
+        with metrics.WATCHERS.track_inprogress():
+            async with aclosing(updates):
+                async for update in updates:
+                    yield convert.update_to_proto(update)
 
     async def ListTaskSteps(
         self, request: messages.ListTaskStepsRequest, context: Any

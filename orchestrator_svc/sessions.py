@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import lifecycle
+from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import session_not_found
 from orchestrator_svc.lifecycle import TaskState
@@ -64,10 +64,10 @@ class Sessions:
                 raise session_not_found(session.session_id)
             replaced = [other for other, _ in known if other.session_id != session.session_id]
             await self._store.open(connection, session, self.lease)
-            runnable = await self._end(connection, replaced)
+            accepted = await self._end(connection, replaced)
         if replaced:
             log.info("session_replaced", slot=session.slot, incarnation=session.incarnation)
-            self._announcer.committed(runnable=runnable)
+        self._announce(accepted)
 
     async def renew(self, session_id: uuid.UUID, subject: str) -> None:
         """A heartbeat came; SESSION_NOT_FOUND when the session has ended."""
@@ -82,17 +82,16 @@ class Sessions:
         """End sessions whose lease ran out, up to `limit`; how many there were."""
         async with self._store.transaction() as connection:
             expired = await self._store.lock_expired(connection, limit)
-            runnable = await self._end(connection, expired)
+            accepted = await self._end(connection, expired)
         for session in expired:
             log.warning("session_lost", session_id=str(session.session_id), worker=session.worker)
-        if expired:
-            self._announcer.committed(runnable=runnable)
+        self._announce(accepted)
         return len(expired)
 
-    async def _end(self, connection: AsyncConnection, sessions: Sequence[Session]) -> Counter[str]:
-        """End locked sessions with their attempts; by pool, the tasks that may run again."""
+    async def _end(self, connection: AsyncConnection, sessions: Sequence[Session]) -> list[TaskChanges]:
+        """End locked sessions with their attempts; what became of the tasks aboard."""
         if not sessions:
-            return Counter()
+            return []
         aboard = await self._store.end(connection, [session.session_id for session in sessions])
         accepted = []
         for task in aboard:
@@ -101,9 +100,13 @@ class Sessions:
             accepted.append(changes)
         if accepted:
             await self._store.write(connection, accepted)
-        return Counter(
-            changes.task.pool for changes in accepted if changes.task.status.state is TaskState.SUBMITTED
-        )
+        return accepted
+
+    def _announce(self, accepted: Sequence[TaskChanges]) -> None:
+        if accepted:
+            metrics.count_finished(accepted)
+            waiting = (each.task for each in accepted if each.task.status.state is TaskState.SUBMITTED)
+            self._announcer.committed(runnable=Counter(task.pool for task in waiting))
 
 
 def _forbids(other: Session, asking: Session, *, ended: bool) -> bool:

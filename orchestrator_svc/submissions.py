@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
 from orchestrator_svc.errors import request_id_reused, task_not_found, task_state
 from orchestrator_svc.lifecycle import submitted
@@ -213,6 +214,7 @@ class Submissions:
         times = await self._store.store(rows)
         runnable = Counter(POOL for time in times if time is not None)
         if runnable:
+            metrics.SUBMITTED.labels(POOL).inc(runnable[POOL])
             self._announcer.committed(runnable=runnable)
         results: list[Task | DomainError] = []
         missed = [row for row, time in zip(rows, times, strict=True) if time is None]

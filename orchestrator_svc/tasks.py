@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import lifecycle
+from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError
 from orchestrator_svc.records import LockedTask, Place, Step, StepStatus, Task, TaskDetails
+from svc_kit.filters import Condition
 
 
 class TaskStore(Protocol):
@@ -23,7 +23,7 @@ class TaskStore(Protocol):
     async def page(
         self,
         tenant: str,
-        conditions: Sequence[sa.ColumnElement[bool]],
+        conditions: Sequence[Condition],
         *,
         after: Place | None,
         limit: int,
@@ -65,7 +65,7 @@ class Tasks:
         return found
 
     async def page(
-        self, tenant: str, conditions: Sequence[sa.ColumnElement[bool]], *, after: Place | None, limit: int
+        self, tenant: str, conditions: Sequence[Condition], *, after: Place | None, limit: int
     ) -> list[Task]:
         """Tasks that meet the conditions, newest first, after a place."""
         return await self._store.page(tenant, conditions, after=after, limit=limit)
@@ -94,6 +94,7 @@ class Tasks:
             if changes.events:
                 await self._locks.write(connection, [changes])
         if changes.events:
+            metrics.count_finished([changes])
             self._announcer.committed(runnable={})
             if changes.task.session_id is not None:
                 self._announcer.canceling(changes.task.session_id)

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2_grpc
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
-from orchestrator_svc import checks, convert
+from orchestrator_svc import checks, convert, metrics
 from orchestrator_svc.announcements import session_topic
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
 from orchestrator_svc.claims import ClaimRequest, Claims
@@ -80,9 +80,10 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 rights=self._rights,
                 woken=woken,
             )
-            async with aclosing(stream.run(request_iterator)) as answers:
-                async for answer in answers:
-                    yield answer
+            with metrics.SESSIONS.track_inprogress():
+                async with aclosing(stream.run(request_iterator)) as answers:
+                    async for answer in answers:
+                        yield answer
 
     async def ClaimTask(self, request: messages.ClaimTaskRequest, context: Any) -> messages.ClaimTaskResponse:
         session_id, claim_id, pool = checks.claim(request)

@@ -1,7 +1,9 @@
 """Reading tasks and steps for people."""
 
+import operator
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -9,6 +11,7 @@ from orchestrator_svc import tables
 from orchestrator_svc.records import Place, Step, Task, TaskDetails
 from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_step, to_task
 from svc_kit.database import Database
+from svc_kit.filters import Condition, Operator
 
 _FIND = sa.text(f"SELECT {TASK_COLUMNS} FROM task WHERE tenant = :tenant AND task_id = :task_id")  # noqa: S608
 _DETAILS = sa.text(
@@ -19,6 +22,14 @@ _ATTEMPTS = sa.text("SELECT * FROM attempt WHERE tenant = :tenant AND task_id = 
 _STEP = sa.text(
     "SELECT * FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
 )
+_COMPARE: Mapping[Operator, Callable[[Any, Any], Any]] = {
+    Operator.EQUAL: operator.eq,
+    Operator.NOT_EQUAL: operator.ne,
+    Operator.LESS: operator.lt,
+    Operator.LESS_OR_EQUAL: operator.le,
+    Operator.GREATER: operator.gt,
+    Operator.GREATER_OR_EQUAL: operator.ge,
+}
 # The same columns as a list of expressions.
 _LISTED = [tables.task.c[name.strip().removeprefix("task.")] for name in TASK_COLUMNS.split(",")]
 
@@ -53,7 +64,7 @@ class TaskStore:
     async def page(
         self,
         tenant: str,
-        conditions: Sequence[sa.ColumnElement[bool]],
+        conditions: Sequence[Condition],
         *,
         after: Place | None,
         limit: int,
@@ -84,13 +95,13 @@ class TaskStore:
 
 
 def page_query(
-    tenant: str, conditions: Sequence[sa.ColumnElement[bool]], *, after: Place | None, limit: int
+    tenant: str, conditions: Sequence[Condition], *, after: Place | None, limit: int
 ) -> sa.Select[*tuple[object, ...]]:
     """The statement of `page`."""
     task = tables.task.c
     query = (
         sa.select(*_LISTED)
-        .where(task.tenant == tenant, *conditions)
+        .where(task.tenant == tenant, *(_COMPARE[c.operator](task[c.field], c.value) for c in conditions))
         .order_by(task.create_time.desc(), task.task_id.desc())
         .limit(limit)
     )
