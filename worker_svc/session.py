@@ -122,6 +122,8 @@ class Session:
         def read() -> None:
             try:
                 for answer in stream:
+                    # At once: a cancel comes unasked, and does not wait for the next heartbeat.
+                    self._attempts.obey(list(answer.directives))
                     answers.put(answer)
             except grpc.RpcError as error:
                 answers.put(error)
@@ -132,6 +134,8 @@ class Session:
         threading.Thread(target=read, name="session-answers", daemon=True).start()
 
         def exchange(request: messages.WorkerSessionRequest) -> float:
+            while not answers.empty():
+                _next_answer(answers)  # came unasked, and must not pass for the answer to this request
             sent = time.monotonic()
             requests.put(request)
             return self._heed(_next_answer(answers), sent)
@@ -146,10 +150,9 @@ class Session:
             stream.cancel()
 
     def _heed(self, answer: messages.WorkerSessionResponse, sent: float) -> float:
-        """Do what an answer says; seconds until the next message is due."""
+        """Note the lease that an answer gives; seconds until the next message is due."""
         # Counted from before the message left: the orchestrator's own count began later.
         self._lease_ends = sent + answer.lease.ToTimedelta().total_seconds()
-        self._attempts.obey(list(answer.directives))
         return answer.heartbeat_interval.ToTimedelta().total_seconds()
 
     def _opening(self) -> messages.OpenSession:
