@@ -19,6 +19,7 @@ from interlock_suite.folder import MINIMUM_FREE_BYTES, DataFolder
 from interlock_suite.health import serving
 from interlock_suite.options import external_servers
 from interlock_suite.ports import choose_ports
+from interlock_suite.postgres import data_version
 from interlock_suite.sandbox_check import REQUIRED, judge
 
 _OLDEST_PYTHON = (3, 11)
@@ -45,7 +46,7 @@ def _findings(folder: DataFolder) -> Iterator[Finding]:
     yield _system()
     yield _python()
     database_url, redis_url = external_servers()
-    yield _server("postgres", database_url, _postgres)
+    yield _server("postgres", database_url, lambda: _postgres(folder))
     yield _server("valkey", redis_url, lambda: str(find_valkey()))
     yield _sandbox(asyncio.run(probe()))
     yield _disk(folder)
@@ -89,8 +90,8 @@ def _server(name: str, external: str | None, find: Callable[[], str]) -> Finding
         return Finding(name=name, ok=False, found=error.what, fix=error.fix)
 
 
-def _postgres() -> str:
-    binaries = find_postgres()
+def _postgres(folder: DataFolder) -> str:
+    binaries = find_postgres(data_version(folder.postgres))
     return f"PostgreSQL {binaries.major} at {binaries.folder}"
 
 
