@@ -1,7 +1,8 @@
 """The gateway's refusals and failures; every one says how far the call came."""
 
-from gateway_svc.tool_call import Asked, CallStatus, Outcome
+from gateway_svc.tool_call import Asked, CallStatus, Outcome, SignedReceipt
 from interlock.common.v1.errors_pb2 import ErrorReason
+from interlock.common.v1.permit_pb2 import Signed
 from svc_kit.errors import (
     Aborted,
     AlreadyExists,
@@ -204,8 +205,9 @@ def still_running() -> DomainError:
 
 
 def outcome_error(outcome: Outcome) -> DomainError | None:
-    """The error that a stored outcome answers with; None when the reply is OK."""
+    """The error that a stored outcome answers with, its receipt among the details; None: the reply is OK."""
     completed = {"execution_state": COMPLETED}
+    receipt = [_signed(outcome.receipt)] if outcome.receipt is not None else []
     if outcome.status is CallStatus.UNKNOWN:
         return Unknown(
             ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
@@ -213,16 +215,25 @@ def outcome_error(outcome: Outcome) -> DomainError | None:
             metadata={"execution_state": UNKNOWN},
         )
     if outcome.reason == "TOOL_TIMEOUT":
-        return DeadlineExceeded(ErrorReason.ERROR_REASON_TOOL_TIMEOUT, outcome.message, metadata=completed)
+        return DeadlineExceeded(
+            ErrorReason.ERROR_REASON_TOOL_TIMEOUT, outcome.message, metadata=completed, details=receipt
+        )
     if outcome.reason == "LIMIT_EXCEEDED":
         return ResourceExhausted(
             ErrorReason.ERROR_REASON_LIMIT_EXCEEDED,
             outcome.message,
             metadata={"limit": outcome.limit, **completed},
+            details=receipt,
         )
     if outcome.reason == "OUTPUT_INVALID":
-        return Internal(ErrorReason.ERROR_REASON_OUTPUT_INVALID, outcome.message, metadata=completed)
+        return Internal(
+            ErrorReason.ERROR_REASON_OUTPUT_INVALID, outcome.message, metadata=completed, details=receipt
+        )
     return None
+
+
+def _signed(receipt: SignedReceipt) -> Signed:
+    return Signed(key_id=receipt.key_id, payload=receipt.payload, signature=receipt.signature)
 
 
 # Reading calls, and policies

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import grpc
+from google.protobuf.message import Message
 
 from interlock.common.remote_error import Violation
 from interlock.common.v1.errors_pb2 import ErrorReason
@@ -36,7 +37,8 @@ class DomainError(Exception):
     """The call cannot be done, for a reason its caller should know.
 
     `message` and everything else here reaches the caller: no secrets, no text of foreign exceptions.
-    `retry_after` is seconds. `help` is one sentence on how to mend it.
+    `retry_after` is seconds. `help` is one sentence on how to mend it. `details` are further messages of the
+    contract that go along with the status.
     """
 
     code: ClassVar[grpc.StatusCode]
@@ -50,6 +52,7 @@ class DomainError(Exception):
         violations: Sequence[Violation] = (),
         retry_after: float | None = None,
         help: str | None = None,  # noqa: A002 - the name of the detail that it becomes
+        details: Sequence[Message] = (),
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -58,6 +61,7 @@ class DomainError(Exception):
         self.violations = tuple(violations)
         self.retry_after = retry_after
         self.help = help
+        self.details = tuple(details)
 
     @property
     def reason_name(self) -> str:

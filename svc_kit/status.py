@@ -19,7 +19,7 @@ _MAX_ENTRIES = 16
 
 
 def to_status(error: DomainError, request_id: str) -> status_pb2.Status:
-    """`error` with ErrorInfo, BadRequest (all violations that fit), RetryInfo, Help and RequestInfo."""
+    """`error` with ErrorInfo, BadRequest (all violations that fit), RetryInfo, Help, RequestInfo, its own."""
     details: list[Message] = [_error_info(error)]
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
@@ -29,6 +29,7 @@ def to_status(error: DomainError, request_id: str) -> status_pb2.Status:
         link = error_details_pb2.Help.Link(description=_shorten(error.help, _MAX_MESSAGE))
         details.append(error_details_pb2.Help(links=[link]))
     details.append(error_details_pb2.RequestInfo(request_id=request_id))
+    details.extend(error.details)
     if error.violations:
         room = _MAX_DETAILS_BYTES - sum(detail.ByteSize() for detail in details)
         details.insert(1, _bad_request(error.violations, room))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interlock.agent import AgentError, ToolError, ToolRefused
+from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
@@ -83,18 +84,24 @@ class Journal:
         return answer
 
     def _finished(self, step_key: str, outcome: gateway_service_pb2.ExecuteToolResponse) -> Any:
-        self._unfinished = messages.FinishStep(step_key=step_key, receipt=outcome.receipt)
         if outcome.is_error:
-            self._unfinished.status = task_pb2.STEP_STATUS_FAILED
-            self._unfinished.error.CopyFrom(
-                task_pb2.TaskError(
-                    error_class=outcome.error_class, message=outcome.error_message, step_key=step_key
-                )
-            )
+            self._failed(step_key, outcome.error_class, outcome.error_message, outcome.receipt)
             raise ToolError(outcome.error_message, error_class=outcome.error_class)
-        self._unfinished.status = task_pb2.STEP_STATUS_COMPLETED
-        self._unfinished.output_json = outcome.result_json
+        self._unfinished = messages.FinishStep(
+            step_key=step_key,
+            status=task_pb2.STEP_STATUS_COMPLETED,
+            output_json=outcome.result_json,
+            receipt=outcome.receipt,
+        )
         return json.loads(outcome.result_json)
+
+    def _failed(self, step_key: str, error_class: str, message: str, receipt: permit_pb2.Signed) -> None:
+        self._unfinished = messages.FinishStep(
+            step_key=step_key,
+            status=task_pb2.STEP_STATUS_FAILED,
+            error=task_pb2.TaskError(error_class=error_class, message=message, step_key=step_key),
+            receipt=receipt,
+        )
 
     def _refused(self, step_key: str, call_id: str, refusal: Refusal) -> AgentError:
         remote = refusal.remote
@@ -107,6 +114,9 @@ class Journal:
             )
             return ToolRefused(remote.message, reason=reason, call_id=call_id)
         if refusal.state in _EXECUTED:
+            receipt = remote.detail(permit_pb2.Signed)
+            if receipt is not None:
+                self._failed(step_key, reason, remote.message, receipt)
             return ToolError(remote.message, error_class=reason)
         # Nothing is known to have been decided: another attempt asks again under the same call id.
         return AgentError(remote.message, error_class=reason, retryable=True)

@@ -56,7 +56,9 @@ class Outcomes:
 
     def _receipt(self, begun: Begun, outcome: Outcome) -> SignedReceipt:
         asked = begun.call.asked
-        left = outcome.error_message if outcome.is_error else outcome.result_json
+        failed = outcome.status is CallStatus.FAILED
+        said = outcome.error_message if outcome.is_error else outcome.message
+        left = said if failed else outcome.result_json
         receipt = tool_call_pb2.Receipt(
             tenant=asked.tenant,
             call_id=str(asked.call_id),
@@ -65,7 +67,7 @@ class Outcomes:
             tool_digest=asked.tool_digest,
             argument_digest=asked.argument_digest,
             result_digest=digest(left.encode()),
-            is_error=outcome.is_error,
+            is_error=failed,
             audit_index=begun.audit_index,
             isolation=outcome.isolation,
         )

@@ -12,6 +12,8 @@ from svc_kit.strict_json import canonical, parse
 
 MAX_ERROR_CHARACTERS = 4096
 _MAX_CLASS_CHARACTERS = 200
+# The receipt is over all of it, so all of it has to fit a status.
+_MAX_MESSAGE_CHARACTERS = 1000
 
 _LIMITS = {
     OutcomeKind.MEMORY: "memory",
@@ -95,7 +97,7 @@ def _failed(base: Outcome, reason: str, message: str, *, limit: str = "") -> Out
         end_time=base.end_time,
         isolation=base.isolation,
         reason=reason,
-        message=message,
+        message=message[:_MAX_MESSAGE_CHARACTERS],
         limit=limit,
     )
 

@@ -1,12 +1,16 @@
 """What a failed call says: its status, and the typed details that Interlock's servers send along."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import grpc
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
+
+Detail = TypeVar("Detail", bound=Message)
 
 DOMAIN = "interlock"
 STATUS_KEY = "grpc-status-details-bin"
@@ -36,6 +40,7 @@ class RemoteError(Exception):
         retry_after: float | None = None,
         help: str = "",  # noqa: A002 - the name of the detail
         request_id: str = "",
+        details: Sequence[any_pb2.Any] = (),
     ) -> None:
         super().__init__(f"{code.name}{f' {reason}' if reason else ''}: {message}")
         self.code = code
@@ -46,6 +51,12 @@ class RemoteError(Exception):
         self.retry_after = retry_after  # seconds
         self.help = help
         self.request_id = request_id
+        self._details = tuple(details)
+
+    def detail(self, kind: type[Detail]) -> Detail | None:
+        """The detail of that type, for those that only some methods send along; None without one."""
+        found = kind()
+        return found if _unpack(self._details, (found,)) else None
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> Self:
@@ -58,7 +69,8 @@ class RemoteError(Exception):
         bad_request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
         links = error_details_pb2.Help()
-        _unpack(trailing.get(STATUS_KEY), (info, request, bad_request, retry, links))
+        details = _details(trailing.get(STATUS_KEY))
+        _unpack(details, (info, request, bad_request, retry, links))
         ours = info.domain == DOMAIN
         return cls(
             code=error.code(),
@@ -71,13 +83,14 @@ class RemoteError(Exception):
             retry_after=_seconds(retry),
             help=" ".join(link.description for link in links.links),
             request_id=request.request_id,
+            details=details,
         )
 
 
 def retry_after(trailing: Iterable[tuple[str, str | bytes]] | None) -> float | None:
     """The seconds that the RetryInfo in trailing metadata asks for; None without one."""
     retry = error_details_pb2.RetryInfo()
-    _unpack(dict(trailing or ()).get(STATUS_KEY), (retry,))
+    _unpack(_details(dict(trailing or ()).get(STATUS_KEY)), (retry,))
     return _seconds(retry)
 
 
@@ -85,14 +98,22 @@ def _seconds(retry: error_details_pb2.RetryInfo) -> float | None:
     return retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
 
 
-def _unpack(data: object, targets: Sequence[Message]) -> None:
-    """Fill each of `targets` from the detail of its type; damaged details are left out, the code stays."""
+def _details(data: object) -> Sequence[any_pb2.Any]:
+    """The details of a status; none where it is damaged, for the code stays."""
     if not isinstance(data, bytes):
-        return
+        return ()
     try:
-        for detail in status_pb2.Status.FromString(data).details:
-            for target in targets:
-                if detail.TypeName() == target.DESCRIPTOR.full_name:
-                    detail.Unpack(target)
+        return status_pb2.Status.FromString(data).details
     except DecodeError:
-        return
+        return ()
+
+
+def _unpack(details: Sequence[any_pb2.Any], targets: Sequence[Message]) -> bool:
+    """Fill each of `targets` from the detail of its type, damaged ones left out; whether any was filled."""
+    filled = False
+    for detail in details:
+        for target in targets:
+            if detail.TypeName() == target.DESCRIPTOR.full_name:
+                with contextlib.suppress(DecodeError):
+                    filled = detail.Unpack(target) or filled
+    return filled

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from interlock.common.v1.permit_pb2 import Signed
 from svc_kit.status import RemoteError
+from svc_kit.strict_json import digest
+from tests.gateway.test_calls import receipt_of
 from tests.gateway.world import World, gateway, kinds, payload
 
 TIMEOUT = {"timeout": {"seconds": 1}}
@@ -31,9 +34,20 @@ async def ended(
         assert kinds([call])[0] == ("TOOL_CALL", "RUNNING", "")
         replay = await world.reason(permit, arguments)
         assert replay == getattr(answer, "reason", "")
+        if isinstance(answer, RemoteError):
+            await assert_receipt(world, answer)
         assert world.runs == 1
         assert (await world.execute(world.permit({"still": "here"}), {"still": "here"})).result_json
         return answer, kinds([result])[0], result
+
+
+async def assert_receipt(world: World, error: RemoteError) -> None:
+    """The error brings a receipt, and it is over the very words of the error."""
+    signed = error.detail(Signed)
+    assert signed is not None
+    receipt = await receipt_of(world, signed)
+    assert receipt.is_error
+    assert receipt.result_digest == digest(error.message.encode())
 
 
 def assert_failed(answer: Any, outcome: Any, *, code: str, reason: str) -> None:

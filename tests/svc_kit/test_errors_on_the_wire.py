@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.wrappers_pb2 import StringValue
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from structlog.testing import capture_logs
 
 from interlock.common.v1.errors_pb2 import ErrorReason
@@ -78,13 +78,20 @@ async def test_all_details_come_over_the_wire(kit: KitService, viewer: KitStub) 
     violations = [Violation("name", "is empty"), Violation("tools[0]", "no such tool", "TOOL_UNKNOWN")]
     reason = ErrorReason.ERROR_REASON_INVALID_FIELDS
     wrong = errors.InvalidArgument(
-        reason, "two are wrong", violations=violations, retry_after=1.5, help="See the contract."
+        reason,
+        "two are wrong",
+        violations=violations,
+        retry_after=1.5,
+        help="See the contract.",
+        details=[Int32Value(value=7)],
     )
     fail(kit, wrong)
     error = await failure(viewer.Echo(StringValue(), metadata=(("x-request-id", "req-1"),)))
     assert error.violations == tuple(violations)
     assert (error.retry_after, error.help, error.request_id) == (1.5, "See the contract.", "req-1")
     assert str(error) == "INVALID_ARGUMENT INVALID_FIELDS: two are wrong"
+    assert error.detail(Int32Value) == Int32Value(value=7)
+    assert error.detail(StringValue) is None
 
 
 async def test_violations_beyond_what_metadata_holds_are_counted(kit: KitService, viewer: KitStub) -> None:

@@ -68,7 +68,8 @@ class GatewayServiceServicer:
 
     def ExecuteTool(self, request, context):
         """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
-        the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`.
+        the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
+        call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
         Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.

@@ -35,7 +35,8 @@ class GatewayServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GatewayServiceAsyncStub: ...
     ExecuteTool: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ExecuteToolRequest, _gateway_service_pb2.ExecuteToolResponse]
     """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
-    the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`.
+    the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
+    call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
@@ -56,7 +57,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExecuteTool: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ExecuteToolRequest, _gateway_service_pb2.ExecuteToolResponse]  # type: ignore[assignment]
     """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
-    the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`.
+    the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
+    call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
@@ -80,7 +82,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gateway_service_pb2.ExecuteToolResponse, _abc.Awaitable[_gateway_service_pb2.ExecuteToolResponse]]:
         """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
-        the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`.
+        the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
+        call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
         Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.

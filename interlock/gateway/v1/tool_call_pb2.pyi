@@ -254,9 +254,9 @@ class Receipt(_message.Message):
     argument_digest: _builtins.str
     """Digest of the canonical arguments."""
     result_digest: _builtins.str
-    """Digest of `result_json`, or of the error text when `is_error`."""
+    """Digest of `result_json`, or when `is_error` of `error_message` or the status's message."""
     is_error: _builtins.bool
-    """True when the tool's own answer was an error."""
+    """True when the call failed: by an error of the tool's own, at one of its limits, or by a result that is not acceptable."""
     audit_index: _builtins.int
     """Position of the write-ahead entry in the tenant's audit log."""
     isolation: _builtins.str
