@@ -11,7 +11,7 @@ from interlock.cli.session import output_option, run
 _ROLES = ("VIEWER", "DEVELOPER", "ADMIN", "SUPER_ADMIN", "AUDITOR", "SUBMITTER")
 
 
-@click.command()
+@click.command(short_help="Call any public method with JSON.")
 @click.argument("service")
 @click.argument("method", required=False)
 @click.argument("request_json", default="{}", metavar="[JSON]")

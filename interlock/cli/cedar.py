@@ -26,8 +26,6 @@ def policy_text(agent: str, tool: str, when: str) -> str:
 
 def policy_id_for(agent: str, tool: str, when: str) -> str:
     """An id that says what the policy is for, and differs where agent, tool or condition differ."""
-    spelled = _NOT_OF_AN_ID.sub("-", f"allow-{agent}-{tool}".lower()).strip("-")
-    if not when and len(spelled) <= _MAX_SPELLED and spelled == f"allow-{agent}-{tool}".replace("_", "-"):
-        return spelled
+    spelled = _NOT_OF_AN_ID.sub("-", f"allow-{agent}-{tool}".lower())[:_MAX_SPELLED].strip("-")
     digest = hashlib.sha256(f"{agent}\0{tool}\0{when}".encode()).hexdigest()
-    return f"{spelled[:_MAX_SPELLED].rstrip('-')}-{digest[:_HASH_DIGITS]}"
+    return f"{spelled}-{digest[:_HASH_DIGITS]}"

@@ -2,7 +2,6 @@
 
 import importlib
 import itertools
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,7 +34,6 @@ COMMANDS = {
     "version": "interlock.cli.suite:version",
 }
 _INTERRUPTED = 128 + signal.SIGINT
-_NO_READER = 128 + signal.SIGPIPE
 
 
 class LazyGroup(click.Group):
@@ -88,11 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CliError as error:
         show(error, as_json=_wants_json(given))
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output, `head` for example, has seen enough; so that the interpreter's own
-        # last flush does not complain of it:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

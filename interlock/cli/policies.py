@@ -7,7 +7,7 @@ from interlock.cli.cedar import policy_id_for, policy_text
 from interlock.cli.session import output_option, run
 
 
-@click.command()
+@click.command(short_help="Let an agent call a tool.")
 @click.argument("agent")
 @click.argument("tool")
 @click.option(
@@ -42,7 +42,7 @@ def allow(
     run(work)
 
 
-@click.command()
+@click.command(short_help="Show the five verdicts on a tool call.")
 @click.argument("call_id")
 @output_option
 @click.pass_obj

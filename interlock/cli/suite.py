@@ -20,7 +20,7 @@ _ROLES = ("VIEWER", "DEVELOPER", "ADMIN", "SUPER_ADMIN", "AUDITOR", "SUBMITTER",
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command()
+@click.command(short_help="Start everything on this machine.")
 @click.option("--port-base", type=int, help="First of the suite's ports.  [default: 7460, or the next free]")
 @click.option("--database-url", default="", help="An administrator's URL of a PostgreSQL of your own.")
 @click.option("--redis-url", default="", help="A Redis or Valkey of your own.")
@@ -38,7 +38,7 @@ def up(data_dir: str, port_base: int | None, database_url: str, redis_url: str, 
     _become("up", data_dir, *options)
 
 
-@click.command()
+@click.command(short_help="Show a real agent at work on a CSV file.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--port-base", type=int, help="First of the ports, where it starts a suite.  [default: as up]")
 @output_option
@@ -55,7 +55,7 @@ def demo(data_dir: str, file: Path | None, port_base: int | None, *, as_json: bo
     _become("demo", data_dir, *options, *(["--", str(file)] if file is not None else []))
 
 
-@click.command()
+@click.command(short_help="Say whether this machine can run a suite.")
 @output_option
 @click.pass_obj
 def doctor(data_dir: str, *, as_json: bool) -> int:
@@ -73,7 +73,7 @@ def doctor(data_dir: str, *, as_json: bool) -> int:
     return 0 if all(each["ok"] for each in findings) else 1
 
 
-@click.command()
+@click.command(short_help="Print a token of the running suite's own issuer.")
 @click.option("--role", "roles", multiple=True, type=click.Choice(_ROLES), help="A role; may be repeated.")
 @click.option("--tenant", default="default", show_default=True, help="Tenant of the token.")
 @click.option(

@@ -62,7 +62,7 @@ def submit(
     return _code_of(task.state) if wait else 0
 
 
-@click.command()
+@click.command(short_help="Follow a task live until it ends.")
 @click.argument("task_id")
 @click.option(
     "--after",
@@ -161,7 +161,7 @@ def list_tasks(
     run(work)
 
 
-@click.command()
+@click.command(short_help="End a task.")
 @click.argument("task_id")
 @output_option
 @click.pass_obj
@@ -177,7 +177,7 @@ def cancel(data_dir: str, task_id: str, *, as_json: bool) -> None:
     _show(run(work), as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Make a new task from one that has ended.")
 @click.argument("task_id")
 @click.option("--request-id", default="", help="A UUID; a repeat answers the first new task.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless it is COMPLETED.")

@@ -6,7 +6,7 @@ from interlock.cli import display
 from interlock.cli.session import output_option, run
 
 
-@click.command()
+@click.command(short_help="Show what a task did, as a tree.")
 @click.argument("task_id")
 @click.option("--full", is_flag=True, help="Show inputs, outputs and reasons uncut.")
 @output_option
