@@ -26,6 +26,7 @@ def _add_up(command: argparse.ArgumentParser) -> None:
     command.add_argument("--database-url", default=database_url)
     command.add_argument("--redis-url", default=redis_url)
     command.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    command.add_argument("--output", choices=("text", "json"), default="text")
     command.set_defaults(run=_up)
 
 
@@ -39,10 +40,11 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_demo)
 
 
-def _up(**settings: object) -> int:
+def _up(*, output: str, **settings: object) -> int:
     from interlock_suite.up import up  # noqa: PLC0415 - each command imports what it runs
 
-    return asyncio.run(up(Options(**settings)))  # type: ignore[arg-type]
+    options = Options(**settings)  # type: ignore[arg-type]
+    return asyncio.run(up(options, as_json=output == "json"))
 
 
 def _demo(*, data_dir: Path, file: Path | None, port_base: int | None, output: str) -> int:

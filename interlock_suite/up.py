@@ -8,8 +8,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from interlock.cli.escaping import json_line
+from interlock.cli.problems import CliError, error_text
 from interlock_suite.errors import SuiteError
 from interlock_suite.options import DEFAULT_DATA_DIR, Options
 from interlock_suite.supervisor import Ready, Suite
@@ -19,10 +21,13 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Say = Callable[[str], None]
 
 
-async def up(options: Options, *, say: Say | None = None, complain: Say | None = None) -> int:
+async def up(
+    options: Options, *, as_json: bool = False, say: Say | None = None, complain: Say | None = None
+) -> int:
     """Start, tell how to go on, wait for Ctrl-C, SIGTERM or the control socket, stop; the exit code.
 
-    A second signal ends everything at once. `say` and `complain` default to standard output and error.
+    A second signal ends everything at once. `say` and `complain` default to standard output and error; with
+    `as_json` each is given one JSON object at a time.
     """
     say, complain = say or _to(sys.stdout), complain or _to(sys.stderr)
     suite = Suite(options)
@@ -31,15 +36,26 @@ async def up(options: Options, *, say: Say | None = None, complain: Say | None =
         try:
             ready = await _started_unless_stopped(suite)
             if ready is not None:
-                say(ready_text(ready))
+                say(json_line(ready_json(ready)) if as_json else ready_text(ready))
                 await suite.stop_requested.wait()
-            say("Stopping.")
+            say(json_line({"stopping": True}) if as_json else "Stopping.")
         except SuiteError as error:
-            complain(f"Error: {error.what}\n{error.fix}")
+            complain(error_text(CliError(error.what, error.fix), as_json=as_json))
             code = error.exit_code
         finally:
             await suite.stop()
     return code
+
+
+def ready_json(ready: Ready) -> dict[str, Any]:
+    """What a program sees when all runs."""
+    return {
+        "ready": True,
+        "seconds": round(ready.seconds, 3),
+        "suite_id": ready.suite_id,
+        "data_dir": str(ready.folder.root),
+        "addresses": dict(ready.addresses),
+    }
 
 
 def ready_text(ready: Ready) -> str:

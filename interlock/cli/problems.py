@@ -24,8 +24,12 @@ class CliError(Exception):
 
 def show(error: CliError, *, as_json: bool) -> None:
     """To standard error, as text or as one line of JSON."""
-    text = _json(error) if as_json else _text(error)
-    print(text, file=sys.stderr)
+    print(error_text(error, as_json=as_json), file=sys.stderr)
+
+
+def error_text(error: CliError, *, as_json: bool) -> str:
+    """What is shown."""
+    return _json(error) if as_json else _text(error)
 
 
 def _json(error: CliError) -> str:

@@ -25,10 +25,13 @@ _LEVELS = ("debug", "info", "warning", "error")
 @click.option("--database-url", default="", help="An administrator's URL of a PostgreSQL of your own.")
 @click.option("--redis-url", default="", help="A Redis or Valkey of your own.")
 @click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True)
+@output_option
 @click.pass_obj
-def up(data_dir: str, port_base: int | None, database_url: str, redis_url: str, log_level: str) -> None:
+def up(
+    data_dir: str, port_base: int | None, database_url: str, redis_url: str, log_level: str, *, as_json: bool
+) -> None:
     """Start everything on this machine and stay in the foreground; Ctrl-C stops it in order."""
-    options = ["--log-level", log_level]
+    options = ["--log-level", log_level, *_output(as_json=as_json)]
     if port_base is not None:
         options += ["--port-base", str(port_base)]
     if database_url:
@@ -49,7 +52,7 @@ def demo(data_dir: str, file: Path | None, port_base: int | None, *, as_json: bo
     Without FILE it works on a table of moons. It uses the suite that runs in the data folder, or starts one
     for as long as it takes. Exit code 0 only if everything held that it shows.
     """
-    options = ["--output", "json" if as_json else "text"]
+    options = _output(as_json=as_json)
     if port_base is not None:
         options += ["--port-base", str(port_base)]
     _become("demo", data_dir, *options, *(["--", str(file)] if file is not None else []))
@@ -105,6 +108,10 @@ def version(*, as_json: bool) -> None:
         display.emit_json(facts)
     else:
         display.emit(f"interlock {__version__} (Python {facts['python']}, {facts['platform']})")
+
+
+def _output(*, as_json: bool) -> list[str]:
+    return ["--output", "json" if as_json else "text"]
 
 
 def _become(command: str, data_dir: str, *arguments: str) -> None:

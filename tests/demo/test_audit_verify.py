@@ -1,0 +1,97 @@
+"""`interlock audit verify` on the running suite."""
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from interlock.verify import Checkpoint, NoteKey, signed_note
+from tests.suite_running import Suite
+
+
+@pytest.fixture
+def task_id(suite: Suite) -> str:
+    """A task whose last word has reached the log."""
+    done: str = suite.json("submit", "bench-echo", '{"text": "logged"}', "--wait")["task_id"]
+    deadline = time.monotonic() + 20
+    while "RESULT" not in kinds(suite, done):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return done
+
+
+def kinds(suite: Suite, task_id: str) -> dict[str, int]:
+    done = suite.cli("audit", "verify", task_id, "-o", "json")
+    found: dict[str, int] = json.loads(done.stdout)["entries_by_type"]
+    return found
+
+
+def report(suite: Suite, task_id: str, pins: Path) -> dict[str, Any]:
+    done = suite.cli("audit", "verify", task_id, "--pins", str(pins), "-o", "json")
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["verified"] is (done.returncode == 0)
+    return found
+
+
+def test_a_trail_is_verified_and_its_key_pinned_on_first_use(
+    suite: Suite, task_id: str, tmp_path: Path
+) -> None:
+    pins = tmp_path / "pins.json"
+    first = report(suite, task_id, pins)
+    assert first["verified"] and first["pinned_now"]
+    assert first["entries"] == first["entries_included"] == sum(first["entries_by_type"].values())
+    assert first["entries_by_type"] == {
+        "PROMPT": 1,
+        "STATE_CHANGE": 3,
+        "TOOL_CALL": 1,
+        "TOOL_RESULT": 1,
+        "RESULT": 1,
+    }
+    assert first["parts_withheld"] == 0 and first["parts_matched"] == 4
+    assert first["findings"] == [] and first["not_excluded"]
+    again = report(suite, task_id, pins)
+    assert again["verified"] and not again["pinned_now"]
+    assert again["consistent_from"] == first["tree_size"]
+    assert again["key"] == first["key"] in pins.read_text()
+
+
+def test_the_pins_lie_beside_the_data_folder(suite: Suite, task_id: str) -> None:
+    assert suite.cli("audit", "verify", task_id).stdout.endswith("VERIFIED\n")
+    assert (suite.data_dir.parent / f"{suite.data_dir.name}-audit-pins.json").exists()
+
+
+def pinned_instead(suite: Suite, task_id: str, pins: Path, *, size: int) -> None:
+    """Make this reader believe that it has seen a log of another key."""
+    key = Ed25519PrivateKey.generate()
+    origin = report(suite, task_id, pins)["key"].split("+")[0]
+    name = NoteKey(name=origin, public_key=key.public_key().public_bytes_raw())
+    text = Checkpoint(origin=origin, size=size, root=bytes(32)).text
+    note = str(signed_note(text, key=name, signature=key.sign(text.encode())))
+    pins.write_text(json.dumps({"format": 1, "logs": {origin: {"key": str(name), "checkpoint": note}}}))
+
+
+def test_another_key_than_the_pinned_one_is_not_accepted(suite: Suite, task_id: str, tmp_path: Path) -> None:
+    pins = tmp_path / "pins.json"
+    pinned_instead(suite, task_id, pins, size=1)
+    found = report(suite, task_id, pins)
+    assert not found["verified"]
+    assert "SIGNATURE" in {finding["problem"] for finding in found["findings"]}
+    assert "NOT VERIFIED" in suite.cli("audit", "verify", task_id, "--pins", str(pins)).stdout
+
+
+def test_damaged_pins_are_no_reason_to_trust_anew(suite: Suite, task_id: str, tmp_path: Path) -> None:
+    pins = tmp_path / "pins.json"
+    pins.write_text("{")
+    error = suite.error("audit", "verify", task_id, "--pins", str(pins))
+    assert "is damaged" in error["message"] and str(pins) in error["fix"]
+
+
+def test_an_empty_trail_is_not_verified(suite: Suite, tmp_path: Path) -> None:
+    unknown = str(uuid.uuid4())
+    found = report(suite, unknown, tmp_path / "pins.json")
+    assert (found["verified"], found["entries"]) == (False, 0)
+    assert "Nothing to verify" in suite.cli("audit", "verify", unknown).stdout

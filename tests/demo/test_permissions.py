@@ -1,0 +1,118 @@
+"""What may be called: allow, why, trace, and the switches of the registry."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.suite_running import Suite
+
+CONDITIONAL = "bench-conditional"
+
+
+def ended(suite: Suite, agent: str, text: str) -> dict[str, Any]:
+    """A task once it has ended, however."""
+    done = suite.cli("submit", agent, json.dumps({"text": text}), "--wait", "-o", "json")
+    task: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode == 0) is (task["state"] == "TASK_STATE_COMPLETED")
+    return task
+
+
+def test_what_nobody_allowed_is_refused_and_why_shows_the_five_verdicts(suite: Suite) -> None:
+    task = ended(suite, CONDITIONAL, "anything")
+    assert task["error"]["error_class"] == "POLICY_DENIED"
+    trace = suite.json("trace", task["task_id"])
+    call_id = trace["steps"][0]["call_id"]
+    why = suite.json("why", call_id)
+    assert [verdict["check"] for verdict in why["verdicts"]] == [
+        "role",
+        "binding",
+        "allow",
+        "approval",
+        "reach",
+    ]
+    assert [verdict["passed"] for verdict in why["verdicts"]] == [True, True, False, False, False]
+    assert [verdict["skipped"] for verdict in why["verdicts"]] == [False, False, False, True, True]
+    assert (why["status"], why["reason"]) == ("TOOL_CALL_STATUS_REFUSED", "POLICY_DENIED")
+    lines = suite.cli("why", call_id).stdout.splitlines()
+    assert "REFUSED (POLICY_DENIED)" in lines[0]
+    assert [line.split()[0] for line in lines[1:6]] == ["✓", "✓", "✗", "·", "·"]
+
+
+def test_an_allow_holds_under_its_condition_alone(suite: Suite) -> None:
+    suite.json("allow", CONDITIONAL, "bench_echo", "--when", 'context.arguments.text == "yes"')
+    assert ended(suite, CONDITIONAL, "yes")["result"] == {"echo": "yes"}
+    assert ended(suite, CONDITIONAL, "no")["error"]["error_class"] == "POLICY_DENIED"
+
+
+def test_a_dry_run_checks_and_stores_nothing(suite: Suite) -> None:
+    done = suite.cli("allow", CONDITIONAL, "bench_echo", "--id", "never-stored", "--dry-run")
+    assert done.returncode == 0 and "Would allow by policy never-stored:\npermit (" in done.stdout
+    error = suite.error("call", "gateway", "GetPolicy", '{"policy_id": "never-stored"}')
+    assert error["reason"] == "POLICY_NOT_FOUND"
+
+
+def test_the_same_allow_again_is_no_error_and_another_under_its_id_is(suite: Suite) -> None:
+    policy_id = f"p-{uuid.uuid4()}"
+    first = suite.cli("allow", "agent-of-nobody", "bench_echo", "--id", policy_id)
+    again = suite.cli("allow", "agent-of-nobody", "bench_echo", "--id", policy_id)
+    assert first.stdout.startswith("Allowed by") and again.stdout.startswith("Allowed already by")
+    error = suite.error("allow", "agent-of-nobody", "bench_slow", "--id", policy_id)
+    assert error["reason"] == "NAME_TAKEN" and "--id" in error["fix"]
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        "context.nothing == 3",
+        "context.arguments.text ==",
+        "true }; permit (principal, action, resource) when { true",
+    ],
+    ids=["unknown attribute", "cut", "a second policy"],
+)
+def test_a_condition_that_is_none_is_refused(suite: Suite, when: str) -> None:
+    assert suite.error("allow", CONDITIONAL, "bench_echo", "--when", when)["reason"] == "POLICY_INVALID"
+
+
+def test_a_call_that_nobody_made_is_unknown(suite: Suite) -> None:
+    assert suite.error("why", str(uuid.uuid4()))["reason"] == "TOOL_CALL_NOT_FOUND"
+
+
+def test_a_disabled_tool_is_refused_until_it_is_enabled(suite: Suite) -> None:
+    assert suite.json("tools", "disable", "bench_echo")["status"] == "STATUS_DISABLED"
+    try:
+        assert ended(suite, "bench-echo", "now")["error"]["error_class"] == "NOT_ACTIVE"
+    finally:
+        assert suite.json("tools", "enable", "bench_echo")["status"] == "STATUS_ACTIVE"
+    assert ended(suite, "bench-echo", "now")["state"] == "TASK_STATE_COMPLETED"
+
+
+def test_a_disabled_agent_takes_no_tasks(suite: Suite) -> None:
+    suite.json("agents", "disable", "bench-raise")
+    try:
+        assert suite.error("submit", "bench-raise", '{"text": "x"}')["reason"] == "NOT_ACTIVE"
+    finally:
+        suite.json("agents", "enable", "bench-raise")
+
+
+def test_a_trace_is_a_tree_with_isolation_and_audit_position_of_each_call(suite: Suite) -> None:
+    task = ended(suite, "bench-echo", "branch")
+    lines = suite.cli("trace", task["task_id"]).stdout.splitlines()
+    assert lines[0] == f"bench-echo 1.0.0  COMPLETED  task {task['task_id']}"
+    assert lines[1].startswith("├─ echo → bench_echo  COMPLETED  ")
+    assert "isolation STANDARD" in lines[1] and "audit #" in lines[1]
+    assert lines[2].split(maxsplit=2)[1:] == ["in", '{"text":"branch"}']
+    assert lines[3].split(maxsplit=2)[1:] == ["out", '{"echo":"branch"}']
+    assert lines[4] == '└─ result {"echo":"branch"}'
+    shown = suite.json("trace", task["task_id"])
+    assert shown["steps"][0]["output"] == {"echo": "branch"}
+    assert shown["tool_calls"][0]["status"] == "TOOL_CALL_STATUS_COMPLETED"
+
+
+def test_long_inputs_are_cut_in_a_trace_unless_it_is_full(suite: Suite) -> None:
+    task = ended(suite, "bench-echo", "long " * 100)
+    cut = suite.cli("trace", task["task_id"]).stdout
+    full = suite.cli("trace", task["task_id"], "--full").stdout
+    assert "…" in cut and max(map(len, cut.splitlines())) < 110
+    assert "…" not in full and json.dumps("long " * 100) in full
