@@ -74,6 +74,8 @@ class Work:
             description=f"Calls {self.tool}.",
             capabilities=self.capabilities,
             tools=[agent_pb2.ToolBinding(tool=self.tool)],
+            # Where a test says what the tool takes, the agent takes the same.
+            input_schema_json=json.dumps(self.input_schema) if self.input_schema else "",
             plan=agent_pb2.PlanRuntime(steps=steps, result=self.result),
             retry=agent_pb2.RetryPolicy(
                 max_failures=self.failures, initial_interval=duration(0.2), maximum_interval=duration(1)

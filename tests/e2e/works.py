@@ -13,6 +13,17 @@ NAP_ONCE = Work(
     name="nap-once", source=_NAP, arguments=("seconds",), seconds=20, side_effect=AT_MOST_ONCE, failures=2
 )
 
+STRICT = Work(
+    name="strict",
+    source="def run(rows, name):\n    return [rows, name]\n",
+    input_schema={
+        "type": "object",
+        "properties": {"rows": {"type": "integer"}, "name": {"type": "string"}},
+        "required": ["rows", "name"],
+        "additionalProperties": False,
+    },
+)
+
 # The hostile ones
 SLEEPS = Work(name="sleeps", source="import time\ndef run():\n    time.sleep(60)\n", seconds=1)
 FORKS = Work(name="forks", source="import os\ndef run():\n    while True:\n        os.fork()\n", seconds=2)
@@ -51,4 +62,4 @@ READS = Work(
 )
 
 HOSTILE = (SLEEPS, FORKS, FLOODS, ALLOCATES, CONNECTS, READS)
-WORKS = (ECHO, NAP, NAPS, NAP_ONCE, *HOSTILE)
+WORKS = (ECHO, NAP, NAPS, NAP_ONCE, STRICT, *HOSTILE)
