@@ -1,6 +1,7 @@
 """What the demo says, and how it looks: colours on a terminal alone."""
 
 import shutil
+import sys
 from pathlib import Path
 
 from rich.text import Text
@@ -77,6 +78,7 @@ def _command_name() -> str:
         return "interlock"
     door = examples().parent / "dev"
     if not door.is_file():
-        return "python -m interlock.cli"
+        script = Path(sys.executable).with_name("interlock")
+        return str(script) if script.exists() else f"{sys.executable} -m interlock.cli"
     here = Path.cwd()
     return f"./{door.relative_to(here)} cli" if door.is_relative_to(here) else f"{door} cli"

@@ -1,5 +1,6 @@
 """The CSV file that the demo's agent works on."""
 
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from interlock_suite.errors import SuiteError
 
 # A task's input may hold 256 KiB of JSON; quotes and line breaks grow on the way into it.
 MAX_BYTES = 200 * 1024
-_HERE = Path(interlock_suite.__file__).parent
 _KIBIBYTE = 1024
 
 
@@ -45,6 +45,7 @@ def read_table(path: Path | None) -> Table:
 
 
 def examples() -> Path:
-    """The folder of examples: beside the packages in a checkout, within this one where it is installed."""
-    installed = _HERE / "examples"
-    return installed if installed.is_dir() else _HERE.parent / "examples"
+    """The folder of examples: beside the packages in a checkout, else where the installation put it."""
+    checkout = Path(interlock_suite.__file__).parent.parent / "examples"
+    installed = Path(sysconfig.get_path("data")) / "share" / "interlock" / "examples"
+    return checkout if checkout.is_dir() else installed
