@@ -15,6 +15,7 @@ from interlock_suite.control import ask
 from interlock_suite.errors import SuiteError
 from interlock_suite.folder import DataFolder
 from tests.command_line import argv, environment, error_of, interlock
+from tests.suite.harness import alive, descendants, eventually
 from tests.suite_running import Suite
 
 _SCREENFUL = 60
@@ -161,3 +162,27 @@ def test_up_tells_programs_in_json_when_it_is_ready_and_when_it_stops(own_folder
     assert (process.returncode, err) == (0, "")
     assert ready["ready"] and set(ready["addresses"]) == {"orchestrator", "registry", "gateway", "audit"}
     assert [json.loads(line) for line in out.splitlines()] == [{"stopping": True}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_demo_that_is_cut_short_leaves_no_suite_behind(
+    own_folder: Path, how: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        argv("--data-dir", str(own_folder), "demo"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while "The suite started" not in (line := process.stdout.readline()):
+        assert line, process.communicate()[1]
+    started = descendants(process.pid)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (code, False)
+    assert len(started) > 5
+    eventually(lambda: not any(map(alive, started)), seconds=60)
