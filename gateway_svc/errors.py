@@ -39,6 +39,12 @@ def is_verdict(error: DomainError) -> bool:
     return not isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal))
 
 
+def as_verdict(error: DomainError) -> DomainError:
+    """The same error, saying to programs that asking again would be refused again."""
+    error.metadata = {**error.metadata, "verdict": "true"}
+    return error
+
+
 # Admission
 
 

@@ -1,11 +1,14 @@
 """Claims tasks until nothing is runnable, and runs them side by side up to the worker's capacity."""
 
 import asyncio
+import contextlib
 import uuid
+from collections.abc import Iterator
 
 import grpc
 import structlog
 
+from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from svc_kit.status import from_rpc_error
 from worker_svc.attempts import Attempt, Attempts
 from worker_svc.orchestrator import Orchestrator
@@ -38,6 +41,10 @@ class Claims:
         # By pool, the session and claim id of a claim that was not answered.
         self._unanswered: dict[str, tuple[str, str]] = {}
         self._draining = False
+        # Set while no claim is under way.
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     async def claim_all(self, pool: str) -> None:
         """Claim from a pool until nothing is runnable; returns while the last ones still run.
@@ -67,6 +74,8 @@ class Claims:
     async def drain(self, grace: float) -> None:
         """Claim no more; wait for what runs, and give back what does not end in time."""
         self._draining = True
+        # A claim that is under way may still bring a task; it is given back.
+        await self._quiet.wait()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=grace)
             for task in late:
@@ -82,15 +91,21 @@ class Claims:
             session_id = self._session.session_id
             if session_id is None or self._draining:
                 return False
-            claim_id = self._claim_id(pool, session_id)
-            try:
-                claimed = await self._orchestrator.claim(session_id=session_id, pool=pool, claim_id=claim_id)
-            except grpc.aio.AioRpcError as error:
-                _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
-                return False
-            self._unanswered.pop(pool)
-            if claimed is None:
-                return False
+            with self._claim_under_way():
+                claim_id = self._claim_id(pool, session_id)
+                try:
+                    claimed = await self._orchestrator.claim(
+                        session_id=session_id, pool=pool, claim_id=claim_id
+                    )
+                except grpc.aio.AioRpcError as error:
+                    _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
+                    return False
+                self._unanswered.pop(pool)
+                if claimed is None:
+                    return False
+                if self._draining:
+                    await self._give_back(claimed)
+                    return False
             attempt = Attempt(claimed=claimed, token=claimed.attempt_token, loop=asyncio.get_running_loop())
             self._attempts.add(attempt)
             attempt.task = asyncio.create_task(self._run(attempt))
@@ -109,6 +124,23 @@ class Claims:
             claim_id = str(uuid.uuid4())
             self._unanswered[pool] = (session_id, claim_id)
         return claim_id
+
+    @contextlib.contextmanager
+    def _claim_under_way(self) -> Iterator[None]:
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+
+    async def _give_back(self, claimed: messages.ClaimedTask) -> None:
+        try:
+            await self._orchestrator.release(claimed.attempt_token)
+        except grpc.aio.AioRpcError as error:
+            _LOG.warning("release_failed", task_id=claimed.task_id, error=str(from_rpc_error(error)))
 
     async def _run(self, attempt: Attempt) -> None:
         try:

@@ -15,8 +15,9 @@ class WorkerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="INTERLOCK_WORKER_", frozen=True)
 
-    # Stable name of the place this process runs in; a newer process in the same slot replaces the older.
-    slot: str = Field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}", max_length=200)
+    # The place this process runs in: a newer process in the same slot replaces the older. Give it a name that
+    # stays over restarts, so that a crash is noticed at once; the default is new with every process.
+    slot: str = Field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}", max_length=128)
     pools: tuple[str, ...] = ("default",)
     capacity: int = Field(default=50, ge=1, le=10_000)
     # A file that exists while this worker has a session and takes tasks.

@@ -1,37 +1,22 @@
 """The worker's calls to the gateway."""
 
-import asyncio
-import random
-
 import grpc
 
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
-from svc_kit.status import RemoteError, from_rpc_error
+from svc_kit.status import RemoteError
+from worker_svc.patience import until_answered
 
 # The gateway bounds each call itself; this only ends a call whose gateway has vanished without a word.
 _CALL_SECONDS = 330.0
-_PATIENCE_SECONDS = 5.0
-_FIRST_WAIT_SECONDS = 0.05
-_LAST_WAIT_SECONDS = 1.0
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
-
-
-class Refusal(Exception):
-    """The gateway answered with an error; `state` says how far the call came."""
-
-    def __init__(self, remote: RemoteError) -> None:
-        super().__init__(str(remote))
-        self.remote = remote
-
-    @property
-    def state(self) -> str:
-        """NOT_STARTED, STARTED, COMPLETED or UNKNOWN; empty when it was not the gateway that answered."""
-        return self.remote.metadata.get("execution_state", "")
+_NOT_DECIDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 
 
 class Gateway:
-    """ExecuteTool, repeated for a few seconds while nothing was started because something was away."""
+    """ExecuteTool, sent again for as long as nothing was decided.
+
+    A gateway's absence is no failure of the task.
+    """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = gateway_service_pb2_grpc.GatewayServiceStub(channel)
@@ -39,18 +24,22 @@ class Gateway:
     async def execute(
         self, permit: permit_pb2.Signed, arguments_json: str
     ) -> gateway_service_pb2.ExecuteToolResponse:
-        """The outcome of the call. The call id within the permit makes a repeat safe. Raises Refusal."""
+        """The outcome of the call; the call id within the permit makes a repeat safe. Raises RemoteError."""
         request = gateway_service_pb2.ExecuteToolRequest(permit=permit, arguments_json=arguments_json)
-        give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
-        wait = _FIRST_WAIT_SECONDS
-        while True:
-            try:
-                return await self._stub.ExecuteTool(request, timeout=_CALL_SECONDS)
-            except grpc.aio.AioRpcError as error:
-                remote = from_rpc_error(error)
-                limit = remote.reason == "LIMIT_EXCEEDED"
-                if remote.code not in _AWAY or limit or asyncio.get_running_loop().time() > give_up:
-                    raise Refusal(remote) from error
-                wait = max(wait, min(remote.retry_after or 0.0, _LAST_WAIT_SECONDS))
-            await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-            wait = min(wait * 2, _LAST_WAIT_SECONDS)
+        return await until_answered(
+            lambda: self._stub.ExecuteTool(request, timeout=_CALL_SECONDS), again=_undecided
+        )
+
+
+def is_verdict(problem: RemoteError) -> bool:
+    """Whether a check refused the call: asking again would be refused again."""
+    return problem.metadata.get("verdict") == "true"
+
+
+def was_executed(problem: RemoteError) -> bool:
+    """Whether the error is the outcome of a call that ran."""
+    return problem.metadata.get("execution_state") == "COMPLETED"
+
+
+def _undecided(problem: RemoteError) -> bool:
+    return problem.code in _NOT_DECIDED and not is_verdict(problem) and not was_executed(problem)

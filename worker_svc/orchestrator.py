@@ -1,7 +1,5 @@
 """The worker's calls to the orchestrator, repeated over its restarts."""
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,21 +8,13 @@ import grpc
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.orchestrator.v1 import worker_service_pb2_grpc
-from svc_kit.status import from_rpc_error
+from svc_kit.status import RemoteError
 from worker_svc.errors import StaleAttempt
+from worker_svc.patience import until_answered
 
 Answer = TypeVar("Answer")
 
 _CALL_SECONDS = 10.0
-_FIRST_WAIT_SECONDS = 0.05
-_LAST_WAIT_SECONDS = 1.0
-_AWAY = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    }
-)
 # Each says that the right to act has passed to somebody else, or to nobody.
 _STALE = frozenset({"STALE_ATTEMPT", "ATTEMPT_TOKEN_MISMATCH", "ATTEMPT_TOKEN_EXPIRED", "SESSION_NOT_FOUND"})
 
@@ -49,32 +39,26 @@ class Orchestrator:
 
     async def record_step(self, request: messages.RecordStepRequest) -> messages.RecordStepResponse:
         """Finish and begin steps."""
-        return await _until_answered(lambda: self._stub.RecordStep(request, timeout=_CALL_SECONDS))
+        return await _written(lambda: self._stub.RecordStep(request, timeout=_CALL_SECONDS))
 
     async def complete(self, request: messages.CompleteTaskRequest) -> None:
         """End the attempt with a result."""
-        await _until_answered(lambda: self._stub.CompleteTask(request, timeout=_CALL_SECONDS))
+        await _written(lambda: self._stub.CompleteTask(request, timeout=_CALL_SECONDS))
 
     async def fail(self, request: messages.FailTaskRequest) -> None:
         """End the attempt with a failure."""
-        await _until_answered(lambda: self._stub.FailTask(request, timeout=_CALL_SECONDS))
+        await _written(lambda: self._stub.FailTask(request, timeout=_CALL_SECONDS))
 
     async def release(self, token: permit_pb2.Signed) -> None:
         """Give the task back, once: a worker that stops does not wait for an orchestrator that is away."""
         await self._stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=token), timeout=2.0)
 
 
-async def _until_answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
-    wait = _FIRST_WAIT_SECONDS
-    while True:
-        try:
-            return await call()
-        except grpc.aio.AioRpcError as error:
-            problem = from_rpc_error(error)
-            if problem.reason in _STALE:
-                raise StaleAttempt(problem.message) from error
-            if problem.code not in _AWAY:
-                raise
-            wait = max(wait, problem.retry_after or 0.0)
-        await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-        wait = min(wait * 2, _LAST_WAIT_SECONDS)
+async def _written(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Raises StaleAttempt, or RemoteError when the orchestrator refuses what the call says."""
+    try:
+        return await until_answered(call)
+    except RemoteError as problem:
+        if problem.reason in _STALE:
+            raise StaleAttempt(problem.message) from problem
+        raise

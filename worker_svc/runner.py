@@ -15,17 +15,19 @@ from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.registry.v1 import agent_pb2
 from svc_kit import strict_json
 from svc_kit.errors import InvalidArgument
-from svc_kit.status import from_rpc_error
+from svc_kit.status import RemoteError
 from worker_svc.attempts import Attempt
 from worker_svc.errors import AgentMissing, AttemptCanceled, StaleAttempt
 from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
+from worker_svc.patience import until_answered
 from worker_svc.runtimes.plan import run_plan
 from worker_svc.runtimes.python import TrustedAgents
 from worker_svc.steps import Journal
 
 _LOG = structlog.get_logger(__name__)
 _MAX_MESSAGE = 2000
+_MAX_CLASS = 128
 _DEFAULT_ATTEMPT_SECONDS = 600.0
 
 
@@ -55,41 +57,42 @@ class Runner:
             await self._interrupted(attempt, journal)
             if attempt.ordered is None:
                 raise
-        except grpc.aio.AioRpcError as error:
-            # The orchestrator refused the end itself; its reaper ends the attempt by the lease or the
-            # time-out.
-            log.warning("attempt_end_refused", error=str(from_rpc_error(error)))
+        except RemoteError as problem:
+            # Even the barest end was refused; the reaper ends the attempt by its lease or its time-out.
+            log.warning("attempt_end_refused", error=str(problem))
 
     async def _run(self, attempt: Attempt, journal: Journal) -> None:
         claimed = attempt.claimed
         seconds = claimed.start_to_close_timeout.ToTimedelta().total_seconds() or _DEFAULT_ATTEMPT_SECONDS
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with limit:
                 result = await self._result(claimed, journal)
+                last = await journal.tell()
         except StaleAttempt:
             raise
-        except TimeoutError:
-            failure = _failure("START_TO_CLOSE_TIMEOUT", f"the attempt took longer than {seconds:g} s")
-        except AgentMissing as missing:
-            failure = _failure("AGENT_MISSING", str(missing))
-        except AgentError as error:
-            failure = _failure(error.error_class, str(error), retryable=error.retryable)
-        except InvalidArgument as error:
-            failure = _failure("RESULT_INVALID", error.message, retryable=False)
-        except grpc.aio.AioRpcError as error:
-            remote = from_rpc_error(error)
-            failure = _failure(remote.reason or remote.code.name, remote.message, retryable=False)
         except Exception as error:  # noqa: BLE001 - an agent may raise anything
-            _LOG.info("agent_raised", task_id=claimed.task_id, traceback=traceback.format_exc())
-            failure = _failure(type(error).__name__, str(error))
+            # An agent may raise a TimeoutError of its own; only the limit knows whether it was the limit's.
+            if limit.expired():
+                failure = _failure("START_TO_CLOSE_TIMEOUT", f"the attempt took longer than {seconds:g} s")
+            else:
+                failure = _failure_of(error)
+                _LOG.info("agent_failed", task_id=claimed.task_id, traceback=traceback.format_exc())
         else:
-            await self._orchestrator.complete(
-                messages.CompleteTaskRequest(
-                    attempt_token=attempt.token, result_json=result, finish=journal.take_unfinished()
-                )
-            )
-            return
+            if await self._completed(attempt, result, last):
+                return
+            failure = _failure("RESULT_REFUSED", "the orchestrator refused the result", retryable=False)
         await self._fail(attempt, journal, failure)
+
+    async def _completed(self, attempt: Attempt, result: str, last: messages.FinishStep | None) -> bool:
+        """Whether the orchestrator took the result."""
+        request = messages.CompleteTaskRequest(attempt_token=attempt.token, result_json=result, finish=last)
+        try:
+            await self._orchestrator.complete(request)
+        except RemoteError as problem:
+            _LOG.warning("result_refused", task_id=attempt.claimed.task_id, error=str(problem))
+            return False
+        return True
 
     async def _result(self, claimed: messages.ClaimedTask, journal: Journal) -> str:
         """The agent's result as canonical JSON text."""
@@ -111,7 +114,8 @@ class Runner:
         key = (claimed.tenant, claimed.agent, claimed.agent_version)
         found = self._registry.agent_version(*key)
         if found is None:
-            fetched = await self._registry.fetch_agent_version(*key)
+            # While the registry is away nothing is wrong with the task: it waits within its time.
+            fetched = await until_answered(lambda: self._registry.fetch_agent_version(*key))
             found = fetched[1] if fetched is not None else None
         if found is None or found.digest != claimed.agent_digest:
             raise AgentMissing(
@@ -134,17 +138,54 @@ class Runner:
                 _LOG.warning("release_failed", task_id=attempt.claimed.task_id, error=str(error.details()))
 
     async def _fail(self, attempt: Attempt, journal: Journal, failure: task_pb2.TaskError) -> None:
-        unfinished = journal.take_unfinished()
-        if unfinished is not None:
-            failure.step_key = unfinished.step_key
-        await self._orchestrator.fail(
-            messages.FailTaskRequest(attempt_token=attempt.token, error=failure, finish=unfinished)
-        )
+        try:
+            last = await journal.tell()
+            if last is not None and last.status != task_pb2.STEP_STATUS_COMPLETED:
+                failure.step_key = last.step_key
+            await self._orchestrator.fail(
+                messages.FailTaskRequest(attempt_token=attempt.token, error=failure, finish=last)
+            )
+        except RemoteError as problem:
+            # Something in what the steps brought is not accepted. The failure alone always is: an attempt
+            # that could not be ended would be claimed again for ever.
+            _LOG.warning("step_end_refused", task_id=attempt.claimed.task_id, error=str(problem))
+            failure.step_key = ""
+            await self._orchestrator.fail(
+                messages.FailTaskRequest(attempt_token=attempt.token, error=failure)
+            )
+
+
+def _failure_of(error: Exception) -> task_pb2.TaskError:
+    """What ended an agent, as its task's failure."""
+    match error:
+        case AgentMissing():
+            return _failure("AGENT_MISSING", str(error))
+        case AgentError():
+            return _failure(error.error_class, str(error), retryable=error.retryable)
+        case InvalidArgument():
+            return _failure("RESULT_INVALID", error.message, retryable=False)
+        case RemoteError():
+            return _failure(error.reason or error.code.name, error.message, retryable=False)
+        case _:
+            return _failure(type(error).__name__, str(error))
 
 
 def _failure(error_class: str, message: str, *, retryable: bool = True) -> task_pb2.TaskError:
-    shown = message if len(message) <= _MAX_MESSAGE else f"{message[: _MAX_MESSAGE - 1]}…"
-    return task_pb2.TaskError(error_class=error_class, message=shown, retryable=retryable)
+    """A failure as the contract takes it, whatever an agent put into its exception."""
+    shown = _plain(message)
+    return task_pb2.TaskError(
+        error_class=_plain(error_class)[:_MAX_CLASS] or "UNKNOWN",
+        message=shown if len(shown) <= _MAX_MESSAGE else f"{shown[: _MAX_MESSAGE - 1]}…",
+        retryable=retryable,
+    )
+
+
+def _plain(text: str) -> str:
+    """Printable text: control characters and lone surrogates are written out."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def _result_text(value: Any) -> str:

@@ -5,12 +5,13 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import dramatiq
+import grpc
 import structlog
 import uvloop
 
@@ -48,6 +49,10 @@ class AgentLoop:
         """Run something on the loop, from any thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
+    def call(self, callback: Callable[[], object]) -> None:
+        """Have the loop call something soon, from any thread."""
+        self._loop.call_soon_threadsafe(callback)
+
     def lag(self) -> float:
         """Seconds by which the loop is late now; 0 when it keeps up."""
         return max(0.0, time.monotonic() - self._beat - _BEAT_SECONDS)
@@ -66,29 +71,29 @@ class AgentLoop:
 def serve(settings: WorkerSettings) -> int:
     """Run the worker until SIGTERM or SIGINT; the exit code."""
     configure_logging(service="worker", level=settings.log_level, log_format=settings.log_format)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = asyncio.Event()
     agents = AgentLoop()
     agents.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agents.call(stop.set))
     attempts = Attempts()
     session = Session(settings, attempts, token=_token(settings), loop_lag=agents.lag)
     session.start()
-    ended: Future[None] = agents.submit(_work(settings, agents, session, attempts, stop))
-    ended.result()
-    session.close()
-    agents.stop()
+    try:
+        agents.submit(_work(settings, agents, session, attempts, stop)).result()
+    finally:
+        session.close()
+        agents.stop()
     return 0
 
 
 async def _work(
-    settings: WorkerSettings, agents: AgentLoop, session: Session, attempts: Attempts, stop: threading.Event
+    settings: WorkerSettings, agents: AgentLoop, session: Session, attempts: Attempts, stop: asyncio.Event
 ) -> None:
-    token = _token(settings)
     async with contextlib.AsyncExitStack() as stack:
-        orchestrator = await stack.enter_async_context(channel(settings.orchestrator_address, token))
-        gateway = await stack.enter_async_context(channel(settings.gateway_address, token))
-        registry = await stack.enter_async_context(channel(settings.registry_address, token))
+        orchestrator = await stack.enter_async_context(_peer(settings, settings.orchestrator_address))
+        gateway = await stack.enter_async_context(_peer(settings, settings.gateway_address))
+        registry = await stack.enter_async_context(_peer(settings, settings.registry_address))
         feed = await stack.enter_async_context(RegistryFeed(registry))
         caller = Orchestrator(orchestrator)
         claims = Claims(
@@ -98,15 +103,45 @@ async def _work(
             attempts=attempts,
             capacity=settings.capacity,
         )
-        await asyncio.to_thread(session.wait_open)
+        if not await _before_stop(stop, _can_work(session, feed)):
+            return
         async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
             idle = group.create_task(claims.claim_idly(settings.pools))
             stack.enter_context(_telling_ready(settings.ready_file))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
-            await asyncio.to_thread(stop.wait)
+            await stop.wait()
             _LOG.info("worker_draining", running=len(attempts.all()))
             idle.cancel()
             await claims.drain(settings.drain_seconds)
+
+
+async def _can_work(session: Session, feed: RegistryFeed) -> None:
+    """Return once tasks can be claimed, and the agents that they name are known."""
+    await feed.wait_ready()
+    while not await asyncio.to_thread(session.wait_open, _BEAT_SECONDS):
+        pass
+
+
+async def _before_stop(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done before the stop came; it is cancelled otherwise."""
+    tasks = (asyncio.create_task(work), asyncio.create_task(stop.wait()))
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    if tasks[0] in done:
+        # What it raised is raised here.
+        await tasks[0]
+        return True
+    return False
+
+
+def _peer(settings: WorkerSettings, address: str) -> grpc.aio.Channel:
+    return channel(
+        address,
+        _token(settings),
+        allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import grpc
 
+from interlock.common.addresses import parse_address
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.orchestrator.v1 import worker_service_pb2_grpc
 from svc_kit.status import from_rpc_error
@@ -25,6 +26,9 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A peer that vanished is noticed while the stream is silent.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
 )
 
@@ -66,7 +70,13 @@ class Session:
         return self._session_id if self._open.is_set() else None
 
     def start(self) -> None:
-        """Open the session in the background."""
+        """Open the session in the background.
+
+        Raises ValueError if the token would cross a network in plain text.
+        """
+        address = self._settings.orchestrator_address
+        if not (parse_address(address).is_local or self._settings.allow_plaintext_beyond_loopback):
+            raise ValueError(f"a token would be sent to {address} in plain text")
         self._thread.start()
 
     def wait_open(self, timeout: float = _READY_SECONDS) -> bool:
@@ -135,10 +145,10 @@ class Session:
 
         def exchange(request: messages.WorkerSessionRequest) -> float:
             while not answers.empty():
-                _next_answer(answers)  # came unasked, and must not pass for the answer to this request
+                self._next(answers)  # came unasked, and must not pass for the answer to this request
             sent = time.monotonic()
             requests.put(request)
-            return self._heed(_next_answer(answers), sent)
+            return self._heed(self._next(answers), sent)
 
         try:
             interval = exchange(messages.WorkerSessionRequest(open=self._opening()))
@@ -148,6 +158,23 @@ class Session:
         finally:
             requests.put(None)
             stream.cancel()
+
+    def _next(
+        self, answers: "queue.SimpleQueue[messages.WorkerSessionResponse | grpc.RpcError | None]"
+    ) -> messages.WorkerSessionResponse:
+        """The next answer; waited for no longer than the lease lasts."""
+        patience = _ANSWER_SECONDS
+        if self._open.is_set():
+            patience = min(patience, max(0.0, self._lease_ends - time.monotonic()))
+        try:
+            answer = answers.get(timeout=patience)
+        except queue.Empty:
+            raise SessionEnded(f"no answer within {patience:g} s") from None
+        if isinstance(answer, grpc.RpcError):
+            raise answer
+        if answer is None:
+            raise SessionEnded("the orchestrator ended the stream")
+        return answer
 
     def _heed(self, answer: messages.WorkerSessionResponse, sent: float) -> float:
         """Note the lease that an answer gives; seconds until the next message is due."""
@@ -172,17 +199,3 @@ class Session:
         beat = messages.Heartbeat(attempts=refs)
         beat.loop_lag.FromMicroseconds(int(self._loop_lag() * 1_000_000))
         return beat
-
-
-def _next_answer(
-    answers: "queue.SimpleQueue[messages.WorkerSessionResponse | grpc.RpcError | None]",
-) -> messages.WorkerSessionResponse:
-    try:
-        answer = answers.get(timeout=_ANSWER_SECONDS)
-    except queue.Empty:
-        raise SessionEnded(f"no answer within {_ANSWER_SECONDS:g} s") from None
-    if isinstance(answer, grpc.RpcError):
-        raise answer
-    if answer is None:
-        raise SessionEnded("the orchestrator ended the stream")
-    return answer

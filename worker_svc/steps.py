@@ -4,7 +4,7 @@ Each action is recorded before it is done, and answered from the record when it 
 """
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,21 +13,20 @@ from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
+from svc_kit.status import RemoteError
 from worker_svc.attempts import Attempt
-from worker_svc.gateway import Gateway, Refusal
+from worker_svc.gateway import Gateway, is_verdict, was_executed
 from worker_svc.orchestrator import Orchestrator
 
 # A permit may run out between the orchestrator and the gateway when this process was stopped in between.
 _PERMITS = 3
-# The call was executed, or at least started; what the gateway says of it is the tool's outcome.
-_EXECUTED = frozenset({"STARTED", "COMPLETED"})
 
 
 class Journal:
     """Implements AgentContext for one attempt.
 
     The end of a step is told together with the beginning of the next, or with the end of the task: one
-    commit for each step instead of two.
+    commit for each step instead of two. Calls side by side are possible; each brings its own end.
     """
 
     def __init__(self, attempt: Attempt, orchestrator: Orchestrator, gateway: Gateway) -> None:
@@ -35,7 +34,8 @@ class Journal:
         self._orchestrator = orchestrator
         self._gateway = gateway
         self._calls: Counter[str] = Counter()
-        self._unfinished: messages.FinishStep | None = None
+        # Ends of steps, in order, that the orchestrator has not been told yet.
+        self._untold: deque[messages.FinishStep] = deque()
 
     @property
     def task_id(self) -> str:
@@ -63,63 +63,84 @@ class Journal:
                 return _recorded(answer.recorded.step)
             try:
                 outcome = await self._gateway.execute(answer.start.permit, answer.start.input_json)
-            except Refusal as refusal:
-                if refusal.remote.reason == "PERMIT_EXPIRED" and permits_left:
+            except RemoteError as problem:
+                if problem.reason == "PERMIT_EXPIRED" and permits_left:
                     continue
-                raise self._refused(step_key, answer.start.call_id, refusal) from refusal
+                raise self._refused(step_key, answer.start.call_id, problem) from problem
             return self._finished(step_key, outcome)
         raise AssertionError("the last permit either answers or raises")
 
-    def take_unfinished(self) -> messages.FinishStep | None:
-        """The end of the last step, not yet told; it goes along with the end of the attempt."""
-        unfinished, self._unfinished = self._unfinished, None
-        return unfinished
+    async def tell(self) -> messages.FinishStep | None:
+        """Tell the ends of all steps but the last one, which is returned.
+
+        It goes along with the attempt's end.
+        """
+        while len(self._untold) > 1:
+            await self._record(None)
+        return self._untold[0] if self._untold else None
 
     async def _begin(self, begin: messages.BeginStep) -> messages.RecordStepResponse:
-        request = messages.RecordStepRequest(
-            attempt_token=self._attempt.token, finish=self._unfinished, begin=begin
-        )
-        answer = await self._orchestrator.record_step(request)
-        self._unfinished = None
-        return answer
+        try:
+            return await self._record(begin)
+        except RemoteError as problem:
+            reason = problem.reason or problem.code.name
+            if reason == "TOOL_NOT_BOUND":
+                raise ToolRefused(problem.message, reason=reason, call_id="") from problem
+            raise AgentError(problem.message, error_class=reason, retryable=False) from problem
+
+    async def _record(self, begin: messages.BeginStep | None) -> messages.RecordStepResponse:
+        """Tell the oldest untold end, begin a step, or both."""
+        finish = self._untold.popleft() if self._untold else None
+        request = messages.RecordStepRequest(attempt_token=self._attempt.token, finish=finish, begin=begin)
+        try:
+            return await self._orchestrator.record_step(request)
+        except BaseException:
+            # Not known to be told; telling it twice changes nothing.
+            if finish is not None:
+                self._untold.appendleft(finish)
+            raise
 
     def _finished(self, step_key: str, outcome: gateway_service_pb2.ExecuteToolResponse) -> Any:
         if outcome.is_error:
             self._failed(step_key, outcome.error_class, outcome.error_message, outcome.receipt)
             raise ToolError(outcome.error_message, error_class=outcome.error_class)
-        self._unfinished = messages.FinishStep(
-            step_key=step_key,
-            status=task_pb2.STEP_STATUS_COMPLETED,
-            output_json=outcome.result_json,
-            receipt=outcome.receipt,
+        self._untold.append(
+            messages.FinishStep(
+                step_key=step_key,
+                status=task_pb2.STEP_STATUS_COMPLETED,
+                output_json=outcome.result_json,
+                receipt=outcome.receipt,
+            )
         )
         return json.loads(outcome.result_json)
 
     def _failed(self, step_key: str, error_class: str, message: str, receipt: permit_pb2.Signed) -> None:
-        self._unfinished = messages.FinishStep(
-            step_key=step_key,
-            status=task_pb2.STEP_STATUS_FAILED,
-            error=task_pb2.TaskError(error_class=error_class, message=message, step_key=step_key),
-            receipt=receipt,
+        self._untold.append(
+            messages.FinishStep(
+                step_key=step_key,
+                status=task_pb2.STEP_STATUS_FAILED,
+                error=task_pb2.TaskError(error_class=error_class, message=message, step_key=step_key),
+                receipt=receipt,
+            )
         )
 
-    def _refused(self, step_key: str, call_id: str, refusal: Refusal) -> AgentError:
-        remote = refusal.remote
-        reason = remote.reason or remote.code.name
-        if refusal.state == "NOT_STARTED" and remote.retry_after is None:
-            self._unfinished = messages.FinishStep(
-                step_key=step_key,
-                status=task_pb2.STEP_STATUS_REFUSED,
-                error=task_pb2.TaskError(error_class=reason, message=remote.message, step_key=step_key),
+    def _refused(self, step_key: str, call_id: str, problem: RemoteError) -> AgentError:
+        reason = problem.reason or problem.code.name
+        if is_verdict(problem):
+            error = task_pb2.TaskError(error_class=reason, message=problem.message, step_key=step_key)
+            self._untold.append(
+                messages.FinishStep(step_key=step_key, status=task_pb2.STEP_STATUS_REFUSED, error=error)
             )
-            return ToolRefused(remote.message, reason=reason, call_id=call_id)
-        if refusal.state in _EXECUTED:
-            receipt = remote.detail(permit_pb2.Signed)
+            return ToolRefused(problem.message, reason=reason, call_id=call_id)
+        if was_executed(problem):
+            receipt = problem.detail(permit_pb2.Signed)
             if receipt is not None:
-                self._failed(step_key, reason, remote.message, receipt)
-            return ToolError(remote.message, error_class=reason)
-        # Nothing is known to have been decided: another attempt asks again under the same call id.
-        return AgentError(remote.message, error_class=reason, retryable=True)
+                self._failed(step_key, reason, problem.message, receipt)
+            return ToolError(problem.message, error_class=reason)
+        # Nothing is known to have been decided: another attempt asks again under the same call id. Whether an
+        # unknown outcome may be tried again is for the gateway to say, by the tool's side effect.
+        retryable = reason != "OUTCOME_UNKNOWN"
+        return AgentError(problem.message, error_class=reason, retryable=retryable)
 
 
 def _recorded(step: task_pb2.Step) -> Any:

@@ -12,6 +12,7 @@ import structlog
 
 from gateway_svc.errors import (
     NOT_STARTED,
+    as_verdict,
     broken,
     is_verdict,
     outcome_error,
@@ -166,5 +167,6 @@ class ExecuteTool:
             yield
         except DomainError as error:
             if is_verdict(error):
+                as_verdict(error)
                 await self._steps.flights.finish(self._steps.refusal.record(pending, error))
             raise

@@ -1,0 +1,173 @@
+"""One attempt against peers that are away, refuse, or overtake it."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interlock.agent import AgentContext, ToolRefused
+from interlock.common.v1 import errors_pb2
+from interlock.orchestrator.v1 import task_pb2
+from svc_kit.errors import FailedPrecondition, PermissionDenied
+from tests.worker.scripted import AWAY, DENIED, NOT_ACCEPTED, STALE, Worker, scripted_worker, task
+
+_SECONDS = 20.0
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    with tempfile.TemporaryDirectory(prefix="il-") as folder:
+        async with asyncio.timeout(_SECONDS), scripted_worker(Path(folder)) as made:
+            yield made
+
+
+async def one_call(context: AgentContext, _: dict[str, Any]) -> Any:
+    return await context.call_tool("tool", {"n": 1})
+
+
+async def test_a_step_is_begun_executed_and_its_end_goes_along_with_the_result(worker: Worker) -> None:
+    await worker.run(one_call)
+    (done,) = worker.script.completed
+    assert (done.result_json, done.finish.step_key, done.finish.output_json) == (
+        '{"n":1}',
+        "tool-1",
+        '{"n": 1}',
+    )
+    assert len(worker.script.steps) == 1
+
+
+async def test_calls_side_by_side_each_have_their_end_told(worker: Worker) -> None:
+    async def three(context: AgentContext, _: dict[str, Any]) -> Any:
+        return await asyncio.gather(*(context.call_tool("tool", {"n": n}) for n in range(3)))
+
+    await worker.run(three)
+    assert worker.script.finished() == ["tool-1", "tool-2", "tool-3"]
+    assert worker.script.completed[0].result_json == '[{"n":0},{"n":1},{"n":2}]'
+
+
+async def test_peers_that_are_away_for_a_while_cost_the_task_nothing(worker: Worker) -> None:
+    for method in ("GetAgent", "RecordStep", "ExecuteTool", "CompleteTask"):
+        worker.script.will_fail(method, *[AWAY] * 3)
+    await worker.run(one_call)
+    assert len(worker.script.completed) == 1
+    assert worker.script.failed == []
+
+
+async def test_a_refused_call_ends_the_task_with_the_refusal_as_its_step(worker: Worker) -> None:
+    worker.script.will_fail("ExecuteTool", DENIED)
+    await worker.run(one_call)
+    (failed,) = worker.script.failed
+    assert failed.finish.status == task_pb2.STEP_STATUS_REFUSED
+    assert (failed.error.error_class, failed.error.step_key, failed.error.retryable) == (
+        "POLICY_DENIED",
+        "tool-1",
+        False,
+    )
+
+
+async def test_an_agent_may_catch_a_refusal_and_go_on(worker: Worker) -> None:
+    async def careful(context: AgentContext, _: dict[str, Any]) -> Any:
+        try:
+            await context.call_tool("forbidden", {})
+        except ToolRefused as refused:
+            return {"refused": refused.error_class, "then": await context.call_tool("tool", {"n": 1})}
+
+    worker.script.will_fail("ExecuteTool", DENIED)
+    await worker.run(careful)
+    assert worker.script.completed[0].result_json == '{"refused":"POLICY_DENIED","then":{"n":1}}'
+    assert worker.script.finished() == ["forbidden-1", "tool-1"]
+
+
+async def test_a_tool_that_is_not_bound_is_refused_as_agents_are_told(worker: Worker) -> None:
+    not_bound = PermissionDenied(errors_pb2.ERROR_REASON_TOOL_NOT_BOUND, "not listed")
+    worker.script.will_fail("RecordStep", not_bound)
+    await worker.run(one_call)
+    assert worker.script.failed[0].error.error_class == "TOOL_NOT_BOUND"
+    assert worker.script.executed == []
+
+
+async def test_an_expired_permit_is_asked_for_again(worker: Worker) -> None:
+    expired = FailedPrecondition(errors_pb2.ERROR_REASON_PERMIT_EXPIRED, "expired")
+    worker.script.will_fail("ExecuteTool", expired, expired)
+    await worker.run(one_call)
+    assert len(worker.script.steps) == 3
+    assert len(worker.script.completed) == 1
+
+
+@pytest.mark.parametrize("method", ["RecordStep", "CompleteTask"])
+async def test_a_stale_attempt_writes_nothing_more(worker: Worker, method: str) -> None:
+    worker.script.will_fail(method, STALE)
+    await worker.run(one_call)
+    assert (worker.script.completed, worker.script.failed, worker.script.released) == ([], [], 0)
+
+
+async def test_an_end_whose_step_is_not_accepted_is_told_without_it(worker: Worker) -> None:
+    worker.script.will_fail("ExecuteTool", DENIED)
+    worker.script.will_fail("FailTask", NOT_ACCEPTED)
+    await worker.run(one_call)
+    (failed,) = worker.script.failed
+    assert not failed.HasField("finish")
+    assert failed.error.error_class == "POLICY_DENIED"
+
+
+async def test_a_result_that_is_not_accepted_fails_the_task(worker: Worker) -> None:
+    worker.script.will_fail("CompleteTask", NOT_ACCEPTED)
+    await worker.run(one_call)
+    (failed,) = worker.script.failed
+    assert (failed.error.error_class, failed.error.retryable) == ("RESULT_REFUSED", False)
+
+
+async def test_whatever_an_agent_raises_becomes_text_that_can_be_stored(worker: Worker) -> None:
+    async def raises(_context: AgentContext, _: dict[str, Any]) -> Any:
+        raise type("E" * 300, (Exception,), {})("nul \0, escape \x1b, lone \ud800")
+
+    await worker.run(raises)
+    (failed,) = worker.script.failed
+    assert failed.error.error_class == "E" * 128
+    assert failed.error.message == "nul \\x00, escape \\x1b, lone \\ud800"
+
+
+async def test_an_agents_own_time_out_is_not_the_attempts(worker: Worker) -> None:
+    async def raises(_context: AgentContext, _: dict[str, Any]) -> Any:
+        raise TimeoutError("a page did not load")
+
+    async def sleeps(_context: AgentContext, _: dict[str, Any]) -> Any:
+        await asyncio.Event().wait()
+
+    await worker.run(raises)
+    short = task()
+    short.start_to_close_timeout.FromMilliseconds(20)
+    await worker.run(sleeps, short)
+    assert [each.error.error_class for each in worker.script.failed] == [
+        "TimeoutError",
+        "START_TO_CLOSE_TIMEOUT",
+    ]
+
+
+async def test_a_draining_worker_gives_back_what_it_runs_and_what_a_late_claim_brings(
+    worker: Worker,
+) -> None:
+    started = asyncio.Event()
+
+    async def waits(_context: AgentContext, _: dict[str, Any]) -> Any:
+        started.set()
+        await asyncio.Event().wait()
+
+    claims = worker.claims(waits)
+    worker.script.claimable.append(task("running"))
+    await claims.claim_all("default")
+    await started.wait()
+    worker.script.claims_answered.clear()
+    worker.script.claim_asked.clear()
+    late = asyncio.create_task(claims.claim_all("default"))
+    await worker.script.claim_asked.wait()
+    draining = asyncio.create_task(claims.drain(0.05))
+    await asyncio.sleep(0)
+    worker.script.claimable.append(task("late"))
+    worker.script.claims_answered.set()
+    await asyncio.gather(draining, late)
+    assert worker.script.released == 2
+    assert worker.script.failed == []
