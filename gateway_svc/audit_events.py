@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from google.protobuf.json_format import MessageToDict, ParseDict
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_store import CallStore
 from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
@@ -101,15 +102,11 @@ class AuditTrail:
             events.append(event)
         return events
 
-    async def delivered(self, events: Sequence[entry_pb2.Event]) -> None:
-        """The log has them: what was kept for it alone can go."""
-        kept = [
-            uuid.UUID(event.event_id)
-            for event in events
-            if event.type != entry_pb2.ENTRY_TYPE_TOOL_RESULT and event.payloads
-        ]
-        if kept:
-            await self._calls.forget_payloads(kept)
+    async def forget(self, connection: AsyncConnection, rows: Sequence[OutboxRow]) -> None:
+        """The log has them: what was kept for it alone goes, with the rows or not at all."""
+        event_ids = [row.event_id for row in rows if row.kind != TOOL_RESULT]
+        if event_ids:
+            await self._calls.forget_payloads(connection, event_ids)
 
 
 def _event(

@@ -138,10 +138,9 @@ class CallStore:
         async with self._database.autocommit() as connection:
             return {row.event_id: row for row in (await connection.execute(query)).all()}
 
-    async def forget_payloads(self, event_ids: Sequence[uuid.UUID]) -> None:
+    async def forget_payloads(self, connection: AsyncConnection, event_ids: Sequence[uuid.UUID]) -> None:
         """The audit log has them."""
-        async with self._database.autocommit() as connection:
-            await connection.execute(sa.delete(audit_payload).where(audit_payload.c.event_id.in_(event_ids)))
+        await connection.execute(sa.delete(audit_payload).where(audit_payload.c.event_id.in_(event_ids)))
 
     async def _change(
         self,

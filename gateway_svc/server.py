@@ -36,7 +36,6 @@ from gateway_svc.policies import Policies
 from gateway_svc.policy_book import TOPIC, PolicyBook
 from gateway_svc.policy_store import PolicyStore
 from gateway_svc.schemas import SchemaCache
-from interlock.audit.v1 import entry_pb2
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
@@ -88,12 +87,9 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gatew
     feed = RegistryFeed(peers.registry)
     book = PolicyBook(policy_store)
     trail, sink = AuditTrail(call_store), AuditSink(peers.audit)
-
-    async def deliver(events: Sequence[entry_pb2.Event]) -> None:
-        await sink.deliver(events)
-        await trail.delivered(events)
-
-    relay = Relay(database, build=trail.build, deliver=deliver, name="gateway outbox")
+    relay = Relay(
+        database, build=trail.build, deliver=sink.deliver, forget=trail.forget, name="gateway outbox"
+    )
     ownership = Ownership(
         database,
         call_store,

@@ -148,7 +148,8 @@ class Relay(Generic[Entry]):
     ever, since skipping a row would lose it. A slice that fails for another reason than Unavailable is
     halved, so that what precedes a bad row still arrives and the log names the row.
 
-    A receiver sees a row again when an acknowledgement or a deletion was lost.
+    A receiver sees a row again when an acknowledgement or a deletion was lost. What was kept for the rows alone
+    is deleted by `forget`, in the transaction that deletes them: a repeat is built of the same content.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Relay(Generic[Entry]):
         *,
         build: Callable[[Sequence[OutboxRow]], Awaitable[Sequence[Entry]]],
         deliver: Callable[[Sequence[Entry]], Awaitable[None]],
+        forget: Callable[[AsyncConnection, Sequence[OutboxRow]], Awaitable[None]] | None = None,
         name: str = "outbox",
         slice_rows: int = 256,
         poll_seconds: float = 1.0,
@@ -167,6 +169,7 @@ class Relay(Generic[Entry]):
         self._database = database
         self._build = build
         self._deliver = deliver
+        self._forget = forget
         self._name = name
         self._slice_rows = slice_rows
         self._poll_seconds = poll_seconds
@@ -234,10 +237,19 @@ class Relay(Generic[Entry]):
         if not rows:
             return 0
         await self._deliver_rows(rows)
-        async with self._database.autocommit() as connection:
-            await connection.execute(_DELETE, {"acknowledged": self._acknowledged, "last": rows[-1].seq})
+        await self._delete(rows)
         self._acknowledged = rows[-1].seq
         return len(rows)
+
+    async def _delete(self, rows: Sequence[OutboxRow]) -> None:
+        through = {"acknowledged": self._acknowledged, "last": rows[-1].seq}
+        if self._forget is None:
+            async with self._database.autocommit() as connection:
+                await connection.execute(_DELETE, through)
+            return
+        async with self._database.transaction() as connection:
+            await connection.execute(_DELETE, through)
+            await self._forget(connection, rows)
 
     async def _deliver_rows(self, rows: Sequence[OutboxRow]) -> None:
         started = time.perf_counter()

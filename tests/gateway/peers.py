@@ -120,12 +120,14 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
         self.hangs = False
         self.takes_silently = False  # records, and does not say so
         self.refuses_batches = False
+        self.repeats = 0  # how often a known event came again
+        self.reused = False  # whether one came with other content
 
     async def Append(
         self, request: audit_service_pb2.AppendRequest, context: Any
     ) -> audit_service_pb2.AppendResponse:
         await self._misbehave(context)
-        answer = self._append(request.event)
+        answer = await self._append(request.event, context)
         if self.takes_silently:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost on the way back")
         return answer
@@ -138,7 +140,7 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
             if self.refuses_batches:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
             yield audit_service_pb2.AppendStreamResponse(
-                appended=[self._append(event) for event in batch.events]
+                appended=[await self._append(event, context) for event in batch.events]
             )
 
     async def _misbehave(self, context: Any) -> None:
@@ -147,12 +149,15 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
         if self.refuses:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
 
-    def _append(self, event: entry_pb2.Event) -> audit_service_pb2.AppendResponse:
+    async def _append(self, event: entry_pb2.Event, context: Any) -> audit_service_pb2.AppendResponse:
         known = [each.event_id for each in self.events]
         if event.event_id in known:
-            return audit_service_pb2.AppendResponse(
-                index=known.index(event.event_id), tree_size=len(known), already_existed=True
-            )
+            index = known.index(event.event_id)
+            self.repeats += 1
+            if event != self.events[index]:
+                self.reused = True
+                await context.abort(grpc.StatusCode.ALREADY_EXISTS, "EVENT_ID_REUSED")
+            return audit_service_pb2.AppendResponse(index=index, tree_size=len(known), already_existed=True)
         self.events.append(event)
         return audit_service_pb2.AppendResponse(index=len(known), tree_size=len(known) + 1)
 

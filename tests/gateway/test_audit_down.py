@@ -1,8 +1,11 @@
 """Step 9: what the audit log does not hold does not happen."""
 
 import pytest
+import sqlalchemy as sa
 
-from tests.gateway.world import World, kinds, once, until
+from interlock_suite.databases import ServiceDatabase
+from svc_kit.database import Database
+from tests.gateway.world import World, kinds, once, payload, until
 
 
 @pytest.fixture
@@ -72,3 +75,34 @@ async def test_the_log_away_altogether_refuses_and_its_return_lets_calls_through
     allowing.audit.refuses = False
     await once("", lambda: allowing.reason(permit), instead_of="AUDIT_UNAVAILABLE")
     assert allowing.runs == 1
+
+
+async def test_what_was_delivered_but_not_deleted_is_delivered_again_with_the_same_content(
+    world: World, gateway_database: ServiceDatabase
+) -> None:
+    owner = Database(gateway_database.owner_url, pool_size=1)
+
+    async def as_owner(*statements: str) -> None:
+        async with owner.transaction() as connection:
+            for statement in statements:
+                await connection.execute(sa.text(statement))
+
+    await as_owner(
+        "CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$",
+        "CREATE TRIGGER stay BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION stay()",
+    )
+    try:
+        permit = world.permit({"a": 1})
+        assert await world.reason(permit, {"a": 1}) == "POLICY_DENIED"
+        (entry,) = await world.told(permit, 1)
+        await until(lambda: world.audit.repeats > 0)
+        assert payload(entry) == {"a": 1}
+    finally:
+        await as_owner("DROP TRIGGER stay ON outbox", "DROP FUNCTION stay")
+        await owner.close()
+
+    async def told_and_forgotten() -> bool:
+        return not await world.sql("SELECT event_id FROM outbox UNION ALL SELECT event_id FROM audit_payload")
+
+    await until(told_and_forgotten)
+    assert not world.audit.reused
