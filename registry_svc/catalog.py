@@ -42,6 +42,9 @@ class CatalogStore(Protocol):
     async def lock(
         self, connection: AsyncConnection, kind: Kind, tenant: str, name: str
     ) -> Resource | None: ...
+    async def stored_version(
+        self, connection: AsyncConnection, kind: Kind, tenant: str, name: str, number: str
+    ) -> Version | None: ...
     async def advance(self, connection: AsyncConnection, message: Message) -> Head: ...
     async def insert(self, connection: AsyncConnection, new: Resource) -> bool: ...
     async def update(self, connection: AsyncConnection, changed: Resource) -> None: ...
@@ -142,7 +145,10 @@ class Catalog:
             held = await self._store.lock(transaction, draft.kind, draft.tenant, draft.name)
             if held is None:
                 raise errors.not_found(draft.kind, draft.name)
-            stored = await self._store.find_version(draft.kind, draft.tenant, draft.name, draft.version)
+            # On this very connection: whoever holds one and waits for a second starves the pool.
+            stored = await self._store.stored_version(
+                transaction, draft.kind, draft.tenant, draft.name, draft.version
+            )
             if stored is not None:
                 if stored.digest != digest:
                     raise errors.version_exists(draft.kind, draft.name, draft.version)

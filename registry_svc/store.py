@@ -35,10 +35,8 @@ class Store:
 
     async def find_version(self, kind: Kind, tenant: str, name: str, number: str) -> Version | None:
         """One version."""
-        query = sa.select(version).where(_is(version, kind, tenant, name), version.c.version == number)
         async with self._database.autocommit() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return _version(row) if row is not None else None
+            return await self.stored_version(connection, kind, tenant, name, number)
 
     async def find_versions(
         self, keys: Sequence[tuple[Kind, str, str, str]]
@@ -131,6 +129,14 @@ class Store:
         head = await advance(connection, events=1, outbox=1)
         await write_outbox(connection, head, [message])
         return head
+
+    async def stored_version(
+        self, connection: AsyncConnection, kind: Kind, tenant: str, name: str, number: str
+    ) -> Version | None:
+        """One version, read on the caller's connection."""
+        query = sa.select(version).where(_is(version, kind, tenant, name), version.c.version == number)
+        row = (await connection.execute(query)).one_or_none()
+        return _version(row) if row is not None else None
 
     async def insert(self, connection: AsyncConnection, new: Resource) -> bool:
         """Store a new resource; False when the name is taken."""

@@ -75,6 +75,18 @@ async def _refusal(call: Any) -> RemoteError:
     return from_rpc_error(caught.value)
 
 
+async def test_twenty_publishes_at_once_all_succeed_and_none_waits_for_a_second_connection(
+    editor: Stubs,
+) -> None:
+    names = [f"echoer-{number}" for number in range(20)]
+    await asyncio.gather(
+        *(editor.agents.CreateAgent(messages.CreateAgentRequest(name=name)) for name in names)
+    )
+    async with asyncio.timeout(4.0):  # the pool gives up after five seconds
+        published = await asyncio.gather(*(_publish_agent(editor, name) for name in names))
+    assert [each.agent for each in published] == names
+
+
 async def test_a_published_agent_locks_its_tools_to_a_version_and_digest(editor: Stubs) -> None:
     tool = (await editor.tools.GetToolVersion(tool_messages.GetToolVersionRequest(tool="echo"))).tool_version
     published = await _publish_agent(editor)
