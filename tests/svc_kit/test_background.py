@@ -1,0 +1,78 @@
+"""Loops beside a block: none of them dies in silence."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from svc_kit import background as module
+from svc_kit.background import background
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(module, "LAST_PAUSE_SECONDS", 0.01)
+
+
+class Faulty:
+    """A loop that goes wrong twice and then runs for ever."""
+
+    def __init__(self, fault: BaseException | None) -> None:
+        self.began = 0
+        self.cancelled = False
+        self.well = asyncio.Event()
+        self._fault = fault
+
+    async def run(self) -> None:
+        self.began += 1
+        if self.began <= 2:
+            if self._fault is not None:
+                raise self._fault
+            return
+        self.well.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+@pytest.mark.parametrize(
+    ("fault", "event"),
+    [
+        (RuntimeError("broken"), "background_loop_failed"),
+        (None, "background_loop_ended"),
+        (asyncio.CancelledError(), "background_loop_cancelled_from_below"),
+    ],
+)
+async def test_a_loop_that_goes_wrong_is_told_as_an_error_and_begun_again(
+    fault: BaseException | None, event: str
+) -> None:
+    loop = Faulty(fault)
+    with capture_logs() as lines:
+        async with asyncio.timeout(5), background(loop.run, name="tests"):
+            await loop.well.wait()
+    told = [line for line in lines if line["event"] == event]
+    assert [(line["log_level"], line["of"], line["loop"]) for line in told] == [
+        ("error", "tests", "Faulty.run")
+    ] * 2
+    assert loop.cancelled
+
+
+async def test_one_loop_that_goes_wrong_leaves_the_others_alone() -> None:
+    faulty, steady = Faulty(RuntimeError("broken")), Faulty(None)
+    steady.began = 2
+    async with asyncio.timeout(5), background(faulty.run, steady.run, name="tests"):
+        await faulty.well.wait()
+    assert steady.began == 3
+
+
+async def test_the_end_of_the_block_ends_the_loops_and_says_nothing() -> None:
+    loop = Faulty(None)
+    loop.began = 2
+    with capture_logs() as lines:
+        async with background(loop.run, name="tests"):
+            await loop.well.wait()
+    assert loop.cancelled
+    assert lines == []
