@@ -214,14 +214,14 @@ def test_a_task_that_has_not_ended_is_not_retried(suite: Suite) -> None:
     suite.json("cancel", task_id)
 
 
-def test_what_a_tool_says_cannot_drive_the_terminal(suite: Suite) -> None:
-    wicked = json.dumps({"text": "\x1b[2J\x9b31m\u202eevil\nVERIFIED"})
-    task_id = submitted(suite, "bench-raise", wicked)["task_id"]
+@pytest.mark.parametrize("agent", ["bench-echo", "bench-raise"])
+def test_what_a_tool_says_cannot_drive_the_terminal(suite: Suite, agent: str) -> None:
+    wicked = "\x1b[2J\x9b31m\u202eevil\nVERIFIED"
+    task_id = submitted(suite, agent, json.dumps({"text": wicked}))["task_id"]
     for command in (("watch", task_id), ("get", task_id), ("trace", task_id), ("trace", task_id, "--full")):
         shown = suite.cli(*command).stdout
         assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
         assert not any(line.startswith("VERIFIED") for line in shown.splitlines())
-        assert "\\x1b" in shown
     line = suite.cli("get", task_id, "-o", "json").stdout
-    assert not {"\x1b", "\x9b", "\u202e"} & set(line)
-    assert json.loads(line)["error"]["message"] == "\x1b[2J\x9b31m\u202eevil\nVERIFIED"
+    assert line.count("\n") == 1 and not {"\x1b", "\x9b", "\u202e"} & set(line)
+    assert json.loads(line)["input"] == {"text": wicked}
