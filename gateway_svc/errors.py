@@ -34,14 +34,22 @@ def with_state(error: DomainError, state: str) -> DomainError:
     return error
 
 
+def is_refusal(error: DomainError) -> bool:
+    """Whether a check refused the call, as against something that is away, full or broken for now."""
+    return isinstance(error, (PermissionDenied, FailedPrecondition, InvalidArgument))
+
+
 def is_verdict(error: DomainError) -> bool:
-    """Whether a check refused the call, as against something that is away or full for now."""
-    return not isinstance(error, (Unavailable, ResourceExhausted, DeadlineExceeded, Internal))
+    """Whether asking for the same call again, with whatever permit, would be refused again."""
+    not_of_the_call = error.reason_name in ("PERMIT_EXPIRED", "SIGNATURE_INVALID")
+    unstarted = error.metadata.get("execution_state") == NOT_STARTED
+    return is_refusal(error) and unstarted and not not_of_the_call
 
 
-def as_verdict(error: DomainError) -> DomainError:
-    """The same error, saying to programs that asking again would be refused again."""
-    error.metadata = {**error.metadata, "verdict": "true"}
+def with_verdict(error: DomainError) -> DomainError:
+    """The same error, saying so when it is a verdict on the call."""
+    if is_verdict(error):
+        error.metadata = {**error.metadata, "verdict": "true"}
     return error
 
 
@@ -182,6 +190,15 @@ def sandbox_unavailable(message: str, *, level: str, minimum: str) -> DomainErro
         message,
         metadata={"level": level, "minimum": minimum},
         help="`interlock doctor` names what this host lacks and how to get it.",
+    )
+
+
+def sandbox_failed() -> DomainError:
+    """The host makes no sandbox at this moment; nothing was executed."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_SANDBOX_UNAVAILABLE,
+        "this host makes no sandbox now",
+        retry_after=_RETRY_SECONDS,
     )
 
 

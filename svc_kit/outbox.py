@@ -148,8 +148,8 @@ class Relay(Generic[Entry]):
     ever, since skipping a row would lose it. A slice that fails for another reason than Unavailable is
     halved, so that what precedes a bad row still arrives and the log names the row.
 
-    A receiver sees a row again when an acknowledgement or a deletion was lost. What was kept for the rows alone
-    is deleted by `forget`, in the transaction that deletes them: a repeat is built of the same content.
+    A receiver sees a row again when an acknowledgement or a deletion was lost. What was kept for the rows
+    alone is deleted by `forget`, in the transaction that deletes them: a repeat is built of the same content.
     """
 
     def __init__(

@@ -12,11 +12,11 @@ import structlog
 
 from gateway_svc.errors import (
     NOT_STARTED,
-    as_verdict,
     broken,
-    is_verdict,
+    is_refusal,
     outcome_error,
     with_state,
+    with_verdict,
 )
 from gateway_svc.measures import Measures
 from gateway_svc.pipeline.admission import Admission
@@ -87,7 +87,7 @@ class ExecuteTool:
             with self._steps.admission.door():
                 answer = await self._admitted(signed, arguments_json, caller, seconds or _DEFAULT_SECONDS)
         except DomainError as error:
-            with_state(error, NOT_STARTED)
+            with_verdict(with_state(error, NOT_STARTED))
             self._measures.count(error.reason_name)
             raise
         except Exception:
@@ -166,7 +166,6 @@ class ExecuteTool:
         try:
             yield
         except DomainError as error:
-            if is_verdict(error):
-                as_verdict(error)
+            if is_refusal(error):
                 await self._steps.flights.finish(self._steps.refusal.record(pending, error))
             raise

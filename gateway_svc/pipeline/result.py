@@ -11,7 +11,8 @@ from svc_kit.errors import InvalidArgument
 from svc_kit.strict_json import canonical, parse
 
 MAX_ERROR_CHARACTERS = 4096
-_MAX_CLASS_CHARACTERS = 200
+# As many as a step's error may have.
+_MAX_CLASS_CHARACTERS = 128
 # The receipt is over all of it, so all of it has to fit a status.
 _MAX_MESSAGE_CHARACTERS = 1000
 
@@ -78,7 +79,7 @@ def lost(*, now: datetime, isolation: str = "") -> Outcome:
 
 def _tool_error(ended: SandboxOutcome, base: Outcome) -> Outcome:
     """An error of the tool's own: the call as such went well."""
-    error_class = _storable(ended.error.type if ended.error else ended.kind, _MAX_CLASS_CHARACTERS)
+    error_class = _printable(ended.error.type if ended.error else "", _MAX_CLASS_CHARACTERS)
     return Outcome(
         status=CallStatus.FAILED,
         end_time=base.end_time,
@@ -86,7 +87,7 @@ def _tool_error(ended: SandboxOutcome, base: Outcome) -> Outcome:
         reason="TOOL_ERROR",
         message="The tool itself failed.",
         is_error=True,
-        error_class=error_class,
+        error_class=error_class or ended.kind,
         error_message=_storable(ended.error.message if ended.error else "", MAX_ERROR_CHARACTERS),
     )
 
@@ -105,3 +106,8 @@ def _failed(base: Outcome, reason: str, message: str, *, limit: str = "") -> Out
 def _storable(text: str, characters: int) -> str:
     """Text from a tool: bounded, and without what databases and protobuf refuse."""
     return text[:characters].encode(errors="replace").decode().replace("\0", "\ufffd")
+
+
+def _printable(text: str, characters: int) -> str:
+    """A name from a tool: bounded, on one line, and without what terminals would obey."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text[:characters])

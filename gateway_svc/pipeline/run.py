@@ -4,7 +4,7 @@ import time
 
 import structlog
 
-from gateway_svc.errors import no_time_left, sandbox_unavailable
+from gateway_svc.errors import no_time_left, sandbox_failed, sandbox_unavailable
 from gateway_svc.pipeline.pending import Begun, Pending
 from gateway_svc.verdicts import Check
 from interlock_sandbox import (
@@ -93,9 +93,7 @@ class ToolRunner:
             )
         except (SandboxUnavailable, SandboxClosed) as error:
             log.warning("sandbox_failed", call_id=str(pending.asked.call_id), error=str(error))
-            raise sandbox_unavailable(
-                "this host makes no sandbox now", level=self.level, minimum=self.minimum.name
-            ) from error
+            raise sandbox_failed() from error
         if not outcome.started:
             raise no_time_left()
         return outcome

@@ -25,6 +25,7 @@ async def test_a_call_that_the_log_does_not_acknowledge_is_not_executed_and_can_
     assert (error.code.name, error.reason) == ("UNAVAILABLE", "AUDIT_UNAVAILABLE")
     assert error.metadata["execution_state"] == "NOT_STARTED"
     assert error.retry_after is not None
+    assert "verdict" not in error.metadata, "it was not decided on"
     assert allowing.runs == 0
 
     async def withdrawn() -> bool:

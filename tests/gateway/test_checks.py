@@ -34,6 +34,7 @@ async def assert_refused(
     """Refused with this reason; nothing ran; row, verdicts and entry tell of it."""
     assert (error.code.name, error.reason) == (code, reason)
     assert error.metadata["execution_state"] == "NOT_STARTED"
+    assert error.metadata["verdict"] == "true"
     assert world.runs == 0
     (entry,) = await world.told(permit, 1)
     assert kinds([entry]) == [("TOOL_CALL", "REFUSED", reason)]
@@ -293,6 +294,20 @@ async def test_a_host_that_cannot_isolate_well_enough_refuses_instead_of_running
             world, permit, error, code="FAILED_PRECONDITION", reason="SANDBOX_UNAVAILABLE"
         )
         assert verdicts(call)["reach"] == "failed"
+
+
+async def test_a_host_that_makes_no_sandbox_for_the_moment_decides_nothing_about_the_call(
+    world: World,
+) -> None:
+    await world.allow()
+    await world.sandbox.close()
+    permit = world.permit()
+    error = await world.refusal(permit)
+    assert (error.code.name, error.reason) == ("UNAVAILABLE", "SANDBOX_UNAVAILABLE")
+    assert error.metadata["execution_state"] == "NOT_STARTED"
+    assert error.retry_after is not None
+    assert "verdict" not in error.metadata
+    assert [row.status for row in await world.rows(permit)] == ["REFUSED"]
 
 
 # Feeds

@@ -14,6 +14,7 @@ from svc_kit.strict_json import digest
 from tests.gateway.test_calls import receipt_of
 from tests.gateway.world import World, gateway, kinds, payload
 
+NAMED = "def run():\n    raise type({name!r}, (Exception,), {{}})('no')\n"
 TIMEOUT = {"timeout": {"seconds": 1}}
 
 
@@ -219,3 +220,16 @@ async def test_a_tool_leaves_nothing_for_the_next_call(closed_world: World) -> N
         for _ in range(3):
             answer = await world.execute(world.permit(tool="leaves"))
             assert json.loads(answer.result_json) == [None, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("E" * 190, "E" * 128), ("E\n\x1b[2J\u202e", "E\ufffd\ufffd[2J\ufffd"), ("", "TOOL_ERROR")],
+)
+async def test_the_class_of_an_error_is_a_name_that_a_step_can_have(
+    closed_world: World, name: str, told: str
+) -> None:
+    answer, outcome, entry = await ended(closed_world, NAMED.format(name=name))
+    assert answer.error_class == told
+    assert outcome == ("TOOL_RESULT", "FAILED", "TOOL_ERROR")
+    assert payload(entry)["class"] == told

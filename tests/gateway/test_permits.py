@@ -73,6 +73,8 @@ async def test_a_genuine_permit_that_does_not_fit_is_refused_and_recorded(
     permit = allowing.permit(**changes)
     error = await allowing.refusal(permit, **options)
     assert error.reason == reason
+    # A call whose permit ran out is asked for again with a new one.
+    assert (error.metadata.get("verdict") == "true") == (reason != "PERMIT_EXPIRED")
     await assert_nothing_happened(allowing, permit, error)
     assert kinds(await allowing.told(permit, 1)) == [("TOOL_CALL", "REFUSED", reason)]
     call = await allowing.get(permit)
