@@ -174,6 +174,13 @@ class RegistryFeed:
                     stream.cancel()
             except (grpc.aio.AioRpcError, TimeoutError) as exc:
                 _LOG.debug("registry feed broke: %s", exc)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                _LOG.debug("registry feed broke: its call was cancelled from below")
+            except Exception:  # noqa: BLE001 (a message or a callback that fails must not end the feed)
+                _LOG.exception("registry feed failed; begins again")
             await asyncio.sleep(retry)
             retry = min(retry * 2, _LAST_RETRY_SECONDS)
 
