@@ -1,28 +1,22 @@
 """The gateway's receipts: the proof that a step's outcome is what the tool call really left behind."""
 
-import asyncio
-import time
+from collections.abc import Iterable
 from typing import Protocol
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 
 from interlock.common.v1 import permit_pb2
+from interlock.common.v1.permit_pb2 import PublicKey
 from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc, tool_call_pb2
-from orchestrator_svc.errors import peer_unavailable, receipt_mismatch
+from orchestrator_svc.errors import receipt_mismatch
 from orchestrator_svc.journal import call_id
 from orchestrator_svc.records import AttemptRef, StepStatus
+from svc_kit.peer_keys import PeerKeys
 from svc_kit.signing import RECEIPT_PURPOSE, KeyRing
 from svc_kit.strict_json import digest
 
-log = structlog.get_logger(__name__)
-
 _FETCH_SECONDS = 2.0
-# Forged key ids must not turn into a storm of questions.
-_BETWEEN_FETCHES_SECONDS = 1.0
-# A key that was withdrawn is trusted no longer than this.
-_REFRESH_SECONDS = 300.0
 
 
 class Keys(Protocol):
@@ -31,41 +25,17 @@ class Keys(Protocol):
     async def ring_for(self, key_id: str) -> KeyRing: ...
 
 
-class GatewayKeys:
-    """Keeps the keys that sign receipts, and asks again when one is met that is not known."""
+class GatewayKeys(PeerKeys):
+    """The keys behind the gateway's GetPublicKeys, which sign receipts."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = gateway_service_pb2_grpc.GatewayServiceStub(channel)
-        self._ring = KeyRing()
-        self._known: frozenset[str] = frozenset()
-        self._fetched = float("-inf")
-        self._one_at_a_time = asyncio.Lock()
+        stub = gateway_service_pb2_grpc.GatewayServiceStub(channel)
 
-    async def ring_for(self, key_id: str) -> KeyRing:
-        """The keys as they should hold `key_id`; raises PEER_UNAVAILABLE when they cannot be asked for."""
-        if self._is_due(key_id):
-            async with self._one_at_a_time:
-                if self._is_due(key_id):
-                    await self._fetch(needed=key_id not in self._known)
-        return self._ring
+        async def fetch() -> Iterable[PublicKey]:
+            request = gateway_service_pb2.GetPublicKeysRequest()
+            return (await stub.GetPublicKeys(request, timeout=_FETCH_SECONDS)).keys
 
-    def _is_due(self, key_id: str) -> bool:
-        age = time.monotonic() - self._fetched
-        return age > (_REFRESH_SECONDS if key_id in self._known else _BETWEEN_FETCHES_SECONDS)
-
-    async def _fetch(self, *, needed: bool) -> None:
-        try:
-            answer = await self._stub.GetPublicKeys(
-                gateway_service_pb2.GetPublicKeysRequest(), timeout=_FETCH_SECONDS
-            )
-            self._ring.replace(answer.keys)
-        except (grpc.aio.AioRpcError, ValueError) as error:
-            log.warning("gateway_keys_unavailable", error=repr(error)[:300])
-            if needed:
-                raise peer_unavailable("gateway") from error
-            return
-        self._known = frozenset(key.key_id for key in answer.keys)
-        self._fetched = time.monotonic()
+        super().__init__(fetch, peer="gateway")
 
 
 class Receipts:
