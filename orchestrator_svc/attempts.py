@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from orchestrator_svc.errors import registry_unavailable, stale_attempt
 from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
 from orchestrator_svc.records import AgentPin, EventType, LockedTask, Step, StepInput
 from orchestrator_svc.rights import HeldAttempt
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.errors import DomainError, PermissionDenied
 from svc_kit.group_commit import GroupCommit, Observer
 
@@ -147,6 +148,7 @@ class Attempts:
             raise registry_unavailable()
         return result
 
+    @undisturbed
     async def check_live(self, held: HeldAttempt) -> LockedTask:
         """The task, if the attempt is its live one."""
         async with self._store.transaction() as connection:
@@ -179,51 +181,42 @@ class Attempts:
         return results
 
     def _apply(self, batch: Batch, write: AttemptWrite) -> Written | _AgentMissing:
+        """Gather what one write changes; what it cannot do it raises, and then nothing of it is accepted."""
         found = batch.tasks.get(write.held.ref.task_id)
-        if found is not None and write.end is not None and _repeats(found, write):
+        if found is not None and _repeats(found, write):
             return Written(task=found)
         changes = TaskChanges(_live(found, write.held))
-        task_id = changes.task.task_id
         if write.finish is not None:
-            known = batch.step(task_id, write.finish.step_key)
+            known = batch.step(changes.task.task_id, write.finish.step_key)
             finished = journal.finish(changes.task, known, write.finish)
             if finished is not None:
                 changes.put_step(finished, EventType.STEP_FINISHED)
-        begun: Step | None = None
-        tool: BoundTool | None = None
-        recorded: Step | None = None
+        written = Written(task=changes.task)
         if write.begin is not None:
-            key = write.begin.step_key
-            outcome = journal.begin(
-                changes.task, changes.steps.get(key) or batch.step(task_id, key), write.begin
-            )
-            if isinstance(outcome, journal.Recorded):
-                recorded = outcome.step
-            else:
-                begun = outcome.step
-                try:
-                    tool = self._bindings.bound_tool(changes.task.tenant, changes.task.agent, begun.name)
-                except AgentUnknownError:
-                    return _AgentMissing(tenant=changes.task.tenant, pin=changes.task.agent)
-                except PermissionDenied as error:
-                    refused = TaskChanges(batch.tasks[task_id])
-                    refused.refuse_step(
-                        write.begin,
-                        call_id=begun.call_id,
-                        reason=error.reason_name,
-                        actor=write.held.subject,
-                    )
-                    batch.accept(refused)
-                    raise
-                if outcome.changed:
-                    changes.put_step(begun, EventType.STEP_STARTED)
+            try:
+                written = self._begin(batch, changes, write.begin)
+            except AgentUnknownError:
+                return _AgentMissing(tenant=changes.task.tenant, pin=changes.task.agent)
+            except PermissionDenied as error:
+                batch.accept(_refusal(batch.tasks[changes.task.task_id], write, error))
+                raise
         if write.end is not None:
             result = write.end.result_json if isinstance(write.end, Completion) else None
-            changes.end_attempt(
-                self._ending(changes.task, write.end), actor=write.held.subject, result_json=result
-            )
+            ending = self._ending(changes.task, write.end)
+            changes.end_attempt(ending, actor=write.held.subject, result_json=result)
         batch.accept(changes)
-        return Written(task=changes.task, begun=begun, tool=tool, recorded=recorded)
+        return replace(written, task=changes.task)
+
+    def _begin(self, batch: Batch, changes: TaskChanges, asked: StepInput) -> Written:
+        task = changes.task
+        known = changes.steps.get(asked.step_key) or batch.step(task.task_id, asked.step_key)
+        outcome = journal.begin(task, known, asked)
+        if isinstance(outcome, journal.Recorded):
+            return Written(task=task, recorded=outcome.step)
+        tool = self._bindings.bound_tool(task.tenant, task.agent, asked.name)
+        if outcome.changed:
+            changes.put_step(outcome.step, EventType.STEP_STARTED)
+        return Written(task=task, begun=outcome.step, tool=tool)
 
     def _ending(self, task: LockedTask, end: End) -> Ending:
         if isinstance(end, Completion):
@@ -265,6 +258,19 @@ def _repeats(task: LockedTask, write: AttemptWrite) -> bool:
         and task.status.attempt == write.held.ref.attempt
         and task.last_outcome in _REPEATED[type(write.end)]
     )
+
+
+def _refusal(task: LockedTask, write: AttemptWrite, error: PermissionDenied) -> TaskChanges:
+    """What stays of a write whose step the agent may not begin: a line in the audit log."""
+    refused = TaskChanges(task)
+    if write.begin is not None:
+        refused.refuse_step(
+            write.begin,
+            call_id=journal.call_id(task.task_id, write.begin.step_key),
+            reason=error.reason_name,
+            actor=write.held.subject,
+        )
+    return refused
 
 
 def _step_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:

@@ -1,9 +1,11 @@
 """Between the contract's messages and the orchestrator's records. Pure."""
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
-from typing import cast
+from typing import TypeVar, cast
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
@@ -11,6 +13,15 @@ from orchestrator_svc import records
 from orchestrator_svc.lifecycle import TaskError, TaskState, WaitReason
 from orchestrator_svc.watch import Update, UpToDate
 from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
+
+M = TypeVar("M", bound=Message)
+
+# A Struct takes three levels of messages for each of JSON, and parsers stop at a hundred.
+_MAX_STRUCT_DEPTH = 28
+# Beyond so many attempts their errors are shown shortened, so that the task fits one reply.
+_MAX_FULL_ATTEMPTS = 100
+_SHORT_MESSAGE = 512
+_MAX_PAGE_BYTES = 3 * 2**20
 
 _STATES = {state: task_pb2.TaskState.Value(f"TASK_STATE_{state}") for state in TaskState}
 _REASONS = {reason: task_pb2.WaitReason.Value(f"WAIT_REASON_{reason}") for reason in WaitReason}
@@ -57,12 +68,27 @@ def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
     message = task_to_proto(details.task)
     message.input_json = details.input_json
     value = cast(dict[str, JsonValue], json.loads(details.input_json))
-    if fits_struct(value):
+    if fits_struct(value) and _depth(value) <= _MAX_STRUCT_DEPTH:
         message.input.CopyFrom(json_to_struct(value))
     if details.result_json is not None:
         message.result_json = details.result_json
     message.attempts.extend(_attempt(each) for each in details.attempts)
+    if len(message.attempts) > _MAX_FULL_ATTEMPTS:
+        for attempt in message.attempts:
+            attempt.error.message = attempt.error.message[:_SHORT_MESSAGE]
     return message
+
+
+def fitting(listed: Iterable[M]) -> list[M]:
+    """As many of them, from the first, as fit one reply; at least one where there are any."""
+    page: list[M] = []
+    room = _MAX_PAGE_BYTES
+    for message in listed:
+        room -= message.ByteSize()
+        if page and room < 0:
+            break
+        page.append(message)
+    return page
 
 
 def step_to_proto(step: records.Step, *, payloads: bool) -> task_pb2.Step:
@@ -108,6 +134,12 @@ def update_to_proto(update: Update) -> orchestrator_service_pb2.WatchTaskRespons
     if isinstance(update, records.StoredEvent):
         return orchestrator_service_pb2.WatchTaskResponse(event=event_to_proto(update))
     return orchestrator_service_pb2.WatchTaskResponse(snapshot=task_to_proto(update))
+
+
+def _depth(value: JsonValue) -> int:
+    """How deep a value is nested; it was parsed under a bound."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, children), default=0)
 
 
 def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:

@@ -66,15 +66,17 @@ class Nudger:
 
     async def run(self) -> None:
         """For ever; ends by cancellation."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="nudges") as thread:
-            try:
-                while True:
-                    await self._asked.wait()
-                    self._asked.clear()
-                    wanted, self._wanted = self._wanted, {}
-                    await self._send(thread, wanted)
-            finally:
-                self._broker.close()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nudges")
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                wanted, self._wanted = self._wanted, {}
+                await self._send(thread, wanted)
+        finally:
+            # A Redis that hangs must not hold up the end: the thread gives up by its own time-out.
+            thread.shutdown(wait=False, cancel_futures=True)
+            self._broker.close()
 
     async def _send(self, thread: ThreadPoolExecutor, wanted: Mapping[str, int]) -> None:
         loop = asyncio.get_running_loop()

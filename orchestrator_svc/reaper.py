@@ -14,6 +14,7 @@ from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.records import LockedTask
 from orchestrator_svc.sessions import REAPER
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.errors import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -84,6 +85,7 @@ class Reaper:
                 log.exception("reaper_failed")
             await asyncio.sleep(self._interval)
 
+    @undisturbed
     async def end_overdue(self) -> int:
         """End a slice of the attempts that run longer than they may; how many there were."""
         async with self._store.transaction() as connection:

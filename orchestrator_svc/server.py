@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from orchestrator_svc.rights import Rights
 from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.submissions import Submissions
 from orchestrator_svc.tasks import Tasks
+from orchestrator_svc.undisturbed import settled
 from orchestrator_svc.upkeep import Upkeep
 from orchestrator_svc.watch import Hub, Watches
 from svc_kit.advisory import Leader
@@ -40,6 +42,15 @@ from svc_kit.server import Service, run, token_verifier
 from svc_kit.signing import SigningKey
 from svc_kit.wakeup import Wakeups
 
+_NEEDED = (
+    "database_url",
+    "redis_url",
+    "token_file",
+    "keys_dir",
+    "registry_address",
+    "gateway_address",
+    "audit_address",
+)
 _FEED_SECONDS = 1.0
 _SAFE_METHODS = ("/interlock.gateway.v1.GatewayService/GetPublicKeys",)
 
@@ -63,6 +74,7 @@ class Peers:
 
 def build(settings: OrchestratorSettings) -> Orchestrator:
     """Wire everything; nothing runs before the lifespan is entered."""
+    _check(settings)
     database = Database(settings.database_url, application_name="interlock orchestrator")
     wakeups = Wakeups(database)
     peers = _peers(settings)
@@ -129,12 +141,14 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
             for each in (peers.registry, peers.gateway, peers.audit):
                 stack.push_async_callback(each.close)
             stack.push_async_callback(database.close)
+            stack.push_async_callback(settled)
             # The first connection asks the server a few questions; undisturbed, before anything is cancelled.
             with contextlib.suppress(Unavailable):
                 await database.ping()
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
-            # Usually there in milliseconds; without it new tasks are refused, and nothing else.
+            # Usually there in milliseconds; without it new tasks are refused, and nothing else. Before the
+            # reaper begins to count: workers cannot be heard until the doors are open.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(feed.wait_ready(), _FEED_SECONDS)
             background = (nudger.run(), relay.run(), gate.run(), hub.run(), leader.run())
@@ -171,10 +185,14 @@ async def serve() -> None:
     )
 
 
+def _check(settings: OrchestratorSettings) -> None:
+    missing = [name for name in _NEEDED if not getattr(settings, name)]
+    if missing:
+        raise ValueError(f"these settings of the orchestrator are missing: {', '.join(missing)}")
+
+
 def _peers(settings: OrchestratorSettings) -> Peers:
-    if settings.token_file is None:
-        raise ValueError("the setting `token_file` must name the file of the orchestrator's own token")
-    token = TokenFile(settings.token_file)
+    token = TokenFile(settings.token_file or Path())
 
     def to(address: str) -> grpc.aio.Channel:
         return channel(
@@ -192,11 +210,10 @@ def _peers(settings: OrchestratorSettings) -> Peers:
 
 
 def _rights(settings: OrchestratorSettings) -> Rights:
-    if settings.keys_dir is None:
-        raise ValueError("the setting `keys_dir` must name the folder of the signing keys")
+    folder = settings.keys_dir or Path()
     return Rights(
-        attempt_key=SigningKey.load_or_create(settings.keys_dir, "attempt"),
-        permit_key=SigningKey.load_or_create(settings.keys_dir, "permit"),
+        attempt_key=SigningKey.load_or_create(folder, "attempt"),
+        permit_key=SigningKey.load_or_create(folder, "permit"),
         clock=SystemClock(),
         token_seconds=settings.attempt_token_seconds,
     )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
-from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
 from orchestrator_svc import checks, convert, filtering, metrics
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.records import Place
@@ -36,7 +36,6 @@ ROLES = {
 }
 # A page of steps with payloads must fit one message.
 _PAGE_WITH_PAYLOADS = 50
-_MAX_PAYLOAD_BYTES = 3 * 2**20
 
 
 class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
@@ -67,12 +66,11 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
         after = Place(create_time=token[0], task_id=token[1]) if token is not None else None
         found = await self._tasks.page(tenant, conditions, after=after, limit=size + 1)
-        page = found[:size]
+        page = convert.fitting(map(convert.task_to_proto, found[:size]))
+        last = found[len(page) - 1] if len(found) > len(page) else None
         return messages.ListTasksResponse(
-            tasks=map(convert.task_to_proto, page),
-            next_page_token=encode_page_token([page[-1].create_time, page[-1].task_id], question)
-            if len(found) > size
-            else "",
+            tasks=page,
+            next_page_token=encode_page_token([last.create_time, last.task_id], question) if last else "",
         )
 
     async def CancelTask(
@@ -110,14 +108,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         question = Question(method="ListTaskSteps", tenant=tenant, filter=f"{task_id} {payloads}")
         (after,) = decode_page_token(request.page_token, question, (int,)) or (0,)
         found = await self._tasks.steps(tenant, task_id, after=after, limit=size + 1)
-        page: list[task_pb2.Step] = []
-        room = _MAX_PAYLOAD_BYTES
-        for step in found[:size]:
-            message = convert.step_to_proto(step, payloads=payloads)
-            room -= message.ByteSize()
-            if page and room < 0:
-                break
-            page.append(message)
+        page = convert.fitting(convert.step_to_proto(step, payloads=payloads) for step in found[:size])
         more = len(found) > len(page)
         return messages.ListTaskStepsResponse(
             steps=page,

@@ -14,6 +14,7 @@ from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import session_not_found
 from orchestrator_svc.lifecycle import TaskState
 from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
+from orchestrator_svc.undisturbed import undisturbed
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Sessions:
         self._announcer = announcer
         self.lease = lease
 
+    @undisturbed
     async def open(self, session: Session) -> None:
         """Open the session, or take it up again; older processes of the slot are over by that.
 
@@ -78,6 +80,7 @@ class Sessions:
         """Every live attempt of the session."""
         return await self._store.attempts(session_id)
 
+    @undisturbed
     async def end_expired(self, limit: int) -> int:
         """End sessions whose lease ran out, up to `limit`; how many there were."""
         async with self._store.transaction() as connection:

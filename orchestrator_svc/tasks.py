@@ -12,6 +12,7 @@ from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError
 from orchestrator_svc.records import LockedTask, Place, Step, StepStatus, Task, TaskDetails
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.filters import Condition
 
 
@@ -84,6 +85,7 @@ class Tasks:
             raise step_not_found(task_id, step_key, "has no stored outcome")
         return found
 
+    @undisturbed
     async def cancel(self, tenant: str, task_id: uuid.UUID, *, actor: str) -> Task:
         """The task after the request; raises TASK_NOT_FOUND, or TASK_STATE when it has ended otherwise."""
         async with self._locks.transaction() as connection:

@@ -13,6 +13,7 @@ from orchestrator_svc.lifecycle import TaskState
 from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
 from orchestrator_svc.store.write import write_changes
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 
 _SLOT = sa.text(
@@ -81,12 +82,14 @@ class SessionStore:
         }
         await connection.execute(_OPEN, parameters)
 
+    @undisturbed
     async def renew(self, session_id: uuid.UUID, subject: str, lease: float) -> bool:
         """Renew the lease; False when the session has ended or is another worker's."""
         parameters = {"session_id": session_id, "subject": subject, "lease": lease}
         async with self._database.autocommit() as connection:
             return (await connection.execute(_RENEW, parameters)).one_or_none() is not None
 
+    @undisturbed
     async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]:
         """Every live attempt of the session."""
         async with self._database.autocommit() as connection:

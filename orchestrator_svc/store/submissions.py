@@ -11,6 +11,7 @@ from orchestrator_svc.changes import AuditKind, AuditNote
 from orchestrator_svc.records import POOL, NewTask, RequestKey, Task
 from orchestrator_svc.store.rows import TASK_COLUMNS, retry_json, submitters_json, to_task
 from orchestrator_svc.store.write import note_body
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 from svc_kit.group_commit import in_row_order
 from svc_kit.ids import uuid7
@@ -109,6 +110,7 @@ class SubmissionStore:
         replies = [(r.ordinal, r.tenant, (to_task(r), r.digest or "")) for r in found]
         return in_row_order([row.tenant for row in rows], replies)
 
+    @undisturbed
     async def find_request(self, tenant: str, key: RequestKey) -> tuple[uuid.UUID, str] | None:
         """The task that a request id brought, and the digest of its body."""
         query = sa.text(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from orchestrator_svc import tables
 from orchestrator_svc.records import Place, Step, Task, TaskDetails
 from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_step, to_task
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 from svc_kit.filters import Condition, Operator
 
@@ -40,12 +41,14 @@ class TaskStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @undisturbed
     async def find(self, tenant: str, task_id: uuid.UUID) -> Task | None:
         """One task."""
         async with self._database.autocommit() as connection:
             row = (await connection.execute(_FIND, {"tenant": tenant, "task_id": task_id})).one_or_none()
         return to_task(row) if row is not None else None
 
+    @undisturbed
     async def details(self, tenant: str, task_id: uuid.UUID) -> TaskDetails | None:
         """One task with input, result and attempts."""
         keys = {"tenant": tenant, "task_id": task_id}
@@ -61,6 +64,7 @@ class TaskStore:
             attempts=tuple(to_attempt(each) for each in attempts),
         )
 
+    @undisturbed
     async def page(
         self,
         tenant: str,
@@ -74,6 +78,7 @@ class TaskStore:
             found = await connection.execute(page_query(tenant, conditions, after=after, limit=limit))
             return [to_task(row) for row in found.all()]
 
+    @undisturbed
     async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]:
         """Steps of one task in the order in which they began, after an ordinal."""
         step = tables.task_step.c
@@ -86,6 +91,7 @@ class TaskStore:
         async with self._database.autocommit() as connection:
             return [to_step(row) for row in (await connection.execute(query)).all()]
 
+    @undisturbed
     async def step(self, tenant: str, task_id: uuid.UUID, step_key: str) -> Step | None:
         """One step with its input and output."""
         keys = {"tenant": tenant, "task_id": task_id, "step_key": step_key}

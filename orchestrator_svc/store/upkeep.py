@@ -11,6 +11,7 @@ from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.records import LockedTask
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_locked
 from orchestrator_svc.store.write import write_changes
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 
 _OVERDUE = sa.text(
@@ -67,12 +68,14 @@ class UpkeepStore:
         """Write what became of the tasks; the last statement of the transaction."""
         await write_changes(connection, accepted)
 
+    @undisturbed
     async def runnable(self, limit: int) -> dict[str, tuple[int, float | None]]:
         """By pool: how many tasks could run now, up to `limit`, and seconds until the next one may."""
         async with self._database.autocommit() as connection:
             rows = (await connection.execute(_RUNNABLE, {"limit": limit})).all()
         return {row.pool: (row.n, row.next_seconds) for row in rows}
 
+    @undisturbed
     async def forget(self, *, hours: int, limit: int) -> int:
         """Delete up to `limit` rows of each kind that repeats are known by, once they are old; how many."""
         deleted = 0

@@ -115,6 +115,22 @@ async def test_the_database_itself_refuses_to_change_a_task_that_is_over(world: 
             await connection.execute("UPDATE task SET state = 'SUBMITTED'")
 
 
+async def test_the_service_itself_can_neither_change_nor_delete_what_has_happened(world: World) -> None:
+    import psycopg
+
+    await world.submit()
+    for statement in (
+        "UPDATE task_event SET state = 'FAILED'",
+        "DELETE FROM task_event",
+        "DELETE FROM task",
+        "TRUNCATE task_event",
+        "DROP TABLE task",
+    ):
+        async with await psycopg.AsyncConnection.connect(world.database.service_url) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute(statement)
+
+
 async def test_a_waiting_task_is_canceled_at_once_and_canceling_it_again_answers_it_as_it_is(
     world: World,
 ) -> None:

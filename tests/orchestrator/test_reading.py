@@ -150,3 +150,24 @@ async def test_integers_that_a_struct_would_round_come_back_as_text_alone(world:
     exact = await world.submit(input_json='{"id": 9007199254740993}')
     stored = await world.get(exact.task_id)
     assert stored.input_json == '{"id":9007199254740993}' and not stored.HasField("input")
+
+
+async def test_an_input_too_deep_for_a_struct_comes_back_as_text_alone(world: World) -> None:
+    for depth, fits in ((27, True), (28, False), (64, False)):
+        text = '{"a":' * depth + "1" + "}" * depth
+        nested = await world.submit(input_json=text)
+        stored = await world.get(nested.task_id)
+        assert stored.input_json == text and stored.HasField("input") == fits
+
+
+async def test_a_page_never_outgrows_a_message(world: World) -> None:
+    labels = {f"label-{n}": "v" * 255 for n in range(32)}
+    stub = world.people()
+    await asyncio.gather(*(stub.SubmitTask(request(labels=labels)) for _ in range(600)))
+    first = await world.people().ListTasks(messages.ListTasksRequest(page_size=1000))
+    assert 1 < len(first.tasks) < 600 and first.ByteSize() < 4 * 2**20
+    rest = await world.people().ListTasks(
+        messages.ListTasksRequest(page_size=1000, page_token=first.next_page_token)
+    )
+    seen = [task.task_id for task in (*first.tasks, *rest.tasks)]
+    assert len(seen) == len(set(seen)) and seen == sorted(seen, reverse=True)

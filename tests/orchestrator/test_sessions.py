@@ -68,6 +68,20 @@ async def test_a_newer_process_in_the_same_slot_ends_the_attempts_of_the_older_o
             assert claimed is not None and (claimed.task_id, claimed.attempt) == (task.task_id, 2)
 
 
+async def test_the_stream_of_a_replaced_process_ends_with_its_next_heartbeat(world: World) -> None:
+    worker = world.worker()
+    stream = worker.stub.WorkerSession()
+    opened = worker_service_pb2.OpenSession(
+        session_id=str(uuid.uuid4()), slot="host/worker-0", incarnation=1, pools=["default"], capacity=1
+    )
+    await stream.write(worker_service_pb2.WorkerSessionRequest(open=opened))
+    await stream.read()
+    async with worker.session(incarnation=2):
+        await stream.write(worker_service_pb2.WorkerSessionRequest(heartbeat=worker_service_pb2.Heartbeat()))
+        error = await refused_stream(stream)
+    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+
 async def test_an_older_process_cannot_take_the_slot_back(world: World) -> None:
     worker = world.worker()
     async with worker.session(incarnation=2):
