@@ -9,11 +9,13 @@ from svc_kit.errors import (
     Aborted,
     AlreadyExists,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     OutOfRange,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
+    Violation,
 )
 from svc_kit.identity import Role
 
@@ -54,6 +56,18 @@ def agent_version_not_found(agent: str, version: str) -> NotFound:
     )
 
 
+def input_schema_unusable(agent: str, version: str, said: str) -> InvalidArgument:
+    """No input can be checked for this agent version."""
+    message = f"the input schema of agent {agent!r} {version} cannot be used: {said}"
+    return InvalidArgument(
+        ErrorReason.ERROR_REASON_SCHEMA_INVALID,
+        message,
+        metadata={"agent": agent, "agent_version": version},
+        violations=[Violation("agent", message)],
+        help="publish a version of the agent whose input schema compiles",
+    )
+
+
 def agent_not_active(agent: str) -> FailedPrecondition:
     """The agent takes no new tasks."""
     return FailedPrecondition(
@@ -83,16 +97,6 @@ def registry_unavailable() -> Unavailable:
     )
 
 
-def peer_unavailable(service: str) -> Unavailable:
-    """Another service is needed and does not answer."""
-    return Unavailable(
-        ErrorReason.ERROR_REASON_PEER_UNAVAILABLE,
-        f"the {service} cannot be reached",
-        metadata={"service": service},
-        retry_after=_RETRY_SECONDS,
-    )
-
-
 def audit_backlog(count: int, limit: int) -> Unavailable:
     """Too much waits for the audit log."""
     return Unavailable(
@@ -100,13 +104,6 @@ def audit_backlog(count: int, limit: int) -> Unavailable:
         f"{count} audit records wait for delivery, more than the {limit} allowed; no new work is taken",
         metadata={"count": str(count), "limit": str(limit)},
         retry_after=_RETRY_SECONDS,
-    )
-
-
-def draining() -> Unavailable:
-    """The service stops."""
-    return Unavailable(
-        ErrorReason.ERROR_REASON_DRAINING, "the service is shutting down", retry_after=_RETRY_SECONDS
     )
 
 
@@ -189,11 +186,6 @@ def slow_consumer(revision: int) -> ResourceExhausted:
         metadata={"after_revision": str(revision)},
         retry_after=0.0,
     )
-
-
-def overloaded(said: str) -> ResourceExhausted:
-    """Too much at once."""
-    return ResourceExhausted(ErrorReason.ERROR_REASON_OVERLOADED, said, retry_after=_RETRY_SECONDS)
 
 
 def payloads_forbidden(needed: Collection[Role]) -> PermissionDenied:

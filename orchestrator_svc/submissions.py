@@ -196,7 +196,7 @@ class Submissions:
 
     def _check_input(self, chosen: ChosenAgent, asked: Submission) -> None:
         found = self._schemas.violations(
-            chosen.pin.digest, chosen.input_schema_json, asked.input, field=asked.input_field
+            chosen.pin, chosen.input_schema_json, asked.input, field=asked.input_field
         )
         if found:
             raise invalid(found)

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema_rs
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+
+from svc_kit.json_schema import SchemaUnusable, compile_schema
 
 MAX_BYTES = 65_536
 MAX_DEPTH = 32
@@ -69,18 +70,14 @@ def _walk(node: object, path: str = "", depth: int = 0) -> Iterator[tuple[str, i
 
 def _runs(schema: dict[str, Any]) -> Iterator[str]:
     try:
-        # The linear engine refuses look-arounds and back-references: what compiles here cannot run
-        # exponentially.
-        validator = jsonschema_rs.Draft202012Validator(
-            schema, validate_formats=False, offline=True, pattern_options=jsonschema_rs.RegexOptions()
-        )
-    except (ValueError, TypeError) as error:
-        yield f"does not compile: {str(error)[:300]}"
+        compiled = compile_schema(schema)
+    except SchemaUnusable as error:
+        yield f"does not compile: {error}"
         return
-    if "default" in schema and not validator.is_valid(schema["default"]):
+    if "default" in schema and not compiled.is_valid(schema["default"]):
         yield '"default" does not fit the schema'
     examples = schema.get("examples")
     if isinstance(examples, list):
         for index, example in enumerate(examples):
-            if not validator.is_valid(example):
+            if not compiled.is_valid(example):
                 yield f"example {index} does not fit the schema"

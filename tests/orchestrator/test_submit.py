@@ -86,6 +86,14 @@ async def test_an_input_that_does_not_fit_the_schema_of_the_agent_is_refused_wit
     assert (await world.people().SubmitTask(good)).task.agent == "strict"
 
 
+async def test_an_agent_whose_input_schema_does_not_compile_takes_no_task_and_says_why(world: World) -> None:
+    world.peers.registry.publish("torn", content=spec(input_schema_json='{"type": "objekt"}'))
+    error = await refused(world.people().SubmitTask(request(agent="torn")))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "SCHEMA_INVALID")
+    assert [violation.field for violation in error.violations] == ["agent"]
+    assert error.metadata["agent"] == "torn"
+
+
 async def test_a_megabyte_of_input_is_refused_and_the_channel_goes_on(world: World) -> None:
     stub = world.people()
     error = await refused(stub.SubmitTask(request(input_json=json.dumps({"a": "x" * 2**20}))))

@@ -1,0 +1,114 @@
+"""JSON Schema 2020-12 as every service understands it: offline, in linear time, every violation by its place.
+
+The registry publishes only what compiles here, so that orchestrator and gateway can check with it.
+"""
+
+import itertools
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+
+from svc_kit.errors import Violation
+from svc_kit.strict_json import JsonValue
+
+MAX_VIOLATIONS = 100
+_MAX_MESSAGE = 300
+_MAX_COMPILED = 1024
+
+
+class SchemaUnusable(Exception):
+    """The schema does not compile under our rules; its text says why, on one line."""
+
+
+class Schema:
+    """A compiled schema."""
+
+    def __init__(self, validator: jsonschema_rs.Draft202012Validator) -> None:
+        self._validator = validator
+
+    def is_valid(self, value: JsonValue) -> bool:
+        """Whether `value` fits."""
+        return self._validator.is_valid(value)
+
+    def violations(self, value: JsonValue, *, limit: int = MAX_VIOLATIONS) -> list[Violation]:
+        """Everything wrong with `value`; `field` is a JSON pointer into it, empty for the whole of it.
+
+        Beyond `limit` a last one, without a place, says that there are more.
+        """
+        if self._validator.is_valid(value):
+            return []
+        listed = list(itertools.islice(self._each(value), limit + 1))
+        if len(listed) > limit:
+            listed[limit:] = [Violation("", f"and more: only the first {limit} are listed")]
+        return listed
+
+    def _each(self, value: JsonValue) -> Iterator[Violation]:
+        for error in self._validator.iter_errors(value):
+            path = list(error.instance_path)
+            members = _members(error.kind)
+            for member, message in members:
+                yield Violation(pointer([*path, member]), message)
+            if not members:
+                yield Violation(pointer(path), error.message[:_MAX_MESSAGE])
+
+
+class SchemaCache:
+    """Compiled schemas by the digest of what they stand in; the longest unused are forgotten first."""
+
+    def __init__(self, *, size: int = _MAX_COMPILED) -> None:
+        self._size = size
+        self._compiled: OrderedDict[str, Schema] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._compiled)
+
+    def get(self, key: str, schema_json: str) -> Schema:
+        """The schema of this text; SchemaUnusable when it does not compile.
+
+        `key` never means another text: the digest of an agent or tool version, and which of its schemas.
+        """
+        schema = self._compiled.get(key)
+        if schema is None:
+            schema = self._compiled[key] = compile_schema(schema_json)
+            if len(self._compiled) > self._size:
+                self._compiled.popitem(last=False)
+        else:
+            self._compiled.move_to_end(key)
+        return schema
+
+
+def compile_schema(schema: JsonValue) -> Schema:
+    """Compile a schema, given as its JSON text or as its value; SchemaUnusable when that cannot be done.
+
+    Nothing is fetched, and the regex engine refuses what could run exponentially (look-arounds and
+    back-references).
+    """
+    try:
+        value: Any = json.loads(schema) if isinstance(schema, str) else schema
+        return Schema(
+            jsonschema_rs.Draft202012Validator(
+                value,
+                validate_formats=False,
+                offline=True,
+                pattern_options=jsonschema_rs.RegexOptions(),
+            )
+        )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SchemaUnusable(str(error).split("\n", 1)[0][:_MAX_MESSAGE]) from None
+
+
+def _members(kind: Any) -> list[tuple[str, str]]:
+    """The members that are missing or should not be there, when the error is about such, as its places."""
+    if kind.name == "required":
+        return [(kind.property, "is required")]
+    if kind.name in ("additionalProperties", "unevaluatedProperties"):
+        return [(member, "is not a member that the schema knows") for member in kind.unexpected]
+    return []
+
+
+def pointer(path: list[str | int]) -> str:
+    """The JSON pointer (RFC 6901) of a path."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
