@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -27,16 +27,18 @@ class Work:
     """Names of the tool's arguments, each of any type."""
     input_schema: Mapping[str, object] | None = None
     """In place of the one that `arguments` makes."""
+    checked_early: bool = True
+    """Whether the agent's own input has that schema too."""
     seconds: float = 5.0
-    """The tool's time limit."""
-    memory: int = 0
+    """The tool's time limit; 0 leaves it to the gateway."""
+    cpu: float = 0
+    """Its processor time; likewise."""
     side_effect: tool_pb2.SideEffect.ValueType = PURE
     failures: int = 1
     """After so many the task has failed."""
     capabilities: tuple[str, ...] = ("testing",)
     result: str = ""
     allowed: bool = True
-    limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tool(self) -> str:
@@ -56,7 +58,10 @@ class Work:
             description=f"What {self.name} does.",
             input_schema_json=json.dumps(schema),
             python=tool_pb2.PythonTool(source=self.source),
-            limits=tool_pb2.ToolLimits(timeout=duration(self.seconds), memory_bytes=self.memory),
+            limits=tool_pb2.ToolLimits(
+                timeout=duration(self.seconds) if self.seconds else None,
+                cpu=duration(self.cpu) if self.cpu else None,
+            ),
             side_effect=self.side_effect,
         )
 
@@ -64,6 +69,7 @@ class Work:
         """The agent's content."""
         properties = self.input_schema.get("properties", {}) if self.input_schema else {}
         names = self.arguments or tuple(properties if isinstance(properties, dict) else ())
+        schema = json.dumps(self.input_schema) if self.input_schema and self.checked_early else ""
         steps = [
             agent_pb2.PlanStep(
                 key=f"s{number}", tool=self.tool, arguments={name: f"input.{name}" for name in names}
@@ -74,8 +80,7 @@ class Work:
             description=f"Calls {self.tool}.",
             capabilities=self.capabilities,
             tools=[agent_pb2.ToolBinding(tool=self.tool)],
-            # Where a test says what the tool takes, the agent takes the same.
-            input_schema_json=json.dumps(self.input_schema) if self.input_schema else "",
+            input_schema_json=schema,
             plan=agent_pb2.PlanRuntime(steps=steps, result=self.result),
             retry=agent_pb2.RetryPolicy(
                 max_failures=self.failures, initial_interval=duration(0.2), maximum_interval=duration(1)
@@ -118,12 +123,13 @@ async def publish_agent(
     return (await client.call(client.agents.PublishAgentVersion, request)).agent_version
 
 
-async def allow(client: Client, agent: str, tool: str, *, when: str = "") -> None:
+async def allow(client: Client, agent: str, tool: str, *, when: str = "", policy_id: str = "") -> None:
     """Store the policy that lets an agent call a tool."""
     condition = f" when {{ {when} }}" if when else ""
     cedar = (
         f'permit (principal == Interlock::Agent::"{agent}", action == Interlock::Action::"call_tool",'
         f' resource == Interlock::Tool::"{tool}"){condition};'
     )
-    policy = policy_service_pb2.Policy(policy_id=f"{agent}-may", cedar=cedar, description="For a test.")
+    policy_id = policy_id or f"{agent}-may"
+    policy = policy_service_pb2.Policy(policy_id=policy_id, cedar=cedar, description="For a test.")
     await client.call(client.policies.CreatePolicy, policy_service_pb2.CreatePolicyRequest(policy=policy))

@@ -49,7 +49,7 @@ async def people(suite: RunningSuite) -> AsyncIterator[Client]:
 
 async def submit(client: Client, agent: str, **task_input: Any) -> str:
     """Submit a task; its id."""
-    return (await client.submit(agent, json.dumps(task_input))).task_id
+    return (await client.submit(agent, json.dumps(task_input, ensure_ascii=False))).task_id
 
 
 async def ended(client: Client, *task_ids: str) -> list[task_pb2.Task]:

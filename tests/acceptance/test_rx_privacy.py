@@ -1,0 +1,88 @@
+"""RX.1: what agents do is logged and can be looked into, by those who may, and by nobody else."""
+
+import json
+
+import pytest
+
+from interlock.audit.v1 import audit_service_pb2
+from interlock.client import Client, InterlockError
+from interlock.orchestrator.v1 import orchestrator_service_pb2
+from tests.acceptance.works import ECHO
+from tests.e2e.observing import eventually, full_trail, run
+from tests.suite_running import Suite
+
+
+async def test_RX_1_who_acted_is_logged_under_a_name_that_tells_nothing(suite: Suite, client: Client) -> None:
+    async with suite.client("SUBMITTER", subject="ada.lovelace@example.org") as ada:
+        submitted = await ada.submit(ECHO.name, '{"value":"private words"}')
+    task = await client.wait(submitted.task_id)
+    assert task.submitter == "ada.lovelace@example.org"
+    recorded = await full_trail(client, task)
+    assert all(entry.fields["actor"] for entry in recorded)
+    leaves = json.dumps([entry.fields for entry in recorded])
+    for told in ("lovelace", "example.org", "private words"):
+        assert told not in leaves
+    (prompt,) = [entry for entry in recorded if entry.fields["type"] == "PROMPT"]
+    with suite.database("audit") as connection:
+        subjects = connection.execute(
+            "SELECT subject FROM actor WHERE pseudonym = %s", (prompt.fields["actor"],)
+        ).fetchall()
+    assert subjects == [("ada.lovelace@example.org",)]
+
+
+async def test_RX_1_contents_are_shown_to_those_with_the_right_alone_and_each_look_is_logged(
+    suite: Suite, client: Client
+) -> None:
+    task = await run(client, ECHO.name, value="private words")
+    await full_trail(client, task)
+    request = audit_service_pb2.GetAuditTrailRequest(task_id=task.task_id)
+    async with suite.client("VIEWER") as viewer:
+        before = looks(suite)
+        bare = await viewer.call(viewer.audit.GetAuditTrail, request)
+        assert not any(part.body or part.salt for entry in bare.entries for part in entry.payloads)
+        assert looks(suite) == before
+        request.include_payloads = True
+        with pytest.raises(InterlockError) as refused:
+            await viewer.call(viewer.audit.GetAuditTrail, request)
+        assert (refused.value.code.name, refused.value.reason) == ("PERMISSION_DENIED", "ROLE_REQUIRED")
+        steps = orchestrator_service_pb2.ListTaskStepsRequest(task_id=task.task_id, include_payloads=True)
+        with pytest.raises(InterlockError) as refused:
+            await viewer.call(viewer.tasks.ListTaskSteps, steps)
+        assert refused.value.reason == "ROLE_REQUIRED"
+    async with suite.client("AUDITOR") as auditor:
+        full = await auditor.call(auditor.audit.GetAuditTrail, request)
+    assert b"private words" in b"".join(part.body for entry in full.entries for part in entry.payloads)
+    assert looks(suite) == before + 1
+
+
+def looks(suite: Suite) -> int:
+    """How often the log says that contents were read."""
+    with suite.database("audit") as connection:
+        ((count,),) = connection.execute("SELECT count(*) FROM entry WHERE type = 'PAYLOAD_READ'").fetchall()
+    return int(count)
+
+
+async def test_RX_1_a_tenant_sees_nothing_of_another(suite: Suite, client: Client) -> None:
+    task = await run(client, ECHO.name, value=1)
+    await full_trail(client, task)
+    async with suite.client("SUPER_ADMIN", "AUDITOR", tenant="elsewhere") as stranger:
+        with pytest.raises(InterlockError) as refused:
+            await stranger.get(task.task_id)
+        assert refused.value.reason == "TASK_NOT_FOUND"
+        with pytest.raises(InterlockError) as refused:
+            await stranger.submit(ECHO.name, '{"value":1}')
+        assert refused.value.reason == "AGENT_NOT_FOUND"
+        listed = await stranger.call(stranger.tasks.ListTasks, orchestrator_service_pb2.ListTasksRequest())
+        assert not listed.tasks
+        request = audit_service_pb2.GetAuditTrailRequest(task_id=task.task_id)
+        assert not (await stranger.call(stranger.audit.GetAuditTrail, request)).entries
+    checkpoints = {await log_of(suite, tenant) for tenant in ("default", "elsewhere")}
+    assert len(checkpoints) == 2
+
+
+async def log_of(suite: Suite, tenant: str) -> str:
+    """The origin of a tenant's log."""
+    async with suite.client("AUDITOR", tenant=tenant) as auditor:
+        request = audit_service_pb2.GetCheckpointRequest()
+        answer = await eventually(lambda: auditor.call(auditor.audit.GetCheckpoint, request))
+    return str(answer.checkpoint.origin)
