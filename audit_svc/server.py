@@ -1,12 +1,9 @@
 """Builds the audit service and serves it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
-from prometheus_client import Histogram
 
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
@@ -21,26 +18,14 @@ from audit_svc.store import Store
 from audit_svc.trail import AuditReader
 from interlock.audit.v1 import audit_service_pb2_grpc
 from svc_kit import metrics
+from svc_kit.background import background
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.logging import configure_logging
-from svc_kit.server import Service, run, token_verifier
-
-_COMMIT_BATCHES = Histogram(
-    metrics.GROUP_COMMIT_ROWS, "Batches of events per commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
-)
-_COMMIT_SECONDS = Histogram(metrics.GROUP_COMMIT_SECONDS, "Seconds per commit.")
+from svc_kit.server import App, Service, run, token_verifier
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditService:
-    """What `svc_kit.server` serves: the gRPC service, and what lives as long as it."""
-
-    service: Service
-    lifespan: Callable[[], AbstractAsyncContextManager[None]]
-
-
-def build(settings: AuditSettings) -> AuditService:
+def build(settings: AuditSettings) -> App:
     """Wire everything; nothing runs before the lifespan is entered."""
     if settings.keys_dir is None:
         raise ValueError("the setting `keys_dir` must name the folder of the checkpoint key")
@@ -51,7 +36,7 @@ def build(settings: AuditSettings) -> AuditService:
     signer = CheckpointSigner.load_or_create(settings.keys_dir)
     archive = FileArchive(settings.checkpoints_dir) if settings.checkpoints_dir else None
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix=settings.origin, archive=archive)
-    log = AuditLog(store, clock, origin_prefix=settings.origin, observe=_observe_commit)
+    log = AuditLog(store, clock, origin_prefix=settings.origin, observe=metrics.commit_lane("append"))
     servicer = AuditServicer(
         log=log,
         reader=AuditReader(store, proofs, checkpoints),
@@ -64,24 +49,16 @@ def build(settings: AuditSettings) -> AuditService:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        publishing = asyncio.create_task(publisher.run(), name="publish-checkpoints")
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(database.close)
+            await stack.enter_async_context(background(publisher.run, name="audit"))
+            stack.push_async_callback(log.close)
             yield
-        finally:
-            await log.close()
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
-            await database.close()
 
     def add(server: grpc.aio.Server) -> None:
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(servicer, server)
 
-    return AuditService(service=Service(name=NAME, add=add, roles=ROLES), lifespan=lifespan)
-
-
-def _observe_commit(batches: int, seconds: float) -> None:
-    _COMMIT_BATCHES.observe(batches)
-    _COMMIT_SECONDS.observe(seconds)
+    return App(services=(Service(name=NAME, add=add, roles=ROLES),), lifespan=lifespan)
 
 
 async def serve() -> None:
@@ -89,4 +66,4 @@ async def serve() -> None:
     settings = AuditSettings()
     configure_logging(service="audit", level=settings.log_level, log_format=settings.log_format)
     audit = build(settings)
-    await run([audit.service], settings, verifier=token_verifier(settings), lifespan=audit.lifespan)
+    await run(audit.services, settings, verifier=token_verifier(settings), lifespan=audit.lifespan)

@@ -42,7 +42,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
-    """Producers come in by the SERVICE role; readers see the log of their token's tenant."""
+    """Producers come in by the SERVICE role; readers see the log of the tenant they act for."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def GetCheckpoint(
         self, request: messages.GetCheckpointRequest, context: Context
     ) -> messages.GetCheckpointResponse:
-        signed = await self._checkpoints.newest(principal().tenant)
+        signed = await self._checkpoints.newest(acting_tenant())
         return messages.GetCheckpointResponse(checkpoint=from_checkpoint(signed))
 
     async def GetInclusionProof(
         self, request: messages.GetInclusionProofRequest, context: Context
     ) -> messages.GetInclusionProofResponse:
         _require(check_size(request.index, "index") + check_size(request.tree_size, "tree_size"))
-        leaf, size, proof = await self._reader.inclusion(principal().tenant, request.index, request.tree_size)
+        leaf, size, proof = await self._reader.inclusion(acting_tenant(), request.index, request.tree_size)
         return messages.GetInclusionProofResponse(
             proof=entry_pb2.InclusionProof(index=request.index, tree_size=size, hashes=proof), leaf_hash=leaf
         )
@@ -143,7 +143,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             + check_size(request.second_tree_size, "second_tree_size")
         )
         size, proof = await self._reader.consistency(
-            principal().tenant, request.first_tree_size, request.second_tree_size
+            acting_tenant(), request.first_tree_size, request.second_tree_size
         )
         return messages.GetConsistencyProofResponse(
             first_tree_size=request.first_tree_size, second_tree_size=size, hashes=proof
@@ -153,7 +153,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: messages.GetPublicKeysRequest, context: Context
     ) -> messages.GetPublicKeysResponse:
         return messages.GetPublicKeysResponse(
-            keys=[self._signer.public()], verifier_key=str(self._checkpoints.key(principal().tenant))
+            keys=[self._signer.public()], verifier_key=str(self._checkpoints.key(acting_tenant()))
         )
 
     async def _record_read(
@@ -181,4 +181,4 @@ def _reading_tenant(*, with_payloads: bool) -> str:
     caller = principal()
     if with_payloads and not (caller.has(Role.DEVELOPER) or caller.has(Role.AUDITOR)):
         raise payloads_forbidden()
-    return caller.tenant
+    return acting_tenant()

@@ -88,6 +88,10 @@ class Nudger:
                 self._away = True
                 log.warning("nudges_unavailable", error=str(error))
             await asyncio.sleep(_AWAY_SECONDS)
+        except Exception:
+            # What was wanted is lost, which costs latency alone; the next nudge must find the loop alive.
+            log.exception("nudges_failed")
+            await asyncio.sleep(_AWAY_SECONDS)
         else:
             if self._away:
                 self._away = False

@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_service_pb2_grpc
-from orchestrator_svc import metrics, servicer, store, worker_servicer
+from orchestrator_svc import servicer, store, worker_servicer
 from orchestrator_svc.agents import Agents
 from orchestrator_svc.announcements import EVENTS, OUTBOX, Announcements
 from orchestrator_svc.attempts import Attempts
@@ -32,13 +31,15 @@ from orchestrator_svc.undisturbed import settled
 from orchestrator_svc.upkeep import Upkeep
 from orchestrator_svc.watch import Hub, Watches
 from svc_kit.advisory import Leader
+from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
+from svc_kit.metrics import commit_lane
 from svc_kit.outbox import Relay
-from svc_kit.server import Service, run, token_verifier
+from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.signing import SigningKey
 from svc_kit.wakeup import Wakeups
 
@@ -56,14 +57,6 @@ _SAFE_METHODS = ("/interlock.gateway.v1.GatewayService/GetPublicKeys",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orchestrator:
-    """What `svc_kit.server` serves: two gRPC services, and what lives as long as they."""
-
-    services: Sequence[Service]
-    lifespan: Callable[[], AbstractAsyncContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
     """Channels to the other services' internal doors."""
 
@@ -72,7 +65,7 @@ class Peers:
     audit: grpc.aio.Channel
 
 
-def build(settings: OrchestratorSettings) -> Orchestrator:
+def build(settings: OrchestratorSettings) -> App:
     """Wire everything; nothing runs before the lifespan is entered."""
     _check(settings)
     database = Database(settings.database_url, application_name="interlock orchestrator")
@@ -100,13 +93,13 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
         agents=agents,
         gate=gate,
         announcer=announcer,
-        observe=metrics.lane("submit"),
+        observe=commit_lane("submit"),
     )
     tasks = Tasks(store=task_store, locks=attempt_store, announcer=announcer)
     sessions = Sessions(store=store.SessionStore(database), announcer=announcer, lease=settings.lease_seconds)
-    claims = Claims(store=store.ClaimStore(database), announcer=announcer, observe=metrics.lane("claim"))
+    claims = Claims(store=store.ClaimStore(database), announcer=announcer, observe=commit_lane("claim"))
     attempts = Attempts(
-        store=attempt_store, bindings=agents, announcer=announcer, observe=metrics.lane("attempt")
+        store=attempt_store, bindings=agents, announcer=announcer, observe=commit_lane("attempt")
     )
     hub = Hub(event_store, wakeups.subscribe(EVENTS), buffer=settings.watch_buffer)
     watches = Watches(
@@ -117,9 +110,8 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
     upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours)
 
     async def keep_time() -> None:
-        async with asyncio.TaskGroup() as group:
-            for loop in (reaper.run(), sweep.run(), upkeep.run()):
-                group.create_task(loop)
+        async with background(reaper.run, sweep.run, upkeep.run, name="orchestrator timekeeper"):
+            await asyncio.Event().wait()
 
     leader = Leader(database, "orchestrator timekeeper", keep_time)
     people = servicer.OrchestratorServicer(
@@ -151,8 +143,8 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
             # reaper begins to count: workers cannot be heard until the doors are open.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(feed.wait_ready(), _FEED_SECONDS)
-            background = (nudger.run(), relay.run(), gate.run(), hub.run(), leader.run())
-            await stack.enter_async_context(_background(*background))
+            loops = (nudger.run, relay.run, gate.run, hub.run, leader.run)
+            await stack.enter_async_context(background(*loops, name="orchestrator"))
             for lane in (submissions, claims, attempts):
                 stack.push_async_callback(lane.close)
             yield
@@ -163,7 +155,7 @@ def build(settings: OrchestratorSettings) -> Orchestrator:
     def add_workers(server: grpc.aio.Server) -> None:
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server)
 
-    return Orchestrator(
+    return App(
         services=(
             Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
             Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
@@ -217,15 +209,3 @@ def _rights(settings: OrchestratorSettings) -> Rights:
         clock=SystemClock(),
         token_seconds=settings.attempt_token_seconds,
     )
-
-
-@asynccontextmanager
-async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these beside the block."""
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from interlock.common.addresses import parse_address
+from svc_kit.group_commit import Observer
 
 _CALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -25,9 +26,10 @@ RPC_SECONDS = Histogram(
 )
 RPC_IN_FLIGHT = Gauge("interlock_rpc_in_flight", "Calls being answered now.", ["method"])
 
-# Every service that commits in groups or relays events
-GROUP_COMMIT_ROWS = "interlock_group_commit_rows"  # histogram: rows per commit
-GROUP_COMMIT_SECONDS = "interlock_group_commit_seconds"  # histogram
+# Every service that commits in groups or relays events. A histogram with labels shows nothing before its first use.
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_COMMIT_ROWS = Histogram("interlock_group_commit_rows", "Rows in one commit.", ["lane"], buckets=_ROWS)
+_COMMIT_SECONDS = Histogram("interlock_group_commit_seconds", "Seconds of one commit.", ["lane"])
 OUTBOX_BACKLOG = "interlock_outbox_backlog"  # gauge: audit records that wait for delivery
 OUTBOX_OLDEST_SECONDS = "interlock_outbox_oldest_seconds"  # gauge: age of the oldest of them
 
@@ -46,6 +48,17 @@ TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the p
 # Audit
 AUDIT_ENTRIES = "interlock_audit_entries_total"  # counter, by type
 AUDIT_APPEND_SECONDS = "interlock_audit_append_seconds"  # histogram: from arrival to durable
+
+
+def commit_lane(name: str) -> Observer:
+    """Measures the commits of one `GroupCommit`, by the name of what it commits."""
+    rows, seconds = _COMMIT_ROWS.labels(name), _COMMIT_SECONDS.labels(name)
+
+    def observe(count: int, took: float) -> None:
+        rows.observe(count)
+        seconds.observe(took)
+
+    return observe
 
 
 @asynccontextmanager
