@@ -26,7 +26,7 @@ RPC_SECONDS = Histogram(
 )
 RPC_IN_FLIGHT = Gauge("interlock_rpc_in_flight", "Calls being answered now.", ["method"])
 
-# Every service that commits in groups or relays events. A histogram with labels shows nothing before its first use.
+# Every service that commits in groups or relays events; with labels, nothing shows before its first use.
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _COMMIT_ROWS = Histogram("interlock_group_commit_rows", "Rows in one commit.", ["lane"], buckets=_ROWS)
 _COMMIT_SECONDS = Histogram("interlock_group_commit_seconds", "Seconds of one commit.", ["lane"])
