@@ -1,7 +1,7 @@
 """Statements on tool calls. All name the tenant, but for those of the relay and of the sweep."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from svc_kit.outbox import Message, write_outbox
 
 _SWEEP_ROWS = 100
 # Kept from the first time the call was asked for.
+_DECIDED = frozenset({"verdicts", "policy_ids"})
 _KEPT = frozenset({"tenant", "call_id", "attempt"})
 
 
@@ -64,41 +65,52 @@ class CallStore:
     async def withdraw(self, call: ToolCall, *, reason: str, message: str, now: datetime, told: Told) -> None:
         """Turn a call that was begun, but of which nothing was executed, into a refused one."""
         values = {"status": CallStatus.REFUSED, "reason": reason, "message": message, "end_time": now}
+        values |= {name: value for name, value in to_row(call).items() if name in _DECIDED}
         async with self._database.transaction() as connection:
             if await self._change(connection, call, values, [CallStatus.RUNNING]):
                 await _tell(connection, told)
 
-    async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> None:
-        """Store how a call of this process ended; done twice, it changes nothing.
+    async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> bool:
+        """Store how a call of this process ended; False when it has ended already, or is not its owner's now.
 
         The outcome of a call that was given up for lost meanwhile is stored too: the truth came late.
         """
         values = {**outcome_to_row(outcome), "audit_index": audit_index}
         async with self._database.transaction() as connection:
-            if await self._change(connection, call, values, [CallStatus.RUNNING, CallStatus.UNKNOWN]):
+            stored = await self._change(connection, call, values, [CallStatus.RUNNING, CallStatus.UNKNOWN])
+            if stored:
                 await _tell(connection, told)
+        return stored
 
-    async def lost(self, connection: AsyncConnection) -> list[ToolCall]:
-        """Running calls whose gateway lives no more, locked; of any tenant, for the sweep alone."""
+    async def give_up_lost(
+        self, abandoned: Sequence[uuid.UUID], end: Callable[[ToolCall], tuple[Outcome, Message]]
+    ) -> int:
+        """End some running calls whose gateway lives no more, of any tenant, for the sweep alone; how many.
+
+        `abandoned` are audit events of calls that a living gateway cannot end in order.
+        """
         query = (
             sa.select(tool_call)
             .where(
                 tool_call.c.status == CallStatus.RUNNING,
-                ~sa.exists().where(gateway.c.incarnation == tool_call.c.owner),
+                ~sa.exists().where(gateway.c.incarnation == tool_call.c.owner)
+                | tool_call.c.audit_event.in_(abandoned),
             )
             .limit(_SWEEP_ROWS)
-            .with_for_update(skip_locked=True)
+            .with_for_update(of=tool_call, skip_locked=True)
         )
-        return [from_row(row) for row in (await connection.execute(query)).mappings()]
-
-    async def give_up(
-        self, connection: AsyncConnection, calls: Sequence[tuple[ToolCall, Outcome, Message]]
-    ) -> None:
-        """Store calls that `lost` found as UNKNOWN."""
-        for call, outcome, _ in calls:
-            await self._change(connection, call, outcome_to_row(outcome), [CallStatus.RUNNING])
-        head = await advance(connection, events=0, outbox=len(calls))
-        await write_outbox(connection, head, [message for _, _, message in calls])
+        async with self._database.transaction() as connection:
+            calls = [from_row(row) for row in (await connection.execute(query)).mappings()]
+            if not calls:
+                return 0
+            messages = []
+            for call in calls:
+                outcome, message = end(call)
+                await self._change(connection, call, outcome_to_row(outcome), [CallStatus.RUNNING])
+                messages.append(message)
+            head = await advance(connection, events=0, outbox=len(messages))
+            await write_outbox(connection, head, messages)
+        return len(calls)
 
     async def page(
         self,

@@ -202,6 +202,15 @@ def sandbox_failed() -> DomainError:
     )
 
 
+def no_slot_yet() -> DomainError:
+    """A call that began now would belong to nobody, and be given up at once."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE,
+        "this gateway has not found its database yet",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
 def audit_unavailable() -> DomainError:
     """What cannot be recorded is not done."""
     return Unavailable(

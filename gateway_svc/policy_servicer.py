@@ -9,7 +9,7 @@ from gateway_svc.convert import from_policy
 from gateway_svc.policies import Policies
 from interlock.gateway.v1 import policy_service_pb2 as messages
 from interlock.gateway.v1 import policy_service_pb2_grpc
-from svc_kit.identity import Role, principal
+from svc_kit.identity import Role, acting_tenant, principal
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 
 NAME = "interlock.gateway.v1.PolicyService"
@@ -27,7 +27,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
-    """Policies of the token's tenant."""
+    """Policies of the tenant that the caller acts for."""
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
@@ -35,10 +35,9 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     async def CreatePolicy(
         self, request: messages.CreatePolicyRequest, context: Context
     ) -> messages.CreatePolicyResponse:
-        caller = principal()
         policy = await self._policies.create(
-            caller.tenant,
-            caller.subject,
+            acting_tenant(),
+            principal().subject,
             policy_id=request.policy.policy_id,
             cedar=request.policy.cedar,
             description=request.policy.description,
@@ -49,13 +48,13 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     async def GetPolicy(
         self, request: messages.GetPolicyRequest, context: Context
     ) -> messages.GetPolicyResponse:
-        policy = await self._policies.get(principal().tenant, request.policy_id)
+        policy = await self._policies.get(acting_tenant(), request.policy_id)
         return messages.GetPolicyResponse(policy=from_policy(policy))
 
     async def ListPolicies(
         self, request: messages.ListPoliciesRequest, context: Context
     ) -> messages.ListPoliciesResponse:
-        tenant, size = principal().tenant, page_size(request.page_size)
+        tenant, size = acting_tenant(), page_size(request.page_size)
         question = Question(method="ListPolicies", tenant=tenant)
         after = decode_page_token(request.page_token, question, (str,))
         found = await self._policies.page(tenant, after=after[0] if after else "", limit=size + 1)
@@ -69,8 +68,7 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     async def DeletePolicy(
         self, request: messages.DeletePolicyRequest, context: Context
     ) -> messages.DeletePolicyResponse:
-        caller = principal()
         await self._policies.delete(
-            caller.tenant, caller.subject, policy_id=request.policy_id, etag=request.etag
+            acting_tenant(), principal().subject, policy_id=request.policy_id, etag=request.etag
         )
         return messages.DeletePolicyResponse()

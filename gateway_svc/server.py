@@ -16,6 +16,7 @@ from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
 from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
+from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.measures import measures
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.ownership import Ownership
@@ -91,7 +92,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gatew
         database, build=trail.build, deliver=sink.deliver, forget=trail.forget, name="gateway outbox"
     )
     ownership = Ownership(
-        database,
+        GatewayStore(database),
         call_store,
         clock,
         slot=settings.slot or f"{socket.gethostname()} {settings.internal_address}",
@@ -112,11 +113,11 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gatew
         arguments=ArgumentCheck(schemas),
         policies=PolicyCheck(book),
         write_ahead=WriteAhead(
-            call_store, AuditLog(peers.audit), owner=ownership.incarnation, clock=clock, beside=flights
+            call_store, AuditLog(peers.audit), ownership=ownership, clock=clock, beside=flights
         ),
         runner=runner,
         results=ResultCheck(schemas),
-        outcomes=Outcomes(call_store, receipt_key, wake=relay.wake),
+        outcomes=Outcomes(call_store, receipt_key, wake=relay.wake, abandon=ownership.abandon),
         refusal=Refusal(call_store, clock, wake=relay.wake),
     )
 

@@ -15,7 +15,7 @@ from gateway_svc.pipeline.run import ToolRunner
 from interlock.gateway.v1 import gateway_service_pb2 as messages
 from interlock.gateway.v1 import gateway_service_pb2_grpc
 from svc_kit.call_context import current_call
-from svc_kit.identity import Role, principal
+from svc_kit.identity import Role, acting_tenant, principal
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 from svc_kit.signing import SigningKey
 
@@ -34,7 +34,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
-    """Workers execute; readers see the calls of their token's tenant."""
+    """Workers execute; readers see the calls of the tenant they act for."""
 
     def __init__(
         self, *, execute: ExecuteTool, calls: Calls, runner: ToolRunner, receipt_key: SigningKey
@@ -53,13 +53,13 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     async def GetToolCall(
         self, request: messages.GetToolCallRequest, context: Context
     ) -> messages.GetToolCallResponse:
-        call = await self._calls.get(principal().tenant, request.call_id)
+        call = await self._calls.get(acting_tenant(), request.call_id)
         return messages.GetToolCallResponse(tool_call=from_call(call))
 
     async def ListToolCalls(
         self, request: messages.ListToolCallsRequest, context: Context
     ) -> messages.ListToolCallsResponse:
-        tenant, size = principal().tenant, page_size(request.page_size)
+        tenant, size = acting_tenant(), page_size(request.page_size)
         question = Question(method="ListToolCalls", tenant=tenant, filter=request.filter)
         before = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
         found = await self._calls.page(

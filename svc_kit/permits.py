@@ -49,8 +49,20 @@ def verify_step_permit(
     `bound` are further fields of StepPermit that must have these values (argument_digest, tenant, call_id …).
     Raises SIGNATURE_INVALID, PERMIT_MISMATCH (metadata: field) or PERMIT_EXPIRED.
     """
+    claims = read_step_permit(keys, permit)
+    check_step_permit(claims, now=now, worker_subject=worker_subject, **bound)
+    return claims
+
+
+def read_step_permit(keys: KeyRing, permit: Signed) -> StepPermit:
+    """What a genuine permit says, for whomever and however old; raises SIGNATURE_INVALID."""
     claims = StepPermit()
     _parse(claims, keys.verify(PERMIT_PURPOSE, permit))
+    return claims
+
+
+def check_step_permit(claims: StepPermit, *, now: datetime, worker_subject: str, **bound: str | int) -> None:
+    """Whether a genuine permit is good here and now; see `verify_step_permit`."""
     mismatch = ErrorReason.ERROR_REASON_PERMIT_MISMATCH
     _check_bound(claims, {"worker_subject": worker_subject, **bound}, mismatch, "step permit")
     if _expired(claims, now):
@@ -59,7 +71,6 @@ def verify_step_permit(
             "the step permit has expired",
             help="Ask the orchestrator for a new permit for the same step.",
         )
-    return claims
 
 
 def _parse(claims: AttemptClaims | StepPermit, payload: bytes) -> None:

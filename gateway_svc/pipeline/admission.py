@@ -10,12 +10,13 @@ _RETRY_SECONDS = 0.25
 
 
 class Admission:
-    """Counts at the door, and hands out the places in which calls are executed, first come first served."""
+    """Counts requests and flights, and hands out the places of execution, first come first served."""
 
     def __init__(self, *, running: int, waiting: int) -> None:
         self._most = running + waiting
         self._places = asyncio.Semaphore(running)
         self._inside = 0
+        self._flying = 0
         self._closed = False
 
     def close(self) -> None:
@@ -34,6 +35,17 @@ class Admission:
             yield
         finally:
             self._inside -= 1
+
+    @contextmanager
+    def flight(self) -> Iterator[None]:
+        """One call, whoever still waits for it: callers that go away make no room; raises OVERLOADED."""
+        if self._flying >= self._most:
+            raise overloaded(_RETRY_SECONDS)
+        self._flying += 1
+        try:
+            yield
+        finally:
+            self._flying -= 1
 
     @asynccontextmanager
     async def place(self, seconds: float) -> AsyncIterator[None]:

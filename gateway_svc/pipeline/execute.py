@@ -6,12 +6,13 @@ Nothing before the write-ahead has an effect, and whatever fails before it leave
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from gateway_svc.errors import (
     NOT_STARTED,
+    UNKNOWN,
     broken,
     is_refusal,
     outcome_error,
@@ -25,7 +26,7 @@ from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.outcome import Outcomes
 from gateway_svc.pipeline.pending import Begun, Cleared, Pending
-from gateway_svc.pipeline.permit import PermitCheck
+from gateway_svc.pipeline.permit import PermitCheck, check_unexpired
 from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.refusal import Refusal
 from gateway_svc.pipeline.replay import Replay
@@ -35,6 +36,7 @@ from gateway_svc.pipeline.write_ahead import WriteAhead
 from gateway_svc.tool_call import CallStatus, Outcome, ToolCall
 from gateway_svc.verdicts import Verdicts
 from interlock.common.v1.permit_pb2 import Signed
+from interlock_sandbox import Outcome as SandboxOutcome
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError
 from svc_kit.identity.principal import Principal
@@ -104,25 +106,31 @@ class ExecuteTool:
         self, signed: Signed, arguments_json: str, caller: Principal, seconds: float
     ) -> Answer:
         deadline = time.monotonic() + seconds
+        permit, asked = await self._steps.permits.read(signed)
         pending = Pending(
-            asked=await self._steps.permits.read(signed),
+            asked=asked,
+            permit=permit,
             caller=caller.subject,
             arguments_json=arguments_json,
             deadline=deadline,
             verdicts=Verdicts(),
         )
         async with self._refusals_recorded(pending):
-            await self._steps.permits.check(pending, signed, caller, self._clock.now())
+            self._steps.permits.check(pending, caller, self._clock.now())
             self._steps.flights.check(pending.asked)
         answer, joined = await self._steps.flights.join(pending.asked, lambda: self._fly(pending))
         return Answer(outcome=answer.outcome, replayed=answer.replayed or joined)
 
     async def _fly(self, pending: Pending) -> Answer:
         """Steps 3 to 13, whoever still waits for them."""
+        with self._steps.admission.flight():
+            return await self._flown(pending)
+
+    async def _flown(self, pending: Pending) -> Answer:
         while True:
             async with self._refusals_recorded(pending):
                 stored = await self._steps.replay.find(pending)
-            if stored is not None and stored.outcome is not None and not self._may_repeat(stored):
+            if stored is not None and stored.outcome is not None and not await self._may_repeat(stored):
                 return Answer(outcome=stored.outcome, replayed=True)
             async with self._steps.admission.place(pending.seconds_left()):
                 async with self._refusals_recorded(pending):
@@ -132,6 +140,7 @@ class ExecuteTool:
                 with self._measures.step("write_ahead"):
                     begun = await self._steps.write_ahead.begin(cleared, repeatable=stored is not None)
                 if begun is not None:
+                    await self._confirm(begun)
                     return Answer(outcome=await self._perform(begun), replayed=False)
 
     def _clear(self, pending: Pending) -> Cleared:
@@ -142,24 +151,69 @@ class ExecuteTool:
         self._steps.runner.check_reach(pending)
         return Cleared(pending=pending, tool=tool, arguments=arguments, decision=decision)
 
+    async def _confirm(self, begun: Begun) -> None:
+        """The end of step 9: status, policy and permit may have changed while the call was written ahead."""
+        cleared = begun.cleared
+        pending = cleared.pending
+        try:
+            self._steps.binding.check(pending)
+            self._steps.policies.check(pending, cleared.arguments)
+            check_unexpired(pending, self._clock.now())
+        except Exception as error:
+            refusal = error if isinstance(error, DomainError) else broken()
+            verdicts = pending.verdicts
+            call = replace(begun.call, verdicts=verdicts.all(), policy_ids=verdicts.policy_ids)
+            await self._steps.write_ahead.withdraw(call, refusal)
+            raise
+
     async def _perform(self, begun: Begun) -> Outcome:
-        """Steps 11 to 13: from here on there is an outcome, whatever happens."""
-        now = self._clock.now
+        """Steps 11 to 13: once the program was started there is an outcome, whatever happens."""
         try:
             with self._measures.step("run"):
                 ended = await self._steps.runner.run(begun)
-            outcome = self._steps.results.judge(ended, begun.cleared.tool, now=now())
         except DomainError as error:
+            # Raised only when nothing was executed.
             await self._steps.write_ahead.withdraw(begun.call, error)
             raise
         except Exception:
             log.exception("tool_call_lost", call_id=str(begun.call.asked.call_id))
-            outcome = lost(now=now())
+            outcome = lost(now=self._clock.now())
+        else:
+            outcome = self._judged(ended, begun)
         with self._measures.step("store"):
-            return await self._steps.outcomes.store(begun, outcome)
+            stored = await self._steps.outcomes.store(begun, outcome)
+        return stored if stored is not None else await self._standing(begun)
 
-    def _may_repeat(self, stored: ToolCall) -> bool:
-        return stored.status is CallStatus.UNKNOWN and self._steps.binding.may_repeat(stored.asked)
+    def _judged(self, ended: SandboxOutcome, begun: Begun) -> Outcome:
+        now = self._clock.now()
+        try:
+            return self._steps.results.judge(ended, begun.cleared.tool, now=now)
+        except Exception:
+            log.exception("tool_result_lost", call_id=str(begun.call.asked.call_id))
+            return lost(now=now, isolation=ended.level.name)
+
+    async def _standing(self, begun: Begun) -> Outcome:
+        """What stands in the place of a call that was given up for lost while it ran."""
+        try:
+            stored = await self._steps.replay.find(begun.cleared.pending)
+        except DomainError as error:
+            raise with_state(error, UNKNOWN) from None
+        except Exception:
+            log.exception("tool_call_not_found_again", call_id=str(begun.call.asked.call_id))
+            stored = None
+        if stored is None or stored.outcome is None:
+            return lost(now=self._clock.now())
+        return stored.outcome
+
+    async def _may_repeat(self, stored: ToolCall) -> bool:
+        """Whether a call of unknown outcome may run again; raises POLICY_STALE when its tool is not known."""
+        if stored.status is not CallStatus.UNKNOWN:
+            return False
+        try:
+            await self._steps.binding.catch_up(stored.asked)
+        except DomainError as error:
+            raise with_state(error, UNKNOWN) from error
+        return self._steps.binding.may_repeat(stored.asked)
 
     @asynccontextmanager
     async def _refusals_recorded(self, pending: Pending) -> AsyncIterator[None]:

@@ -5,9 +5,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from gateway_svc.errors import UNKNOWN, draining, permit_mismatch, with_state
 from gateway_svc.tool_call import Asked, CallKey
 from svc_kit.cancellation import being_cancelled
+from svc_kit.errors import DomainError
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -77,6 +82,7 @@ class Flights(Generic[T]):
 
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._others.discard(task)
-        if not task.cancelled():
-            # Whoever still waits gets it; when nobody does, it is not reported as forgotten.
-            task.exception()
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, DomainError):
+            # Whoever still waits gets it too; perhaps nobody does.
+            log.error("work_failed", work=task.get_name(), exc_info=error)

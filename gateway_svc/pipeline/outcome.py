@@ -10,6 +10,7 @@ import structlog
 from gateway_svc.audit_events import TOOL_RESULT, result_event, to_message
 from gateway_svc.call_store import Told
 from gateway_svc.pipeline.pending import Begun
+from gateway_svc.pipeline.result import lost
 from gateway_svc.tool_call import CallStatus, Outcome, SignedReceipt, ToolCall
 from interlock.gateway.v1 import tool_call_pb2
 from svc_kit.errors import Unavailable
@@ -25,20 +26,31 @@ _RETRY_SECONDS = 0.5
 class Endings(Protocol):
     """What this step asks of the store."""
 
-    async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> None:
-        """Store how a call ended, and what the log is told of it, in one transaction."""
+    async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> bool:
+        """Store how a call ended with what the log is told of it; False when it is not the owner's to end."""
 
 
 class Outcomes:
     """Stores outcomes; tries until the database takes them, since what was executed cannot be taken back."""
 
-    def __init__(self, store: Endings, key: SigningKey, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Endings,
+        key: SigningKey,
+        *,
+        wake: Callable[[], None],
+        abandon: Callable[[ToolCall], None],
+    ) -> None:
         self._store = store
         self._key = key
         self._wake = wake
+        self._abandon = abandon
 
-    async def store(self, begun: Begun, outcome: Outcome) -> Outcome:
-        """The outcome as stored, with its receipt."""
+    async def store(self, begun: Begun, outcome: Outcome) -> Outcome | None:
+        """The outcome as stored, with its receipt; None when another one stands, or will.
+
+        An outcome that cannot be stored is answered as lost, and the sweep stores that.
+        """
         if outcome.status is not CallStatus.UNKNOWN:
             outcome = replace(outcome, receipt=self._receipt(begun, outcome))
         asked = begun.call.asked
@@ -46,13 +58,19 @@ class Outcomes:
         told = Told(message=to_message(TOOL_RESULT, event, call_id=asked.call_id))
         while True:
             try:
-                await self._store.finish(begun.call, outcome, audit_index=begun.audit_index, told=told)
+                stored = await self._store.finish(
+                    begun.call, outcome, audit_index=begun.audit_index, told=told
+                )
             except Unavailable:
                 log.warning("outcome_not_stored_yet", call_id=str(asked.call_id))
                 await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:
+                log.exception("outcome_not_stored", call_id=str(asked.call_id))
+                self._abandon(begun.call)
+                return lost(now=outcome.end_time)
             else:
                 self._wake()
-                return outcome
+                return outcome if stored else None
 
     def _receipt(self, begun: Begun, outcome: Outcome) -> SignedReceipt:
         asked = begun.call.asked

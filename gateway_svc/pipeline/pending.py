@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gateway_svc.cedar.decision import Decision
 from gateway_svc.tool_call import Asked, ToolCall
 from gateway_svc.verdicts import Verdicts
+from interlock.common.v1.permit_pb2 import StepPermit
 from svc_kit.strict_json import JsonValue
 
 
@@ -37,6 +38,7 @@ class Pending:
     """A call whose permit is genuine, and what the checks have said of it so far."""
 
     asked: Asked
+    permit: StepPermit = field(repr=False)
     caller: str
     """Subject of whoever asks now."""
     arguments_json: str = field(repr=False)

@@ -3,22 +3,27 @@
 import uuid
 from datetime import datetime
 
-from google.protobuf.message import DecodeError
-
 from gateway_svc.cedar.decision import Submitter
 from gateway_svc.errors import permit_mismatch, tenant_forbidden
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.pipeline.pending import Pending
 from gateway_svc.tool_call import Asked
 from gateway_svc.verdicts import Check
-from interlock.common.v1.errors_pb2 import ErrorReason
 from interlock.common.v1.permit_pb2 import Signed, StepPermit
-from svc_kit.errors import DomainError, PermissionDenied
+from svc_kit.errors import DomainError
 from svc_kit.identity.principal import Principal
-from svc_kit.permits import verify_step_permit
-from svc_kit.signing import PERMIT_PURPOSE
+from svc_kit.permits import check_step_permit, read_step_permit
 
-_BOUND = ("tenant", "step_key", "agent", "agent_version", "tool", "tool_version", "tool_digest")
+_BOUND = (
+    "tenant",
+    "step_key",
+    "agent",
+    "agent_version",
+    "tool",
+    "tool_version",
+    "tool_digest",
+    "argument_digest",
+)
 
 
 class PermitCheck:
@@ -27,26 +32,19 @@ class PermitCheck:
     def __init__(self, keys: OrchestratorKeys) -> None:
         self._keys = keys
 
-    async def read(self, signed: Signed) -> Asked:
-        """What a genuine permit describes, whoever brought it; else SIGNATURE_INVALID or PERMIT_MISMATCH."""
-        ring = await self._keys.ring_for(signed.key_id)
-        permit = StepPermit()
-        try:
-            permit.ParseFromString(ring.verify(PERMIT_PURPOSE, signed))
-        except DecodeError:
-            raise PermissionDenied(
-                ErrorReason.ERROR_REASON_SIGNATURE_INVALID, "the signed permit cannot be read"
-            ) from None
-        return _asked(permit)
+    async def read(self, signed: Signed) -> tuple[StepPermit, Asked]:
+        """A genuine permit, whoever brought it, and what it describes.
 
-    async def check(self, pending: Pending, signed: Signed, caller: Principal, now: datetime) -> None:
+        Raises SIGNATURE_INVALID, PERMIT_MISMATCH when it leaves something open, or PEER_UNAVAILABLE.
+        """
+        permit = read_step_permit(await self._keys.ring_for(signed.key_id), signed)
+        return permit, _asked(permit)
+
+    def check(self, pending: Pending, caller: Principal, now: datetime) -> None:
         """It is for this caller, who may work for that tenant, and has not expired."""
         asked = pending.asked
         try:
-            ring = await self._keys.ring_for(signed.key_id)
-            verify_step_permit(
-                ring, signed, now=now, worker_subject=caller.subject, argument_digest=asked.argument_digest
-            )
+            check_step_permit(pending.permit, now=now, worker_subject=caller.subject)
             if all(tenant != asked.tenant for tenant, _ in caller.pools):
                 raise tenant_forbidden(asked.tenant)
         except DomainError as error:
@@ -56,6 +54,11 @@ class PermitCheck:
             Check.ROLE,
             f"Worker {caller.subject} holds a permit for exactly this call of attempt {asked.attempt}.",
         )
+
+
+def check_unexpired(pending: Pending, now: datetime) -> None:
+    """The permit of a call that was checked before is still good; raises PERMIT_EXPIRED."""
+    check_step_permit(pending.permit, now=now, worker_subject=pending.caller)
 
 
 def _asked(permit: StepPermit) -> Asked:

@@ -5,16 +5,20 @@ import uuid
 from datetime import datetime
 from typing import Any, Protocol
 
+import structlog
+
 from gateway_svc.audit_events import TOOL_CALL, add_json, call_event, to_message
 from gateway_svc.audit_log import AuditLog, NotRecordedError
 from gateway_svc.call_store import Told
-from gateway_svc.errors import audit_unavailable
+from gateway_svc.errors import audit_unavailable, broken
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.pending import Begun, Cleared
 from gateway_svc.tool_call import CallStatus, ToolCall
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError, Unavailable
 from svc_kit.ids import uuid7
+
+log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 0.5
 _WITHDRAW_SECONDS = 1.0
@@ -30,15 +34,25 @@ class Beginnings(Protocol):
         """Turn it into a refused one, of which nothing was executed."""
 
 
+class Owner(Protocol):
+    """What this step asks of this process's standing among the gateways."""
+
+    def owner(self) -> uuid.UUID:
+        """Whose its calls are; raises DATABASE_UNAVAILABLE while it has no standing."""
+
+    def abandon(self, call: ToolCall) -> None:
+        """Leave the end of a call to the sweep."""
+
+
 class WriteAhead:
     """Begins calls, and takes back those that did not start after all."""
 
     def __init__(
-        self, store: Beginnings, audit: AuditLog, *, owner: uuid.UUID, clock: Clock, beside: Flights[Any]
+        self, store: Beginnings, audit: AuditLog, *, ownership: Owner, clock: Clock, beside: Flights[Any]
     ) -> None:
         self._store = store
         self._audit = audit
-        self._owner = owner
+        self._ownership = ownership
         self._clock = clock
         self._beside = beside
 
@@ -48,9 +62,9 @@ class WriteAhead:
         try:
             if not await self._store.begin(call, repeatable=repeatable):
                 return None
-        except Unavailable as error:
+        except Exception as error:
             # Its commit may have been done without our hearing of it.
-            await self._withdraw_soon(call, error)
+            await self._withdraw_soon(call, error if isinstance(error, DomainError) else broken())
             raise
         event = call_event(
             call, event_id=call.audit_event, time=call.create_time, actor=cleared.pending.caller
@@ -62,10 +76,16 @@ class WriteAhead:
             refusal = audit_unavailable()
             await self._withdraw_soon(call, refusal)
             raise refusal from None
+        except Exception:
+            await self._withdraw_soon(call, broken())
+            raise
         return Begun(call=call, audit_index=index, cleared=cleared)
 
     async def withdraw(self, call: ToolCall, error: DomainError) -> None:
-        """Store that nothing was executed, and tell the log, which may hold the beginning."""
+        """Store that nothing was executed, and tell the log, which may hold the beginning.
+
+        What cannot be stored is left to the sweep, which says less: that nobody knows.
+        """
         event = call_event(call, event_id=uuid7(), time=self._clock.now(), actor=call.asked.worker)
         event.status, event.reason = CallStatus.REFUSED, error.reason_name
         event.attributes["withdraws"] = str(call.audit_event)
@@ -77,6 +97,10 @@ class WriteAhead:
                 )
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:
+                log.exception("call_not_withdrawn", call_id=str(call.asked.call_id))
+                self._ownership.abandon(call)
+                return
             else:
                 return
 
@@ -90,7 +114,7 @@ class WriteAhead:
             status=CallStatus.RUNNING,
             verdicts=cleared.pending.verdicts.all(),
             policy_ids=cleared.decision.policy_ids,
-            owner=self._owner,
+            owner=self._ownership.owner(),
             audit_event=uuid7(),
             create_time=self._clock.now(),
         )

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from gateway_svc.call_store import CallStore
+from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.ownership import Ownership
 from interlock.gateway.v1 import tool_call_pb2
 from interlock.registry.v1 import tool_pb2
@@ -103,7 +104,7 @@ async def test_a_gateway_gives_up_the_calls_of_one_that_fell_silent_but_never_it
     database = Database(closed_world.database_url)
     woken = asyncio.Event()
     other = Ownership(
-        database,
+        GatewayStore(database),
         CallStore(database),
         SystemClock(),
         slot="elsewhere",
@@ -137,7 +138,9 @@ async def test_an_outcome_that_comes_after_its_call_was_given_up_is_stored_never
         await until(lambda: world.runs == 1)
         await world.sql("DELETE FROM gateway WHERE slot = :slot", slot=world.tenant)
         database = Database(world.database_url)
-        other = Ownership(database, CallStore(database), SystemClock(), slot="elsewhere", wake=lambda: None)
+        other = Ownership(
+            GatewayStore(database), CallStore(database), SystemClock(), slot="elsewhere", wake=lambda: None
+        )
         await other.start()
         assert [row.status for row in await world.rows(permit)] == ["UNKNOWN"]
         assert (await running).result_json == "0.6"

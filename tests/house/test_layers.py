@@ -24,19 +24,7 @@ def sql_names(path: Path) -> set[str]:
     return names
 
 
-# Strict: the mark goes when the statements go.
-MIXED = {
-    "gateway_svc": "ownership.py writes its own statements",
-}
-
-
-@pytest.mark.parametrize(
-    "service",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=MIXED[name], strict=True) if name in MIXED else ())
-        for name in SERVICES
-    ],
-)
+@pytest.mark.parametrize("service", SERVICES)
 def test_only_stores_and_tables_speak_sql(service: str) -> None:
     elsewhere = {
         str(path.relative_to(ROOT)): sorted(names)
