@@ -9,7 +9,13 @@ import grpc
 import pytest
 
 from interlock.common.v1 import permit_pb2
-from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc, tool_call_pb2
+from interlock.gateway.v1 import (
+    gateway_service_pb2,
+    gateway_service_pb2_grpc,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
+    tool_call_pb2,
+)
 from svc_kit.identity import Role
 from svc_kit.signing import RECEIPT_PURPOSE, KeyRing
 from svc_kit.status import RemoteError, from_rpc_error
@@ -199,6 +205,27 @@ async def test_calls_beyond_what_may_run_wait_and_beyond_what_may_wait_are_refus
         assert sorted(stored) == [0, 1, 1]
 
 
+async def test_callers_that_go_away_make_no_room_for_more_calls(closed_world: World) -> None:
+    closed_world.publish_tool("slow", SLOW)
+    arguments = {"seconds": 2}
+    async with gateway(closed_world, max_running=1, max_waiting=1) as world:
+        await world.allow()
+        stub = gateway_service_pb2_grpc.GatewayServiceStub(world.internal)
+
+        async def call_and_leave(timeout: float) -> None:
+            permit = world.permit(arguments, tool="slow")
+            request = gateway_service_pb2.ExecuteToolRequest(permit=permit, arguments_json='{"seconds": 2}')
+            call = stub.ExecuteTool(request, metadata=world.token(Role.WORKER, subject=WORKER), timeout=20)
+            await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=timeout)
+            call.cancel()
+
+        await call_and_leave(0.4)
+        await call_and_leave(0.4)
+        error = await world.refusal(world.permit(arguments, tool="slow"), arguments)
+        assert (error.reason, error.metadata["execution_state"]) == ("OVERLOADED", "NOT_STARTED")
+        assert world.runs == 1
+
+
 @pytest.mark.parametrize("role", sorted(set(Role) - {Role.WORKER}))
 async def test_only_workers_execute(allowing: World, role: Role) -> None:
     stub = gateway_service_pb2_grpc.GatewayServiceStub(allowing.internal)
@@ -282,6 +309,28 @@ async def test_a_call_of_another_tenant_is_not_found(allowing: World) -> None:
             metadata=allowing.token(Role.VIEWER, tenant="somebody-else"),
         )
     assert from_rpc_error(refused.value).reason == "TOOL_CALL_NOT_FOUND"
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.SUPER_ADMIN])
+async def test_who_covers_all_tenants_reads_the_one_it_names_and_nobody_else_does(
+    allowing: World, role: Role
+) -> None:
+    permit = allowing.permit()
+    await allowing.execute(permit)
+    calls = gateway_service_pb2_grpc.GatewayServiceStub(allowing.public)
+    policies = policy_service_pb2_grpc.PolicyServiceStub(allowing.public)
+    named = (*allowing.token(role, tenant="system"), ("x-interlock-tenant", allowing.tenant))
+    get = gateway_service_pb2.GetToolCallRequest(call_id=claims(permit).call_id)
+    policy = policy_service_pb2.GetPolicyRequest(policy_id="all")
+    if role is Role.SUPER_ADMIN:
+        assert (await calls.GetToolCall(get, metadata=named)).tool_call.call_id == get.call_id
+        listed = await calls.ListToolCalls(gateway_service_pb2.ListToolCallsRequest(), metadata=named)
+        assert [call.call_id for call in listed.tool_calls] == [get.call_id]
+        assert (await policies.GetPolicy(policy, metadata=named)).policy.policy_id == "all"
+        return
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await calls.GetToolCall(get, metadata=named)
+    assert from_rpc_error(refused.value).reason == "TENANT_FORBIDDEN"
 
 
 async def test_the_state_of_the_sandbox_can_be_read(allowing: World) -> None:

@@ -1,9 +1,13 @@
 """Steps 4 to 6 and the reach: each refuses with its reason, its verdict and its entry, and nothing runs."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from gateway_svc.audit_log import AuditLog
+from interlock.audit.v1 import entry_pb2
+from interlock.client.registry_feed import RegistryFeed
 from interlock.gateway.v1 import policy_service_pb2, policy_service_pb2_grpc, tool_call_pb2
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from svc_kit.identity import Role
@@ -15,10 +19,12 @@ from tests.gateway.world import (
     TOOL_VERSION,
     World,
     binding,
+    claims,
     gateway,
     kinds,
     once,
     payload,
+    until,
 )
 
 
@@ -326,3 +332,80 @@ async def test_a_gateway_that_has_not_heard_the_registry_refuses(closed_world: W
         world.registry.silent = False
 
         await once("", lambda: world.reason(permit), instead_of="POLICY_STALE")
+
+
+# Once more, before the run
+
+
+async def changed_meanwhile(world: World, change: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A permit whose call is written ahead while the change takes place, and its refusal."""
+    appended = AuditLog.append
+
+    async def append(log: AuditLog, event: entry_pb2.Event) -> int:
+        index = await appended(log, event)
+        await change()
+        return index
+
+    await world.allow()
+    monkeypatch.setattr(AuditLog, "append", append)
+    permit = world.permit()
+    return permit, await world.refusal(permit)
+
+
+async def test_a_tool_disabled_while_its_call_was_written_ahead_does_not_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def disable() -> None:
+        disabled = tool_pb2.Tool(name="echo", latest_version=TOOL_VERSION, status=tool_pb2.STATUS_DISABLED)
+        real = RegistryFeed.tool
+
+        def tool(feed: RegistryFeed, tenant: str, name: str) -> tool_pb2.Tool | None:
+            return disabled if name == "echo" else real(feed, tenant, name)
+
+        monkeypatch.setattr(RegistryFeed, "tool", tool)
+
+    permit, error = await changed_meanwhile(world, disable, monkeypatch)
+    assert (error.reason, error.metadata["execution_state"]) == ("NOT_ACTIVE", "NOT_STARTED")
+    assert error.metadata["verdict"] == "true"
+    assert world.runs == 0
+    call = await world.get(permit)
+    assert (call.status, call.reason) == (tool_call_pb2.TOOL_CALL_STATUS_REFUSED, "NOT_ACTIVE")
+    assert verdicts(call)["binding"] == "failed"
+    assert kinds(await world.told(permit, 2)) == [
+        ("TOOL_CALL", "RUNNING", ""),
+        ("TOOL_CALL", "REFUSED", "NOT_ACTIVE"),
+    ]
+
+
+async def test_a_policy_deleted_while_a_call_was_written_ahead_allows_nothing_any_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def delete() -> None:
+        stub = policy_service_pb2_grpc.PolicyServiceStub(world.public)
+        await stub.DeletePolicy(
+            policy_service_pb2.DeletePolicyRequest(policy_id="all"), metadata=world.token(Role.ADMIN)
+        )
+
+    permit, error = await changed_meanwhile(world, delete, monkeypatch)
+    assert (error.reason, error.metadata["execution_state"]) == ("POLICY_DENIED", "NOT_STARTED")
+    assert world.runs == 0
+    assert verdicts(await world.get(permit))["allow"] == "failed"
+    assert kinds(await world.told(permit, 2))[1] == ("TOOL_CALL", "REFUSED", "POLICY_DENIED")
+
+
+async def test_a_permit_that_ran_out_while_its_call_was_written_ahead_starts_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.allow()
+    permit = world.permit(expire_time=datetime.now(UTC) + timedelta(seconds=0.7))
+    appended = AuditLog.append
+
+    async def append(log: AuditLog, event: entry_pb2.Event) -> int:
+        index = await appended(log, event)
+        await until(lambda: datetime.now(UTC) > claims(permit).expire_time.ToDatetime(UTC))
+        return index
+
+    monkeypatch.setattr(AuditLog, "append", append)
+    assert await world.reason(permit) == "PERMIT_EXPIRED"
+    assert world.runs == 0
+    assert [row.status for row in await world.rows(permit)] == ["REFUSED"]

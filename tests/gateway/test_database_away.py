@@ -57,3 +57,37 @@ async def test_the_outcome_of_a_tool_that_ran_while_the_database_was_away_is_sto
         assert kinds(await world.told(permit, 2))[1] == ("TOOL_RESULT", "COMPLETED", "")
         assert (await world.execute(permit, arguments)).replayed
         assert world.runs == 1
+
+
+async def test_a_gateway_starts_while_its_database_is_away_and_serves_when_it_is_back(
+    closed_world: World, postgres_server: PostgresServer
+) -> None:
+    closed_world.publish_tool()
+    async with gateway(closed_world) as world:
+        await world.allow()
+    permit = closed_world.permit({"a": 1})
+    postgres_server.stop()
+    back = False
+    try:
+        async with gateway(closed_world) as world:
+            error = await world.refusal(permit, {"a": 1})
+            assert (error.code.name, error.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+            assert error.metadata["execution_state"] == "NOT_STARTED"
+            postgres_server.start()
+            back = True
+
+            async def passes() -> bool:
+                reason = await world.reason(permit, {"a": 1})
+                assert reason in ("", "DATABASE_UNAVAILABLE", "POLICY_STALE")
+                return not reason
+
+            await until(passes)
+            owned = await world.sql(
+                "SELECT 1 FROM tool_call JOIN gateway ON incarnation = owner WHERE tenant = :tenant",
+                tenant=world.tenant,
+            )
+            assert len(owned) == 1
+            assert world.runs == 1
+    finally:
+        if not back:
+            postgres_server.start()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from interlock.registry.v1 import tool_pb2
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.status import RemoteError
-from tests.gateway.world import World, gateway, kinds, settings_of, until
+from tests.gateway.world import World, gateway, kinds, once, settings_of, until
 
 SLOW = "import time\ndef run(seconds):\n    time.sleep(seconds)\n    return seconds\n"
 ARGUMENTS = {"seconds": 2}
@@ -125,6 +126,45 @@ async def test_a_gateway_gives_up_the_calls_of_one_that_fell_silent_but_never_it
     await asyncio.gather(sweeping, return_exceptions=True)
     await other.end()
     await database.close()
+
+
+async def test_what_is_answered_is_what_is_held_when_a_call_was_given_up_and_run_again_meanwhile(
+    closed_world: World,
+) -> None:
+    closed_world.publish_tool("slow", SLOW, side_effect=tool_pb2.SIDE_EFFECT_PURE)
+    async with gateway(closed_world) as world:
+        await world.allow()
+        arguments = {"seconds": 1}
+        permit = world.permit(arguments, tool="slow")
+        running = asyncio.ensure_future(world.execute(permit, arguments))
+        await until(lambda: world.runs == 1)
+        overtaken = await world.sql(
+            "UPDATE tool_call SET owner = :other, audit_event = :other, status = 'COMPLETED',"
+            " end_time = now(), audit_index = 0, isolation = 'STANDARD', result_json = '\"of the other\"',"
+            " receipt_key = 'other', receipt_payload = '\\x01', receipt_signature = '\\x01'"
+            " WHERE tenant = :tenant RETURNING call_id",
+            other=uuid.uuid4(),
+            tenant=world.tenant,
+        )
+        assert len(overtaken) == 1
+        answer = await running
+        assert answer.result_json == '"of the other"'
+        assert answer.receipt.key_id == "other", "no receipt for an outcome that nobody holds"
+        assert (await world.execute(permit, arguments)).result_json == '"of the other"'
+
+
+async def test_after_a_restart_an_unknown_call_waits_for_the_registry_to_say_whether_it_may_run_again(
+    closed_world: World,
+) -> None:
+    permit = await killed_in_the_middle(closed_world, side_effect=tool_pb2.SIDE_EFFECT_PURE)
+    closed_world.registry.silent = closed_world.registry.behind = True
+    async with gateway(closed_world) as world:
+        error = await world.refusal(permit, ARGUMENTS)
+        assert (error.code.name, error.reason) == ("UNAVAILABLE", "POLICY_STALE")
+        assert error.metadata["execution_state"] == "UNKNOWN"
+        world.registry.silent = world.registry.behind = False
+        await once("", lambda: world.reason(permit, ARGUMENTS), instead_of="POLICY_STALE")
+        assert world.runs == 1
 
 
 async def test_an_outcome_that_comes_after_its_call_was_given_up_is_stored_nevertheless(
