@@ -1,9 +1,7 @@
 """Builds the registry and serves it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
@@ -17,33 +15,37 @@ from registry_svc.feed import Feed
 from registry_svc.finder import Finder
 from registry_svc.publishing import Publisher
 from registry_svc.store import Store
+from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.logging import configure_logging
 from svc_kit.outbox import Relay
-from svc_kit.server import Service, run, token_verifier
+from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.wakeup import Wakeups
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registry:
-    """What `svc_kit.server` serves: the gRPC services, and what lives as long as they."""
-
-    services: Sequence[Service]
-    lifespan: Callable[[], AbstractAsyncContextManager[None]]
-
-
-def build(settings: RegistrySettings) -> Registry:
+def build(settings: RegistrySettings) -> App:
     """Wire everything; nothing runs before the lifespan is entered."""
     if settings.token_file is None or not settings.audit_address:
         raise ValueError("the settings `token_file` and `audit_address` are needed to reach the audit log")
-    token = TokenFile(settings.token_file)
+    audit = channel(
+        settings.audit_address,
+        TokenFile(settings.token_file),
+        allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
+    )
     database = Database(settings.database_url, application_name="interlock registry")
     wakeups = Wakeups(database)
     store = Store(database)
     catalog = Catalog(store, SystemClock(), wakeups)
     publisher = Publisher(catalog)
+    relay = Relay(
+        database,
+        build=AuditTrail(store).build,
+        deliver=AuditSink(audit).deliver,
+        name="registry outbox",
+        woken=wakeups.subscribe(CHANGED),
+    )
     agents = servicer.RegistryServicer(
         catalog=catalog, publisher=publisher, finder=Finder(store), feed=Feed(store, wakeups)
     )
@@ -51,20 +53,12 @@ def build(settings: RegistrySettings) -> Registry:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with channel(settings.audit_address, token) as audit, wakeups.running():
-            relay = Relay(
-                database,
-                build=AuditTrail(store).build,
-                deliver=AuditSink(audit).deliver,
-                woken=wakeups.subscribe(CHANGED),
-            )
-            relaying = asyncio.create_task(relay.run(), name="relay")
-            try:
-                yield
-            finally:
-                relaying.cancel()
-                await asyncio.gather(relaying, return_exceptions=True)
-        await database.close()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(audit.close)
+            stack.push_async_callback(database.close)
+            await stack.enter_async_context(wakeups.running())
+            await stack.enter_async_context(background(relay.run, name="registry"))
+            yield
 
     def add_agents(server: grpc.aio.Server) -> None:
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(agents, server)
@@ -72,11 +66,11 @@ def build(settings: RegistrySettings) -> Registry:
     def add_tools(server: grpc.aio.Server) -> None:
         tool_service_pb2_grpc.add_ToolServiceServicer_to_server(tools, server)
 
-    return Registry(
-        services=[
+    return App(
+        services=(
             Service(name=servicer.NAME, add=add_agents, roles=servicer.ROLES),
             Service(name=tool_servicer.NAME, add=add_tools, roles=tool_servicer.ROLES),
-        ],
+        ),
         lifespan=lifespan,
     )
 

@@ -28,7 +28,7 @@ from svc_kit.metrics import metrics_page
 from svc_kit.reflection import add_reflection
 from svc_kit.settings import ServiceSettings
 
-__all__ = ["Addresses", "BindError", "Service", "run", "run_main", "running_server", "token_verifier"]
+__all__ = ["Addresses", "App", "BindError", "Service", "run", "run_main", "running_server", "token_verifier"]
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +44,14 @@ class Addresses:
     public: str
     internal: str
     metrics: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """A service as its `build` made it: the gRPC services, and what lives as long as they."""
+
+    services: Sequence[Service]
+    lifespan: Lifespan
 
 
 def run_main(main: Coroutine[Any, Any, None]) -> None:

@@ -57,7 +57,7 @@ async def serving(settings: AuditSettings, issuer: LocalIssuer) -> AsyncIterator
     audit = build(settings)
     verifier = TokenVerifier([issuer.trusted()])
     async with running_server(
-        [audit.service], settings, verifier=verifier, lifespan=audit.lifespan
+        audit.services, settings, verifier=verifier, lifespan=audit.lifespan
     ) as addresses:
         yield Served(addresses=addresses, issuer=issuer)
 

@@ -137,6 +137,38 @@ async def test_a_reader_sees_the_log_of_its_own_tenant_alone(audit: Served) -> N
         assert len((await read_trail(stub, include_payloads=False)).entries) == 1
 
 
+READS: list[tuple[str, Any]] = [
+    ("GetEntry", messages.GetEntryRequest(event_id="01900000-0000-7000-8000-00000000000a")),
+    ("GetAuditTrail", messages.GetAuditTrailRequest(task_id=TASK)),
+    ("GetCheckpoint", messages.GetCheckpointRequest()),
+    ("GetInclusionProof", messages.GetInclusionProofRequest(index=0)),
+    ("GetConsistencyProof", messages.GetConsistencyProofRequest(first_tree_size=1)),
+    ("GetPublicKeys", messages.GetPublicKeysRequest()),
+]
+
+
+@pytest.mark.parametrize(("method", "request_"), READS, ids=[method for method, _ in READS])
+async def test_a_reader_that_names_another_tenant_is_refused_by_every_read(
+    audit: Served, method: str, request_: Any
+) -> None:
+    async with audit.reader(Role.SUPER_ADMIN, Role.AUDITOR, tenant="green") as stub:
+        call = getattr(stub, method)(request_, metadata=(("x-interlock-tenant", "blue"),))
+        refused = await refusal(call)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_FORBIDDEN")
+
+
+async def test_an_operator_of_all_tenants_reads_the_log_of_the_tenant_it_names(audit: Served) -> None:
+    made = event(tenant="blue")
+    async with audit.producer() as producer:
+        await append(producer, made)
+    in_blue = (("x-interlock-tenant", "blue"),)
+    async with audit.reader(Role.SUPER_ADMIN, tenant=SYSTEM_TENANT) as stub:
+        request = messages.GetAuditTrailRequest(task_id=TASK)
+        assert len((await stub.GetAuditTrail(request, metadata=in_blue)).entries) == 1
+        key = (await stub.GetPublicKeys(messages.GetPublicKeysRequest(), metadata=in_blue)).verifier_key
+    assert key.startswith(f"{ORIGIN}/blue+")
+
+
 async def test_a_viewer_sees_entries_and_proofs_but_no_payload(audit: Served) -> None:
     async with audit.producer() as producer:
         await append(producer, event())

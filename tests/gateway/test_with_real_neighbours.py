@@ -46,7 +46,7 @@ async def audit_served(world: World, url: str) -> AsyncIterator[str]:
     audit = build_audit(settings)
     verifier = TokenVerifier([world.issuer.trusted()])
     async with running_server(
-        [audit.service], settings, verifier=verifier, lifespan=audit.lifespan
+        audit.services, settings, verifier=verifier, lifespan=audit.lifespan
     ) as addresses:
         yield addresses.internal
 

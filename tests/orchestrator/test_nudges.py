@@ -45,6 +45,23 @@ async def running(nudger: Nudger) -> AsyncIterator[None]:
             await task
 
 
+async def test_a_failure_that_nobody_expected_does_not_end_the_nudges() -> None:
+    class Torn(Broker):
+        def send(self, pool: str, count: int) -> None:
+            super().send(pool, count)
+            if self.tries == 1:
+                raise ValueError("not one of Redis' errors")
+
+    broker = Torn()
+    nudger = Nudger(broker)
+    async with running(nudger):
+        nudger.nudge({"default": 1})
+        await eventually(lambda: broker.tries == 1)
+        nudger.nudge({"default": 2})
+        await eventually(lambda: broker.tries == 2)
+    assert broker.sent[-1] == ("default", 2)
+
+
 async def test_what_is_asked_for_while_a_nudge_is_under_way_becomes_one_more() -> None:
     broker = Broker()
     broker.gate.clear()
