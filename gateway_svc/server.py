@@ -1,11 +1,11 @@
 """Builds the gateway and serves it."""
 
 import asyncio
+import functools
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import structlog
@@ -41,13 +41,14 @@ from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
 from interlock_sandbox import IsolationLevel, Sandbox
+from svc_kit.background import background
 from svc_kit.clients import TokenFile, TokenSource, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
 from svc_kit.outbox import Relay
-from svc_kit.server import Service, run, token_verifier
+from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.signing import SigningKey
 from svc_kit.wakeup import Wakeups
 
@@ -59,14 +60,6 @@ _SAFE_AUDIT_METHODS = ("/interlock.audit.v1.AuditService/Append",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
-    """What `svc_kit.server` serves: two gRPC services, and what lives as long as they."""
-
-    services: Sequence[Service]
-    lifespan: Callable[[], AbstractAsyncContextManager[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Peers:
     """Channels to the other services' internal doors."""
 
@@ -75,7 +68,7 @@ class Peers:
     audit: grpc.aio.Channel
 
 
-def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gateway:
+def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
     """Wire everything; nothing runs before the lifespan is entered, which starts and closes the sandbox."""
     if settings.keys_dir is None:
         raise ValueError("the setting `keys_dir` must name the folder of the receipt key")
@@ -148,7 +141,8 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gatew
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
             woken = stack.enter_context(wakeups.subscribe(TOPIC))
-            await stack.enter_async_context(_background(ownership.run(), relay.run(), book.follow(woken)))
+            loops = (ownership.run, relay.run, functools.partial(book.follow, woken))
+            await stack.enter_async_context(background(*loops, name="gateway"))
             await _heard(feed, book)
             stack.push_async_callback(flights.drain, settings.drain_seconds)
             stack.callback(admission.close)
@@ -160,7 +154,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> Gatew
     def add_policies(server: grpc.aio.Server) -> None:
         policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
 
-    return Gateway(
+    return App(
         services=(
             Service(name=servicer.NAME, add=add_gateway, roles=servicer.ROLES),
             Service(name=policy_servicer.NAME, add=add_policies, roles=policy_servicer.ROLES),
@@ -216,15 +210,3 @@ async def _heard(feed: RegistryFeed, book: PolicyBook) -> None:
             await feed.wait_ready()
     except (TimeoutError, Unavailable):
         log.warning("feeds_not_heard_yet")
-
-
-@asynccontextmanager
-async def _background(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these beside the block."""
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -58,4 +58,5 @@ async def _keep_running(loop: Loop, name: str) -> None:
 
 def _called(loop: Loop) -> str:
     """The loop's name in the log: its class and method where it is a method."""
-    return str(getattr(loop, "__qualname__", repr(loop)))
+    method = getattr(loop, "func", loop)  # what a functools.partial calls
+    return str(getattr(method, "__qualname__", repr(method)))
