@@ -33,7 +33,7 @@ class ServiceSettings(BaseSettings):
     internal_address: AddressText = ""
     metrics_address: AddressText = ""
     allow_plaintext_beyond_loopback: bool = False  # for a network that encrypts by itself
-    tls_certificate: Path | None = None  # of the public door; PEM, with its chain
+    tls_certificate: Path | None = None  # of every door on TCP; PEM, with its chain
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # clients of the public door must show a certificate of it
     max_message_bytes: int = Field(default=4 * 2**20, gt=0)
