@@ -25,9 +25,6 @@ class CallStatus(StrEnum):
     """It had started when its gateway, or its sandbox, was lost."""
 
 
-ENDED = frozenset({CallStatus.COMPLETED, CallStatus.FAILED})
-
-
 class CallKey(NamedTuple):
     """By which a call is known."""
 

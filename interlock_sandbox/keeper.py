@@ -29,11 +29,6 @@ class Keeper:
         """How many spares stand ready."""
         return self._pool.ready if self._pool else 0
 
-    @property
-    def zygote_pid(self) -> int:
-        """Process id of the zygote's launcher."""
-        return self._zygote.pid
-
     async def start(self) -> None:
         """Fill the pool; raises SpareFailed."""
         self._pool = await self._filled_pool(self._zygote)

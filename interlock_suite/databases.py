@@ -8,8 +8,6 @@ from psycopg import sql
 
 from interlock_suite.errors import SuiteError
 
-SERVICES = ("orchestrator", "registry", "gateway", "audit")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceDatabase:

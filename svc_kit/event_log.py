@@ -12,8 +12,6 @@ from typing import Protocol
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-HEAD_ID = 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:

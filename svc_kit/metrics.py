@@ -37,17 +37,12 @@ OUTBOX_OLDEST_SECONDS = "interlock_outbox_oldest_seconds"  # gauge: age of the o
 TASKS_SUBMITTED = "interlock_tasks_submitted_total"  # counter, by queue
 TASKS_FINISHED = "interlock_tasks_finished_total"  # counter, by state
 ATTEMPTS_CLAIMED = "interlock_attempts_claimed_total"  # counter, by pool
-QUEUE_DEPTH = "interlock_queue_depth"  # gauge, by queue
 SESSIONS = "interlock_worker_sessions"  # gauge: connected workers
 WATCHERS = "interlock_watchers"  # gauge: open watches
 
 # Gateway
 TOOL_CALLS = "interlock_tool_calls_total"  # counter, by outcome
 TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the pipeline
-
-# Audit
-AUDIT_ENTRIES = "interlock_audit_entries_total"  # counter, by type
-AUDIT_APPEND_SECONDS = "interlock_audit_append_seconds"  # histogram: from arrival to durable
 
 
 def commit_lane(name: str) -> Observer:

@@ -7,7 +7,6 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -135,11 +134,6 @@ def decode_hash(text: str, what: str) -> bytes:
     if len(value) != _HASH_SIZE:
         raise NoteError(f"{what} has {len(value)} bytes where {_HASH_SIZE} are needed")
     return value
-
-
-def decode_hashes(texts: Sequence[str], what: str) -> tuple[bytes, ...]:
-    """Several hashes, for example a proof."""
-    return tuple(decode_hash(text, what) for text in texts)
 
 
 def _parse_signature(line: str) -> NoteSignature:

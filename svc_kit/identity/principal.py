@@ -6,7 +6,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
-from interlock.common.v1 import permit_pb2
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.errors import PermissionDenied
 from svc_kit.identity.roles import Role, implied
@@ -47,10 +46,6 @@ class Principal:
     def _works_for(self, tenant: str) -> bool:
         """A worker reaches the tenants of its pools, but takes no other role of its token there."""
         return self.roles == {Role.WORKER} and any(tenant == served for served, _ in self.pools)
-
-    def to_proto(self) -> permit_pb2.Principal:
-        """For messages that say who acted."""
-        return permit_pb2.Principal(tenant=self.tenant, subject=self.subject, roles=sorted(self.roles))
 
 
 def principal() -> Principal:
