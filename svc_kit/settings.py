@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
     allow_plaintext_beyond_loopback: bool = False  # for a network that encrypts by itself
     tls_certificate: Path | None = None  # of every door on TCP; PEM, with its chain
     tls_key: Path | None = None
-    tls_client_ca: Path | None = None  # clients of the public door must show a certificate of it
+    tls_client_ca: Path | None = None  # clients of doors on TCP must show a certificate of it
     max_message_bytes: int = Field(default=4 * 2**20, gt=0)
     max_concurrent_calls: int = Field(default=2048, gt=0)
     default_deadline_seconds: float = Field(default=30.0, gt=0)  # of unary calls that name none
