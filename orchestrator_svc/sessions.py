@@ -55,7 +55,7 @@ class Sessions:
 
     @undisturbed
     async def open(self, session: Session) -> None:
-        """Open the session, or take it up again; older processes of the slot are over by that.
+        """Open the session, or take it up again; the older sessions of the slot are over by that.
 
         Raises SESSION_NOT_FOUND when the session has ended, is another worker's, or a newer process has the
         slot.
@@ -115,4 +115,5 @@ class Sessions:
 def _forbids(other: Session, asking: Session, *, ended: bool) -> bool:
     if other.session_id == asking.session_id:
         return ended or (other.subject, other.slot) != (asking.subject, asking.slot)
-    return other.incarnation >= asking.incarnation
+    # Of the same incarnation is the same process, which gave the other session up when it heard no answer.
+    return other.incarnation > asking.incarnation

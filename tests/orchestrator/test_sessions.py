@@ -68,6 +68,16 @@ async def test_a_newer_process_in_the_same_slot_ends_the_attempts_of_the_older_o
             assert claimed is not None and (claimed.task_id, claimed.attempt) == (task.task_id, 2)
 
 
+async def test_a_process_that_gave_its_session_up_goes_on_at_once_under_a_new_one(world: World) -> None:
+    task = await world.submit()
+    worker = world.worker()
+    async with worker.session(incarnation=1) as given_up:
+        await worker.must_claim(given_up)
+    async with worker.session(incarnation=1) as new:
+        claimed = await worker.claim(new)
+        assert claimed is not None and (claimed.task_id, claimed.attempt) == (task.task_id, 2)
+
+
 async def test_the_stream_of_a_replaced_process_ends_with_its_next_heartbeat(world: World) -> None:
     worker = world.worker()
     stream = worker.stub.WorkerSession()

@@ -80,7 +80,8 @@ class WorkerServiceServicer:
 
     def WorkerSession(self, request_iterator, context):
         """One stream per worker process: its lease covers all attempts claimed under it. The first message opens the session, or takes it up again by id on any replica; each
-        later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once.
+        later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once, as a new
+        session of the same incarnation ends the one before.
         Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND SESSION_NOT_FOUND (its lease had run out: stop all attempts and open a new one), PERMISSION_DENIED POOL_FORBIDDEN,
         UNAVAILABLE DRAINING (connect again).
         """

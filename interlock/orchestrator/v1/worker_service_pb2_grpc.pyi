@@ -37,7 +37,8 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     WorkerSession: _grpc.StreamStreamMultiCallable[_worker_service_pb2.WorkerSessionRequest, _worker_service_pb2.WorkerSessionResponse]
     """One stream per worker process: its lease covers all attempts claimed under it. The first message opens the session, or takes it up again by id on any replica; each
-    later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once.
+    later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once, as a new
+    session of the same incarnation ends the one before.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND SESSION_NOT_FOUND (its lease had run out: stop all attempts and open a new one), PERMISSION_DENIED POOL_FORBIDDEN,
     UNAVAILABLE DRAINING (connect again).
     """
@@ -70,7 +71,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WorkerSession: _aio.StreamStreamMultiCallable[_worker_service_pb2.WorkerSessionRequest, _worker_service_pb2.WorkerSessionResponse]  # type: ignore[assignment]
     """One stream per worker process: its lease covers all attempts claimed under it. The first message opens the session, or takes it up again by id on any replica; each
-    later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once.
+    later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once, as a new
+    session of the same incarnation ends the one before.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND SESSION_NOT_FOUND (its lease had run out: stop all attempts and open a new one), PERMISSION_DENIED POOL_FORBIDDEN,
     UNAVAILABLE DRAINING (connect again).
     """
@@ -106,7 +108,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.WorkerSessionResponse], _abc.AsyncIterator[_worker_service_pb2.WorkerSessionResponse]]:
         """One stream per worker process: its lease covers all attempts claimed under it. The first message opens the session, or takes it up again by id on any replica; each
-        later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once.
+        later one renews the lease. A broken stream is suspicion, not death: the lease runs on. A newer incarnation of the same slot ends the older one's leases at once, as a new
+        session of the same incarnation ends the one before.
         Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND SESSION_NOT_FOUND (its lease had run out: stop all attempts and open a new one), PERMISSION_DENIED POOL_FORBIDDEN,
         UNAVAILABLE DRAINING (connect again).
         """
