@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -136,17 +137,16 @@ def _event(
     return event
 
 
-def _add_outcome(event: entry_pb2.Event, call: ToolCall | None) -> None:
+def _add_outcome(event: entry_pb2.Event, left: Any) -> None:
     """The result or error, unless the event tells of a call that was given up for lost."""
-    if call is None or call.outcome is None or event.status == CallStatus.UNKNOWN:
+    if left is None or event.status == CallStatus.UNKNOWN:
         return
-    outcome = call.outcome
-    if outcome.result_json:
-        add_json(event, "result", outcome.result_json.encode())
+    if left.result_json:
+        add_json(event, "result", left.result_json.encode())
     else:
         error = {
-            "class": outcome.error_class or outcome.reason,
-            "message": outcome.error_message or outcome.message,
+            "class": left.error_class or left.reason,
+            "message": left.error_message or left.message,
         }
         add_json(event, "error", json.dumps(error, ensure_ascii=False).encode())
 

@@ -1,50 +1,84 @@
 """Statements on tool calls. All name the tenant, but for those of the relay and of the sweep."""
 
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_rows import from_row, outcome_to_row, to_row
-from gateway_svc.tables import audit_payload, gateway, tool_call
+from gateway_svc.call_writes import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
+from gateway_svc.errors import refusal_in_doubt
+from gateway_svc.tables import gateway, tool_call
+from gateway_svc.telling import Told, write_told
 from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
 from svc_kit.database import Database
+from svc_kit.errors import DomainError, Unavailable
 from svc_kit.event_log import advance
 from svc_kit.filters import Condition, Operator
+from svc_kit.group_commit import GroupCommit
+from svc_kit.metrics import commit_lane
 from svc_kit.outbox import Message, write_outbox
 
 _SWEEP_ROWS = 100
-# Kept from the first time the call was asked for.
 _DECIDED = frozenset({"verdicts", "policy_ids"})
-_KEPT = frozenset({"tenant", "call_id", "attempt"})
+_ROW_BYTES = 2048
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What the audit log is to be told in the same transaction, and a content that no other row keeps."""
-
-    message: Message
-    part: str = ""
-    content_type: str = "application/json"
-    body: bytes = b""
+_FIND = sa.select(tool_call).where(
+    tool_call.c.tenant == sa.bindparam("tenant"), tool_call.c.call_id == sa.bindparam("call_id")
+)
+_CONTENTS = sa.text(
+    "SELECT tenant, call_id, reason, message, result_json, error_class, error_message FROM tool_call"
+    " JOIN unnest(CAST(:tenants AS text[]), CAST(:call_ids AS uuid[])) AS asked (tenant, call_id)"
+    " USING (tenant, call_id)"
+)
+_PAYLOADS = sa.text(
+    "SELECT event_id, part, content_type, body FROM audit_payload"
+    " WHERE event_id = ANY(CAST(:event_ids AS uuid[]))"
+)
+_FORGET = sa.text("DELETE FROM audit_payload WHERE event_id = ANY(CAST(:event_ids AS uuid[]))")
 
 
 class CallStore:
-    """Calls as rows; an ended call never changes."""
+    """Calls as rows; an ended call never changes. Writers that wait at the same time share a commit."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._beginnings: GroupCommit[Beginning, bool] = GroupCommit(
+            self._begin,
+            size_of=lambda _: _ROW_BYTES,
+            tenant_of=lambda row: row.call.asked.tenant,
+            observe=commit_lane("begin"),
+        )
+        self._refusals: GroupCommit[Refusing, bool] = GroupCommit(
+            self._refuse,
+            size_of=lambda row: _ROW_BYTES + len(row.told.body),
+            tenant_of=lambda row: row.call.asked.tenant,
+            observe=commit_lane("refuse"),
+        )
+        self._endings: GroupCommit[Ending, bool] = GroupCommit(
+            self._end,
+            size_of=lambda row: _ROW_BYTES + len(row.outcome.result_json),
+            tenant_of=lambda row: row.call.asked.tenant,
+            # What was executed is never turned away; so many as may run at a time can wait here.
+            max_queued_rows=sys.maxsize,
+            max_queued_bytes=sys.maxsize,
+            observe=commit_lane("end"),
+        )
+
+    async def close(self) -> None:
+        """Take no more writes, and wait for those that were taken."""
+        for lane in (self._beginnings, self._refusals, self._endings):
+            await lane.close()
 
     async def find(self, key: CallKey) -> ToolCall | None:
         """One call."""
-        query = sa.select(tool_call).where(*_is(key))
         async with self._database.autocommit() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+            found = await connection.execute(_FIND, {"tenant": key.tenant, "call_id": key.call_id})
+            row = found.mappings().one_or_none()
         return from_row(row) if row is not None else None
 
     async def begin(self, call: ToolCall, *, repeatable: bool) -> bool:
@@ -52,15 +86,11 @@ class CallStore:
 
         `repeatable`: a call whose outcome is UNKNOWN may begin again too.
         """
-        free = [CallStatus.REFUSED, CallStatus.UNKNOWN] if repeatable else [CallStatus.REFUSED]
-        async with self._database.transaction() as connection:
-            return await _put(connection, call, free)
+        return await self._beginnings.submit(Beginning(call=call, repeatable=repeatable))
 
     async def refuse(self, call: ToolCall, told: Told) -> None:
         """Store a refusal, unless the call stands already and was not refused, and tell of it in any case."""
-        async with self._database.transaction() as connection:
-            await _put(connection, call, [CallStatus.REFUSED])
-            await _tell(connection, told)
+        await self._refusals.submit(Refusing(call=call, told=told))
 
     async def withdraw(self, call: ToolCall, *, reason: str, message: str, now: datetime, told: Told) -> None:
         """Turn a call that was begun, but of which nothing was executed, into a refused one."""
@@ -68,19 +98,16 @@ class CallStore:
         values |= {name: value for name, value in to_row(call).items() if name in _DECIDED}
         async with self._database.transaction() as connection:
             if await self._change(connection, call, values, [CallStatus.RUNNING]):
-                await _tell(connection, told)
+                await write_told(connection, [told])
 
     async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> bool:
         """Store how a call of this process ended; False when it has ended already, or is not its owner's now.
 
         The outcome of a call that was given up for lost meanwhile is stored too: the truth came late.
         """
-        values = {**outcome_to_row(outcome), "audit_index": audit_index}
-        async with self._database.transaction() as connection:
-            stored = await self._change(connection, call, values, [CallStatus.RUNNING, CallStatus.UNKNOWN])
-            if stored:
-                await _tell(connection, told)
-        return stored
+        return await self._endings.submit(
+            Ending(call=call, outcome=outcome, audit_index=audit_index, told=told)
+        )
 
     async def give_up_lost(
         self, abandoned: Sequence[uuid.UUID], end: Callable[[ToolCall], tuple[Outcome, Message]]
@@ -135,24 +162,44 @@ class CallStore:
         async with self._database.autocommit() as connection:
             return [from_row(row) for row in (await connection.execute(query)).mappings()]
 
-    async def contents(self, keys: Sequence[CallKey]) -> dict[CallKey, ToolCall]:
-        """Calls of any tenants, for the relay alone."""
+    async def contents(self, keys: Sequence[CallKey]) -> dict[CallKey, Any]:
+        """What calls of any tenants left behind (rows), for the relay alone."""
         if not keys:
             return {}
-        query = sa.select(tool_call).where(sa.tuple_(tool_call.c.tenant, tool_call.c.call_id).in_(keys))
+        parameters = {"tenants": [key.tenant for key in keys], "call_ids": [key.call_id for key in keys]}
         async with self._database.autocommit() as connection:
-            calls = [from_row(row) for row in (await connection.execute(query)).mappings()]
-        return {call.asked.key: call for call in calls}
+            rows = (await connection.execute(_CONTENTS, parameters)).all()
+        return {CallKey(row.tenant, row.call_id): row for row in rows}
 
     async def payloads(self, event_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Any]:
         """Contents on their way to the audit log (rows of part, content_type, body), for the relay alone."""
-        query = sa.select(audit_payload).where(audit_payload.c.event_id.in_(event_ids))
+        if not event_ids:
+            return {}
         async with self._database.autocommit() as connection:
-            return {row.event_id: row for row in (await connection.execute(query)).all()}
+            rows = (await connection.execute(_PAYLOADS, {"event_ids": list(event_ids)})).all()
+        return {row.event_id: row for row in rows}
 
     async def forget_payloads(self, connection: AsyncConnection, event_ids: Sequence[uuid.UUID]) -> None:
         """The audit log has them."""
-        await connection.execute(sa.delete(audit_payload).where(audit_payload.c.event_id.in_(event_ids)))
+        await connection.execute(_FORGET, {"event_ids": list(event_ids)})
+
+    async def _begin(self, rows: Sequence[Beginning]) -> list[bool]:
+        async with self._database.autocommit() as connection:
+            return await begin_calls(connection, rows)
+
+    async def _refuse(self, rows: Sequence[Refusing]) -> list[bool | DomainError]:
+        try:
+            async with self._database.autocommit() as connection:
+                told = await refuse_calls(connection, rows)
+        except Unavailable:
+            for row in rows:
+                row.in_doubt = True
+            raise
+        return [done or refusal_in_doubt() for done in told]
+
+    async def _end(self, rows: Sequence[Ending]) -> list[bool]:
+        async with self._database.autocommit() as connection:
+            return await end_calls(connection, rows)
 
     async def _change(
         self,
@@ -173,40 +220,6 @@ class CallStore:
             .values(**values)
         )
         return (await connection.execute(statement)).rowcount == 1
-
-
-async def write_told(connection: AsyncConnection, told: Sequence[Told]) -> None:
-    """Queue for the audit log, as the last thing of a transaction: it takes the lock that orders them."""
-    kept = [
-        {
-            "event_id": each.message.event_id,
-            "part": each.part,
-            "content_type": each.content_type,
-            "body": each.body,
-        }
-        for each in told
-        if each.part
-    ]
-    if kept:
-        await connection.execute(sa.insert(audit_payload), kept)
-    head = await advance(connection, events=0, outbox=len(told))
-    await write_outbox(connection, head, [each.message for each in told])
-
-
-async def _tell(connection: AsyncConnection, told: Told) -> None:
-    await write_told(connection, [told])
-
-
-async def _put(connection: AsyncConnection, call: ToolCall, replaced: Sequence[CallStatus]) -> bool:
-    values = to_row(call)
-    statement = insert(tool_call).values(**values)
-    statement = statement.on_conflict_do_update(
-        index_elements=[tool_call.c.tenant, tool_call.c.call_id],
-        set_={name: statement.excluded[name] for name in values if name not in _KEPT},
-        where=tool_call.c.status.in_(replaced),
-    )
-    stored = await connection.execute(statement.returning(tool_call.c.call_id))
-    return stored.one_or_none() is not None
 
 
 def _holds(condition: Condition) -> sa.ColumnElement[bool]:

@@ -96,16 +96,6 @@ def tenant_forbidden(tenant: str) -> DomainError:
     )
 
 
-def keys_unavailable() -> DomainError:
-    """The orchestrator's keys are not known and cannot be asked for."""
-    return Unavailable(
-        ErrorReason.ERROR_REASON_PEER_UNAVAILABLE,
-        "the orchestrator cannot be asked for the keys that sign permits",
-        metadata={"service": "orchestrator"},
-        retry_after=_RETRY_SECONDS,
-    )
-
-
 # Binding
 
 
@@ -207,6 +197,15 @@ def no_slot_yet() -> DomainError:
     return Unavailable(
         ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE,
         "this gateway has not found its database yet",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def refusal_in_doubt() -> DomainError:
+    """The refusal of a call may be recorded or not; asking again records it."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE,
+        "the database was lost while a refusal was stored",
         retry_after=_RETRY_SECONDS,
     )
 

@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway_svc.call_store import Told, write_told
 from gateway_svc.tables import policy, policy_head
+from gateway_svc.telling import Told, write_told
 from svc_kit.database import Database
 
 UNIQUE_VIOLATION = "23505"

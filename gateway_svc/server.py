@@ -134,6 +134,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
             for each in (peers.orchestrator, peers.registry, peers.audit):
                 stack.push_async_callback(each.close)
             stack.push_async_callback(database.close)
+            stack.push_async_callback(call_store.close)
             await ownership.start()
             stack.push_async_callback(ownership.end)
             await runner.start()
