@@ -21,7 +21,12 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def gateway_database(postgres_server: PostgresServer) -> ServiceDatabase:
-    made = postgres_server.make_database("gateway")
+    return migrated(postgres_server)
+
+
+def migrated(server: PostgresServer) -> ServiceDatabase:
+    """A fresh database of a gateway."""
+    made = server.make_database("gateway")
     run_migrations("gateway_svc", made.owner_url, grants_to=made.service_role)
     return made
 

@@ -21,6 +21,8 @@ from interlock_suite.databases import ServiceDatabase
 from svc_kit.database import Database
 from svc_kit.ids import uuid7
 from svc_kit.outbox import Message
+from tests.gateway.conftest import migrated
+from tests.suite_fixtures import PostgresServer
 
 _numbers = itertools.count(1)
 Row = TypeVar("Row")
@@ -101,9 +103,15 @@ class Stored:
         return found.status
 
 
+@pytest.fixture(scope="module")
+def own_database(postgres_server: PostgresServer) -> ServiceDatabase:
+    # What these tests put into the outbox is nothing that a gateway's relay could send.
+    return migrated(postgres_server)
+
+
 @pytest.fixture
-async def stored(gateway_database: ServiceDatabase) -> AsyncIterator[Stored]:
-    database = Database(gateway_database.service_url)
+async def stored(own_database: ServiceDatabase) -> AsyncIterator[Stored]:
+    database = Database(own_database.service_url)
     store = CallStore(database)
     yield Stored(tenant=f"stored-{next(_numbers)}", database=database, store=store)
     await store.close()
