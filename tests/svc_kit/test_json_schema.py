@@ -1,5 +1,7 @@
 """JSON Schema: one set of rules for all services."""
 
+import time
+
 import pytest
 
 from svc_kit import json_schema
@@ -17,6 +19,32 @@ def test_violations_beyond_the_limit_are_one_that_says_so() -> None:
     found = compile_schema({"items": {"type": "string"}}).violations(list(range(10)), limit=3)
     assert [violation.field for violation in found] == ["/0", "/1", "/2", ""]
     assert found[-1].message == "and more: only the first 3 are listed"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"items": {"type": "integer"}}, ["x"] * 60_000),
+        ({"items": {"enum": [str(number) for number in range(1000)]}}, ["x"] * 60_000),
+        (
+            {"anyOf": [{"items": {"enum": [str(each) for each in range(1000)]}}, {"type": "object"}]},
+            ["x"] * 60_000,
+        ),
+        ({"additionalProperties": {"type": "integer"}}, {f"k{number}": "x" for number in range(25_000)}),
+        ({"required": [f"k{number}" for number in range(5000)]}, {"k": ["x" * 1000] * 250}),
+    ],
+)
+def test_a_hostile_value_is_refused_at_once_without_every_place(schema: JsonValue, value: JsonValue) -> None:
+    compiled = compile_schema(schema)
+    began = time.perf_counter()
+    found = compiled.violations(value)
+    assert time.perf_counter() - began < 0.5
+    assert [(violation.field, "too large" in violation.message) for violation in found] == [("", True)]
+
+
+def test_a_long_text_in_a_small_value_does_not_keep_its_violations_from_being_listed() -> None:
+    schema = compile_schema({"required": ["path"], "properties": {"text": {"type": "string"}}})
+    assert [violation.field for violation in schema.violations({"text": "x" * 100_000})] == ["/path"]
 
 
 @pytest.mark.parametrize(
