@@ -33,8 +33,9 @@ _TOKEN_SECONDS = 3600.0
 class RunningSuite:
     """`python -m interlock_suite up` on a folder that outlives single runs."""
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, *, port_base: int | None = None, **settings: str) -> None:
         """`settings` go into its environment, from where each service takes its own."""
+        self._port_base = port_base
         self._settings = settings
         self.folder = DataFolder(data_dir)
         self.pins = data_dir.with_name("pins.json")
@@ -45,7 +46,8 @@ class RunningSuite:
 
     def start(self) -> None:
         """Start it and return when it is ready."""
-        argv = (sys.executable, "-m", "interlock_suite", "up", "--data-dir", str(self.folder.root))
+        ports = () if self._port_base is None else ("--port-base", str(self._port_base))
+        argv = (sys.executable, "-m", "interlock_suite", "up", "--data-dir", str(self.folder.root), *ports)
         with self._said.open("ab") as said:
             process = subprocess.Popen(
                 # With the tests ends what they started.
@@ -72,10 +74,11 @@ class RunningSuite:
         return below
 
     def stop(self) -> None:
-        """Ask it to end in order."""
+        """Have it end in order; no process may need to be killed for that."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(60) == 0, self._said.read_text()
+        assert "did not stop" not in self._said.read_text()
 
     def close(self) -> None:
         """After the tests: whatever its state, it goes."""
