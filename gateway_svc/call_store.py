@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_rows import from_row, outcome_to_row, to_row
-from gateway_svc.call_writes import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
+from gateway_svc.call_write_store import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
 from gateway_svc.errors import refusal_in_doubt
 from gateway_svc.tables import gateway, tool_call
-from gateway_svc.telling import Told, write_told
+from gateway_svc.told_store import Told, write_told
 from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
 from svc_kit.database import Database
 from svc_kit.errors import DomainError, Unavailable

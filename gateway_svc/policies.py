@@ -10,7 +10,7 @@ from gateway_svc.cedar.text import PolicyTextError, parse_policy
 from gateway_svc.errors import policy_changed, policy_id_taken, policy_invalid, policy_not_found
 from gateway_svc.policy_book import PolicyBook
 from gateway_svc.policy_store import Policy, PolicyStore, new_etag
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from svc_kit.clock import Clock
 from svc_kit.errors import Unavailable, Violation, invalid
 from svc_kit.ids import uuid7

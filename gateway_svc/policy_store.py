@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.tables import policy, policy_head
-from gateway_svc.telling import Told, write_told
+from gateway_svc.told_store import Told, write_told
 from svc_kit.database import Database
 
 UNIQUE_VIOLATION = "23505"

@@ -10,7 +10,7 @@ import structlog
 from gateway_svc.audit_events import TOOL_RESULT, result_event, to_message
 from gateway_svc.pipeline.pending import Begun
 from gateway_svc.pipeline.result import lost
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from gateway_svc.tool_call import CallStatus, Outcome, SignedReceipt, ToolCall
 from interlock.gateway.v1 import tool_call_pb2
 from svc_kit.errors import Unavailable

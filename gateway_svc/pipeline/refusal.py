@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gateway_svc.audit_events import TOOL_CALL, call_event, to_message
 from gateway_svc.pipeline.pending import Pending
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from gateway_svc.tool_call import CallStatus, ToolCall
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError

@@ -12,7 +12,7 @@ from gateway_svc.audit_log import AuditLog, NotRecordedError
 from gateway_svc.errors import audit_unavailable, broken
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.pending import Begun, Cleared
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from gateway_svc.tool_call import CallStatus, ToolCall
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError, Unavailable

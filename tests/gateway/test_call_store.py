@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from gateway_svc.call_store import CallStore
-from gateway_svc.call_writes import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
+from gateway_svc.call_write_store import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
 from gateway_svc.cedar.decision import Submitter
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from gateway_svc.tool_call import Asked, CallStatus, Outcome, ToolCall
 from gateway_svc.verdicts import Check, Verdict
 from interlock_suite.databases import ServiceDatabase

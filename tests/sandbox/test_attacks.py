@@ -1,5 +1,4 @@
 import asyncio
-import os
 
 import pytest
 
@@ -7,7 +6,7 @@ from interlock_sandbox import Sandbox
 from tests.sandbox.attacks import ATTACKS, Attack
 from tests.sandbox.siege import CONTROL, besiege
 from tests.sandbox.waiting import until
-from tests.sandbox.world import World, descendants
+from tests.sandbox.world import World, relatives
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,9 +41,9 @@ async def test_hostile_and_honest_tenants_at_once_do_not_disturb_each_other(
     assert await hostile == [[]] * len(attacks)
 
 
-async def test_the_attackers_left_no_process_behind(sandbox: Sandbox) -> None:
+async def test_the_attackers_left_no_process_behind(sandbox: Sandbox, bystanders: set[int]) -> None:
     await until(lambda: sandbox.status().spares == 2)
     # The world's victim, the launcher, the zygote and the two spares.
-    await until(lambda: len(descendants(os.getpid())) == 5)
+    await until(lambda: len(relatives(bystanders)) == 5)
     assert sandbox.status().running == 0
     assert sandbox.status().restarts == 0

@@ -11,7 +11,7 @@ import pytest
 from interlock_sandbox import Limits, OutcomeKind, Sandbox, SandboxClosed, ToolProgram
 from tests.sandbox.siege import CONTROL
 from tests.sandbox.waiting import until
-from tests.sandbox.world import descendants
+from tests.sandbox.world import children_of, descendants, relatives
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -26,15 +26,15 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_cancelling_the_task_kills_the_program(sandbox: Sandbox) -> None:
+async def test_cancelling_the_task_kills_the_program(sandbox: Sandbox, bystanders: set[int]) -> None:
     await until(lambda: sandbox.status().spares == 2)
-    before = descendants(os.getpid())
+    before = relatives(bystanders)
     task = asyncio.create_task(sandbox.run(SLEEP))
     await started(sandbox)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: sandbox.status().spares == 2 and len(descendants(os.getpid())) == len(before))
+    await until(lambda: sandbox.status().spares == 2 and len(relatives(bystanders)) == len(before))
     assert sandbox.status().running == 0
 
 
@@ -60,10 +60,11 @@ async def test_more_calls_than_slots_wait_their_turn() -> None:
 
 
 async def test_a_dead_zygote_ends_its_calls_and_is_replaced() -> None:
+    others = children_of(os.getpid())
     async with Sandbox(spares=1) as fragile:
         running = asyncio.create_task(fragile.run(SLEEP))
         await started(fragile)
-        launcher = max(children_of(os.getpid()))  # the youngest; the module's own sandbox has one too
+        (launcher,) = children_of(os.getpid()) - others
         (zygote,) = children_of(launcher)
         os.kill(zygote, signal.SIGKILL)
         outcome = await running
@@ -74,19 +75,15 @@ async def test_a_dead_zygote_ends_its_calls_and_is_replaced() -> None:
         assert fragile.status().restarts == 1
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 async def test_closing_cancels_what_runs_and_leaves_no_process() -> None:
-    before = descendants(os.getpid())
+    bystanders = children_of(os.getpid())
     closing = Sandbox(spares=2)
     await closing.start()
     running = asyncio.create_task(closing.run(SLEEP))
     await started(closing)
     await closing.close()
     assert (await running).kind is OutcomeKind.CANCELED
-    assert descendants(os.getpid()) <= before
+    assert relatives(bystanders) == set()
     with pytest.raises(SandboxClosed):
         await closing.run(CONTROL)
 

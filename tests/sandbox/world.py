@@ -143,6 +143,17 @@ def _heard(listener: socket.socket) -> bool:
     return True
 
 
+def children_of(pid: int) -> set[int]:
+    """Process ids of what a process's main thread has started and not yet reaped."""
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def relatives(bystanders: set[int]) -> set[int]:
+    """Everything that stems from this process, but for those children and what stems from them."""
+    strangers = bystanders.union(*(descendants(pid) for pid in bystanders))
+    return descendants(os.getpid()) - strangers
+
+
 def descendants(pid: int) -> set[int]:
     """Process ids of everything that stems from a process, itself left out."""
     parents: dict[int, int] = {}

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_rows import outcome_to_row, to_row
-from gateway_svc.telling import Told
+from gateway_svc.told_store import Told
 from gateway_svc.tool_call import Outcome, ToolCall
 from svc_kit.group_commit import in_row_order
 
