@@ -13,6 +13,7 @@ from svc_kit.identity import LocalIssuer
 from svc_kit.migrations import run_migrations
 from svc_kit.signing import SigningKey
 from tests.gateway.peers import Orchestrator
+from tests.gateway.shared_sandbox import SandboxHost, sandbox_host
 from tests.gateway.world import World, gateway, neighbours
 from tests.suite_fixtures import PostgresServer
 
@@ -31,6 +32,12 @@ def migrated(server: PostgresServer) -> ServiceDatabase:
     return made
 
 
+@pytest.fixture(scope="session")
+def sandboxes() -> Iterator[SandboxHost]:
+    with sandbox_host() as host:
+        yield host
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     # Not pytest's own: a unix socket's path may hold 107 bytes only.
@@ -40,7 +47,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def closed_world(gateway_database: ServiceDatabase, folder: Path) -> AsyncIterator[World]:
+async def closed_world(
+    gateway_database: ServiceDatabase, sandboxes: SandboxHost, folder: Path
+) -> AsyncIterator[World]:
     """The neighbours, without a gateway."""
     key = SigningKey.load_or_create(folder / "orchestrator", "permit")
     world = World(
@@ -50,6 +59,7 @@ async def closed_world(gateway_database: ServiceDatabase, folder: Path) -> Async
         issuer=LocalIssuer(folder / "issuer.pem", "test"),
         permit_key=key,
         orchestrator=Orchestrator(key),  # type: ignore[abstract]  # one method is enough here
+        sandboxes=sandboxes,
     )
     async with neighbours(world):
         yield world

@@ -35,6 +35,7 @@ from svc_kit.signing import SigningKey
 from svc_kit.status import RemoteError, from_rpc_error
 from svc_kit.strict_json import canonical, digest
 from tests.gateway.peers import Audit, Orchestrator, Registry, served
+from tests.gateway.shared_sandbox import SandboxHost, SharedSandbox
 
 WORKER = "worker-1"
 AGENT, AGENT_VERSION = "analyst", "1.0.0"
@@ -53,6 +54,7 @@ class World:
     issuer: LocalIssuer
     permit_key: SigningKey
     orchestrator: Orchestrator
+    sandboxes: SandboxHost
     registry: Registry = field(default_factory=Registry)
     audit: Audit = field(default_factory=Audit)
     tools: dict[str, tool_pb2.ToolVersion] = field(default_factory=dict)
@@ -314,9 +316,13 @@ def settings_of(world: World, **changes: Any) -> GatewaySettings:
 
 @asynccontextmanager
 async def gateway(world: World, **changes: Any) -> AsyncIterator[World]:
-    """Serve a gateway of this world; inside, the world speaks to it."""
+    """Serve a gateway of this world; inside, the world speaks to it.
+
+    It has a sandbox of its own only when `changes` say something of it.
+    """
     settings = settings_of(world, **changes)
-    world.sandbox = make_sandbox(settings)
+    own = any(name.startswith("sandbox_") for name in changes)
+    world.sandbox = make_sandbox(settings) if own else SharedSandbox(world.sandboxes)
     served_gateway = build(settings, sandbox=world.sandbox)
     verifier = TokenVerifier([world.issuer.trusted()])
     # The channels outlast the server, so that calls under way when it stops are answered.
