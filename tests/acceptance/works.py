@@ -18,7 +18,6 @@ _STRICT = {
 
 ECHO = Work(name="acc-echo", source=_ECHO, arguments=("value",), failures=10)
 LISTED = Work(name="acc-listed", source=_ECHO, arguments=("value",))
-NAP = Work(name="acc-nap", source=_NAP, arguments=("seconds",), seconds=20)
 NAP_ONCE = Work(
     name="acc-nap-once", source=_NAP, arguments=("seconds",), seconds=20, side_effect=AT_MOST_ONCE
 )
@@ -35,4 +34,4 @@ ALLOCATES = Work(
 )
 DENIED = Work(name="acc-denied", source=_ECHO, arguments=("value",), allowed=False)
 
-WORKS = (ECHO, LISTED, NAP, NAP_ONCE, RAISES, STRICT, ALLOCATES, DENIED)
+WORKS = (ECHO, LISTED, NAP_ONCE, RAISES, STRICT, ALLOCATES, DENIED)

@@ -28,6 +28,7 @@ def suite() -> Iterator[RunningSuite]:
         asyncio.run(publish(suite, WORKS))
         yield suite
         suite.stop()
+        assert suite.unexpected() == []
     finally:
         suite.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -139,6 +139,22 @@ class RunningSuite:
         row = self.processes()[name]
         return bool(row["state"] == "ready" and row["pid"] != before)
 
+    def unexpected(self) -> list[str]:
+        """What the services logged as errors of their own: no fault from outside excuses one."""
+        found = []
+        for service in (*SERVICES, "worker"):
+            for line in self.folder.log(service).read_text().splitlines():
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    # Cut off by a kill, or not of the service's own making.
+                    continue
+                # asyncio's complaints about streams that grpc drops are nobody's answer to anything.
+                ours = said.get("logger", "").partition(".")[0] != "asyncio"
+                if said["level"] == "error" and ours and said.get("reason") != "OUTCOME_UNKNOWN":
+                    found.append(f"{service}: {line}")
+        return found
+
     # Its doors
 
     @property
