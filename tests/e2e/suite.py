@@ -205,9 +205,11 @@ class RunningSuite:
         return redis.Redis.from_url(f"unix://:{password}@{self.folder.socket('valkey')}?db=0")
 
     def _pid_in_context(self) -> int | None:
-        if not self.folder.context.exists():
+        try:
+            pid: int = json.loads(self.folder.context.read_text())["pid"]
+        except FileNotFoundError:
+            # None yet, or the next start is just clearing away a killed one's.
             return None
-        pid: int = json.loads(self.folder.context.read_text())["pid"]
         return pid
 
 
