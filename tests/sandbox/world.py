@@ -144,8 +144,9 @@ def _heard(listener: socket.socket) -> bool:
 
 
 def children_of(pid: int) -> set[int]:
-    """Process ids of what a process's main thread has started and not yet reaped."""
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    """Process ids of what any thread of a process has started and not yet reaped."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return {int(word) for thread in threads for word in (thread / "children").read_text().split()}
 
 
 def relatives(bystanders: set[int]) -> set[int]:
