@@ -110,7 +110,8 @@ async def _end_to_end(suite: Running, client: Client) -> list[Row]:
 
     await asyncio.gather(*(submitter() for _ in range(_IN_FLIGHT)))
     submitted = time.perf_counter() - start
-    states = await asyncio.wait_for(_final_states(client, task_ids), _END_SECONDS)
+    async with asyncio.timeout(_END_SECONDS):
+        states = await _final_states(client, task_ids)
     seconds = time.perf_counter() - start
     after = suite.cpu_seconds()
     completed = sum(state == task_pb2.TASK_STATE_COMPLETED for state in states)

@@ -162,7 +162,8 @@ class Call:
 
     async def _wait_until_gone(self, seconds: float) -> ExitReport | None:
         try:
-            return await asyncio.wait_for(asyncio.shield(self._spare.exited), seconds)
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._spare.exited)
         except TimeoutError:
             return None
 

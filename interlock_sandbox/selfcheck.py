@@ -88,4 +88,5 @@ def judge(facts: Mapping[str, object], layers: Collection[Layer]) -> dict[Layer,
 
 async def verify(spare: Spare, layers: Collection[Layer]) -> dict[Layer, str]:
     """As `disproved_layers`, and never longer than a few seconds."""
-    return await asyncio.wait_for(disproved_layers(spare, layers), _SECONDS + 3)
+    async with asyncio.timeout(_SECONDS + 3):
+        return await disproved_layers(spare, layers)

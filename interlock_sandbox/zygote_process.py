@@ -69,7 +69,8 @@ class ZygoteProcess:
         messages.send(ours, Op.CONFIGURE, {"layers": sorted(self.layers)})
         loop.add_reader(ours.fileno(), self._on_readable)
         try:
-            message = await asyncio.wait_for(self._ready, START_SECONDS)
+            async with asyncio.timeout(START_SECONDS):
+                message = await self._ready
         except TimeoutError:
             await self.close()
             raise SandboxUnavailable(f"the zygote was not ready within {START_SECONDS:g} s") from None
@@ -92,7 +93,8 @@ class ZygoteProcess:
         self._spares[spare.id] = spare
         try:
             spare.pidfd = await self._request_clone(self._socket, spare, theirs)
-            await asyncio.wait_for(spare.wait_until_ready(), READY_SECONDS)
+            async with asyncio.timeout(READY_SECONDS):
+                await spare.wait_until_ready()
         except TimeoutError:
             spare.close()
             raise SpareFailed("namespaces", f"it was not ready within {READY_SECONDS:g} s", 0) from None

@@ -16,7 +16,8 @@ async def finish(command: Command, *, seconds: float) -> int:
     loop = asyncio.get_running_loop()
     loop.add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await ended.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

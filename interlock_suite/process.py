@@ -106,7 +106,8 @@ class Process:
         self._hurry.set()
         await self._end()
         try:
-            await asyncio.wait_for(self._ready.wait(), self._patience.start)
+            async with asyncio.timeout(self._patience.start):
+                await self._ready.wait()
         except TimeoutError:
             raise SuiteError(
                 f"{self.name} is not ready again yet; it is tried further.", f"See {self._command().log}."
@@ -163,7 +164,8 @@ class Process:
             if await self._is_ready() and not self._exited.is_set():
                 return True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exited.wait(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._exited.wait()
         return False
 
     async def _keep(self) -> None:
@@ -185,7 +187,8 @@ class Process:
         while not self._stopping.is_set():
             self.state = State.WAITING
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
             if self._stopping.is_set():
                 return
             self.restarts += 1
@@ -207,7 +210,8 @@ class Process:
         command = self._command()
         self._signal(command.stop_signal)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._exited.wait(), self._patience.stop)
+            async with asyncio.timeout(self._patience.stop):
+                await self._exited.wait()
         if not self._exited.is_set():
             log.warning("%s did not stop in %.0f s and is killed.", self.name, self._patience.stop)
             self._signal_group(signal.SIGKILL)

@@ -142,7 +142,8 @@ def build(settings: OrchestratorSettings) -> App:
             # Usually there in milliseconds; without it new tasks are refused, and nothing else. Before the
             # reaper begins to count: workers cannot be heard until the doors are open.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(feed.wait_ready(), _FEED_SECONDS)
+                async with asyncio.timeout(_FEED_SECONDS):
+                    await feed.wait_ready()
             loops = (nudger.run, relay.run, gate.run, hub.run, leader.run)
             await stack.enter_async_context(background(*loops, name="orchestrator"))
             for lane in (submissions, claims, attempts):

@@ -1,7 +1,6 @@
 """A consumer's live copy of the registry, so that no hot path asks it over the network."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -62,8 +61,7 @@ class RegistryFeed:
         """Stop following; what is known stays readable."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
             self._task = None
 
     @property
@@ -165,7 +163,8 @@ class RegistryFeed:
                 stream = self._registry.WatchRegistry(registry_service_pb2.WatchRegistryRequest())
                 try:
                     while True:
-                        message = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
+                        async with asyncio.timeout(_SILENCE_SECONDS):
+                            message = await stream.read()
                         if not isinstance(message, registry_service_pb2.WatchRegistryResponse):
                             break  # grpc's mark for the end of a stream
                         self._apply(message)

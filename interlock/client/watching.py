@@ -41,7 +41,8 @@ async def follow(
         why = ""
         try:
             while True:
-                update = await asyncio.wait_for(stream.read(), _SILENCE_SECONDS)
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    update = await stream.read()
                 if not isinstance(update, messages.WatchTaskResponse):
                     # Closed with OK: the task is terminal, and this was its end.
                     return

@@ -64,6 +64,44 @@ async def test_closing_a_feed_ends_it(served: tuple[Registry, grpc.aio.Channel])
     _, channel = served
     feed = RegistryFeed(channel)
     feed.start()
-    await asyncio.wait_for(feed.wait_ready(), 10)
-    await asyncio.wait_for(feed.close(), 1)
+    async with asyncio.timeout(10):
+        await feed.wait_ready()
+    async with asyncio.timeout(1):
+        await feed.close()
     assert feed.agent("default", "echoer") is not None
+
+
+class Stream:
+    """A stream whose one message arrives when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.message: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def read(self) -> Any:
+        self.asked.set()
+        if self.message.done():
+            await asyncio.Event().wait()
+        return await self.message
+
+    def cancel(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_feed_ends_even_when_it_is_closed_while_a_message_arrives(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream()
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        feed = RegistryFeed(channel)
+        monkeypatch.setattr(feed._registry, "WatchRegistry", lambda _: stream)
+        feed.start()
+        await stream.asked.wait()
+        stream.message.set_result(
+            registry_service_pb2.WatchRegistryResponse(bookmark=registry_service_pb2.Bookmark(), position=1)
+        )
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await feed.close()

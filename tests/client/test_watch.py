@@ -90,7 +90,8 @@ async def test_a_watch_that_begins_while_the_service_is_away_waits_for_it(tmp_pa
         heard = asyncio.Event()
         watching = client.watch("task", interrupted=lambda _why, _revision: heard.set())
         waiting = asyncio.ensure_future(anext(watching))
-        await asyncio.wait_for(heard.wait(), 20)
+        async with asyncio.timeout(20):
+            await heard.wait()
         assert not waiting.done()
         waiting.cancel()
         await asyncio.wait([waiting])

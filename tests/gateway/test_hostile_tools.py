@@ -171,7 +171,8 @@ async def test_a_tool_reaches_no_listener_on_this_host(closed_world: World) -> N
         assert len(json.loads(answer.result_json)) == 2
         assert not reached.is_set()
         with socket.create_connection(("127.0.0.1", port)):
-            await asyncio.wait_for(reached.wait(), 5)
+            async with asyncio.timeout(5):
+                await reached.wait()
 
 
 async def test_a_tool_reads_no_file_of_this_host_and_no_secret_of_the_gateway(

@@ -40,7 +40,8 @@ async def gateway_process(world: World) -> AsyncIterator["asyncio.subprocess.Pro
         )
     try:
         async with grpc.aio.insecure_channel(f"unix:{world.folder}/gateway") as channel:
-            await asyncio.wait_for(channel.channel_ready(), 20)
+            async with asyncio.timeout(20):
+                await channel.channel_ready()
             world.internal = channel
             yield process
     finally:
@@ -116,7 +117,8 @@ async def test_a_gateway_gives_up_the_calls_of_one_that_fell_silent_but_never_it
     await other.start()
     assert not woken.is_set(), "the dead one has not been silent for long enough"
     sweeping = asyncio.create_task(other.run())
-    await asyncio.wait_for(woken.wait(), 5)
+    async with asyncio.timeout(5):
+        await woken.wait()
 
     async def unknown() -> bool:
         return [row.status for row in await closed_world.rows(permit)] == ["UNKNOWN"]

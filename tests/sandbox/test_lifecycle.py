@@ -115,7 +115,8 @@ async def test_everything_dies_with_the_parent(sandbox: Sandbox) -> None:
     )
     try:
         assert parent.stdout is not None
-        assert await asyncio.wait_for(parent.stdout.readline(), 20) == b"up\n"
+        async with asyncio.timeout(20):
+            assert await parent.stdout.readline() == b"up\n"
         family = descendants(parent.pid)
         assert len(family) == 5  # the launcher, the zygote, two spares and the call
     finally:

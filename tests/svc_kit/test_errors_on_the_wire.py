@@ -196,9 +196,11 @@ async def test_a_cancelled_call_ends_its_handler_and_is_no_error(kit: KitService
     kit.does["Echo"] = wait
     with capture_logs() as logs:
         call = viewer.Echo(StringValue())
-        await asyncio.wait_for(begun.wait(), 5)
+        async with asyncio.timeout(5):
+            await begun.wait()
         call.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
+        async with asyncio.timeout(5):
+            await ended.wait()
     assert logs == []
 
 
@@ -216,7 +218,8 @@ async def test_a_client_that_leaves_a_stream_closes_its_generator(kit: KitServic
     call = viewer.Tail(StringValue())
     await call.read()
     call.cancel()
-    await asyncio.wait_for(closed.wait(), 5)
+    async with asyncio.timeout(5):
+        await closed.wait()
 
 
 async def test_the_deadline_of_the_client_ends_the_handler(kit: KitService, viewer: KitStub) -> None:
@@ -232,7 +235,8 @@ async def test_the_deadline_of_the_client_ends_the_handler(kit: KitService, view
     kit.does["Echo"] = wait
     error = await failure(viewer.Echo(StringValue(), timeout=0.1))
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.wait_for(ended.wait(), 5)
+    async with asyncio.timeout(5):
+        await ended.wait()
 
 
 class TestDefaultDeadline:

@@ -322,7 +322,8 @@ class TestDrain:
             assert not stopping.done()
             finish.set()
             assert (await call).value == "done"
-            await asyncio.wait_for(stopping, 5)
+            async with asyncio.timeout(5):
+                await stopping
         assert events == ["opened", "call finished", "closed"]
 
     async def test_a_call_that_outlasts_the_drain_is_cut_off(
@@ -379,7 +380,8 @@ class TestDrain:
         assert not running.done()
         os.kill(os.getpid(), signal.SIGTERM)
 
-        await asyncio.wait_for(running, 5)
+        async with asyncio.timeout(5):
+            await running
         assert (await failure(call)).code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
