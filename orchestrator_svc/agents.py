@@ -127,7 +127,7 @@ def _pin(version: agent_pb2.AgentVersion) -> AgentPin:
         name=version.agent,
         version=version.version,
         digest=version.digest,
-        isolation=Isolation.TRUSTED if spec.WhichOneof("runtime") == "python" else Isolation.PLAN,
+        isolation=_isolation(spec),
         retry=_retry(spec.retry),
         start_to_close=(
             spec.start_to_close_timeout.ToNanoseconds() / 1e9
@@ -135,6 +135,12 @@ def _pin(version: agent_pb2.AgentVersion) -> AgentPin:
             else DEFAULT_START_TO_CLOSE
         ),
     )
+
+
+def _isolation(spec: agent_pb2.AgentSpec) -> Isolation:
+    if spec.WhichOneof("runtime") != "python":
+        return Isolation.PLAN
+    return Isolation.SANDBOXED if spec.python.source else Isolation.TRUSTED
 
 
 def _retry(policy: agent_pb2.RetryPolicy) -> RetryPolicy:

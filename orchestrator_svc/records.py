@@ -17,6 +17,7 @@ class Isolation(StrEnum):
 
     PLAN = "PLAN"  # it has none
     TRUSTED = "TRUSTED"  # it runs in the worker's process
+    SANDBOXED = "SANDBOXED"  # it runs in a sandbox of the worker
 
 
 class StepKind(StrEnum):

@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from interlock.registry.v1 import agent_pb2, registry_service_pb2, tool_pb2
-from registry_svc import matching
+from registry_svc import matching, specs
 from registry_svc.records import Kind, Resource, Version
 
 
@@ -48,10 +48,15 @@ def tool_to_proto(record: Resource) -> tool_pb2.Tool:
 
 def agent_version_to_proto(record: Version) -> agent_pb2.AgentVersion:
     """A version of an agent."""
+    spec = json.loads(record.spec_json)
     message = agent_pb2.AgentVersion(
-        agent=record.name, version=record.version, digest=record.digest, publisher=record.publisher
+        agent=record.name,
+        version=record.version,
+        digest=record.digest,
+        publisher=record.publisher,
+        isolation=specs.isolation(spec),
     )
-    json_format.ParseDict(json.loads(record.spec_json), message.spec)
+    json_format.ParseDict(spec, message.spec)
     message.create_time.FromDatetime(record.create_time)
     return message
 

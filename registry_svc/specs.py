@@ -44,7 +44,7 @@ def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     if python is None:
         yield "spec.python", "an implementation is required"
     else:
-        yield from _source(python)
+        yield from _source(python, ast.FunctionDef, "function")
     yield from _limits(spec.get("limits", {}))
 
 
@@ -64,8 +64,7 @@ def agent_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     if "plan" in spec:
         yield from _plan(spec["plan"], set(names))
     elif "python" in spec:
-        if not _ENTRY_POINT.fullmatch(spec["python"].get("entry_point", "")):
-            yield "spec.python.entry_point", "must name an entry point of group interlock.agents"
+        yield from _python_agent(spec["python"])
     else:
         yield "spec.plan", "a runtime is required: plan or python"
     yield from _retry(spec.get("retry", {}))
@@ -79,7 +78,30 @@ def _description(spec: Mapping[str, Any]) -> Iterator[Flaw]:
         yield "spec.description", f"at most {MAX_DESCRIPTION} characters"
 
 
-def _source(python: Mapping[str, Any]) -> Iterator[Flaw]:
+def isolation(spec: Mapping[str, Any]) -> str:
+    """How the code of an agent with this spec is held."""
+    if "python" not in spec:
+        return "PLAN"
+    return "SANDBOXED" if spec["python"].get("source") else "TRUSTED"
+
+
+def _python_agent(python: Mapping[str, Any]) -> Iterator[Flaw]:
+    if "entry_point" not in python:
+        yield from _source(python, ast.AsyncFunctionDef, "coroutine function (async def)")
+        limits = python.get("limits", {})
+        yield from _memory(limits, "spec.python.limits.memory_bytes")
+        yield from _duration(limits, "cpu", "spec.python.limits.cpu", 0.01, MAX_ATTEMPT_SECONDS)
+        return
+    if not _ENTRY_POINT.fullmatch(python["entry_point"]):
+        yield "spec.python.entry_point", "must name an entry point of group interlock.agents"
+    for name in ("source", "entrypoint", "limits"):
+        if name in python:
+            yield f"spec.python.{name}", "is for sandboxed agents, and excludes entry_point"
+
+
+def _source(
+    python: Mapping[str, Any], wanted: type[ast.FunctionDef | ast.AsyncFunctionDef], what: str
+) -> Iterator[Flaw]:
     source = python.get("source", "")
     entrypoint = python.get("entrypoint") or "run"
     if not source:
@@ -97,23 +119,24 @@ def _source(python: Mapping[str, Any]) -> Iterator[Flaw]:
             f"not Python{f', line {line}' if line else ''}: {getattr(error, 'msg', 'too deep')}",
         )
         return
-    defined = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    defined = {node.name for node in module.body if isinstance(node, wanted)}
     if entrypoint not in defined:
-        yield "spec.python.entrypoint", f"the source defines no function {entrypoint!r} at its top level"
+        yield "spec.python.entrypoint", f"the source defines no {what} {entrypoint!r} at its top level"
 
 
 def _limits(limits: Mapping[str, Any]) -> Iterator[Flaw]:
     yield from _duration(limits, "timeout", "spec.limits.timeout", 0.01, MAX_TIMEOUT_SECONDS)
     yield from _duration(limits, "cpu", "spec.limits.cpu", 0.01, MAX_TIMEOUT_SECONDS)
-    memory = int(limits.get("memory_bytes", 0))
-    if memory and not MIN_MEMORY_BYTES <= memory <= MAX_MEMORY_BYTES:
-        yield (
-            "spec.limits.memory_bytes",
-            f"must be {MIN_MEMORY_BYTES} to {MAX_MEMORY_BYTES}, or 0 for the default",
-        )
+    yield from _memory(limits, "spec.limits.memory_bytes")
     result = int(limits.get("result_bytes", 0))
     if not 0 <= result <= MAX_RESULT_BYTES:
         yield "spec.limits.result_bytes", f"must be at most {MAX_RESULT_BYTES}, or 0 for the default"
+
+
+def _memory(limits: Mapping[str, Any], field: str) -> Iterator[Flaw]:
+    memory = int(limits.get("memory_bytes", 0))
+    if memory and not MIN_MEMORY_BYTES <= memory <= MAX_MEMORY_BYTES:
+        yield field, f"must be {MIN_MEMORY_BYTES} to {MAX_MEMORY_BYTES}, or 0 for the default"
 
 
 def _capabilities(capabilities: list[str]) -> Iterator[Flaw]:

@@ -12,6 +12,7 @@ side_effect = "PURE"                # or IDEMPOTENT, AT_MOST_ONCE
 name = "csv-analyst"
 version = "1.0.0"
 tools = ["csv_profile"]             # or { tool = "csv_profile", version = "1.0.0" }
+source_file = "csv_analyst.py"      # for a Python agent in the sandbox; or plan = … or python.entry_point
 …every other field of the contract's AgentSpec
 """
 
@@ -92,13 +93,7 @@ def _entries(document: dict[str, Any], kind: str, path: Path) -> Iterator[tuple[
 
 def _tool(entry: dict[str, Any], folder: Path, where: str) -> ToolEntry:
     name, version, spec = _named(entry, where)
-    python = {}
-    if "source_file" in spec:
-        python["source"] = _file(folder, spec.pop("source_file"), where)
-    if "entrypoint" in spec:
-        python["entrypoint"] = spec.pop("entrypoint")
-    if python:
-        spec["python"] = {**spec.get("python", {}), **python}
+    _source(spec, folder, where)
     _schemas(spec, folder, where)
     if "side_effect" in spec:
         spec["side_effect"] = f"SIDE_EFFECT_{spec['side_effect']}"
@@ -110,6 +105,7 @@ def _agent(entry: dict[str, Any], folder: Path, where: str) -> AgentEntry:
     bindings = spec.get("tools", [])
     if isinstance(bindings, list):
         spec["tools"] = [{"tool": each} if isinstance(each, str) else each for each in bindings]
+    _source(spec, folder, where)
     _schemas(spec, folder, where)
     return AgentEntry(name=name, version=version, spec=_parse(spec, agent_pb2.AgentSpec(), where))
 
@@ -123,6 +119,16 @@ def _named(entry: dict[str, Any], where: str) -> tuple[str, str, dict[str, Any]]
             raise CliError(f"{where}: {key!r} is missing or not text.", _FIX)
         named.append(value)
     return named[0], named[1], spec
+
+
+def _source(spec: dict[str, Any], folder: Path, where: str) -> None:
+    python = {}
+    if "source_file" in spec:
+        python["source"] = _file(folder, spec.pop("source_file"), where)
+    if "entrypoint" in spec:
+        python["entrypoint"] = spec.pop("entrypoint")
+    if python:
+        spec["python"] = {**spec.get("python", {}), **python}
 
 
 def _schemas(spec: dict[str, Any], folder: Path, where: str) -> None:

@@ -40,6 +40,17 @@ def test_files_are_read_from_beside_the_manifest(tmp_path: Path) -> None:
     assert tool.spec.limits.timeout.ToMilliseconds() == 1500
 
 
+def test_an_agent_for_the_sandbox_is_a_source_file_too(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("async def main(context, task): ...", encoding="utf-8")
+    path = written(
+        tmp_path,
+        AGENT + 'source_file = "agent.py"\nentrypoint = "main"\npython.limits = { cpu = "2s" }\n',
+    )
+    (agent,) = read_manifest(path).agents
+    assert agent.spec.python.source == "async def main(context, task): ..."
+    assert (agent.spec.python.entrypoint, agent.spec.python.limits.cpu.seconds) == ("main", 2)
+
+
 def test_bindings_are_names_or_names_with_versions(tmp_path: Path) -> None:
     path = written(tmp_path, AGENT + 'tools = ["t", { tool = "u", version = "2.0.0" }]\n')
     (agent,) = read_manifest(path).agents

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_svc import capabilities, matching, schemas, versions
+from registry_svc import capabilities, matching, schemas, specs, versions
 
 _NUMBERS = st.integers(min_value=0, max_value=999)
 
@@ -76,6 +76,49 @@ def test_a_schema_nested_too_deep_is_refused() -> None:
     for _ in range(40):
         schema = {"type": "object", "properties": {"a": schema}}
     assert "nested deeper" in schemas.problems(schema, must_be_object=True)[0]
+
+
+_AGENT = "async def run(context, task):\n    return task\n"
+
+
+@pytest.mark.parametrize(
+    ("python", "isolation"),
+    [
+        ({"source": _AGENT}, "SANDBOXED"),
+        ({"source": _AGENT, "limits": {"memory_bytes": "67108864", "cpu": "5s"}}, "SANDBOXED"),
+        ({"source": _AGENT.replace("run", "work"), "entrypoint": "work"}, "SANDBOXED"),
+        ({"entry_point": "halver"}, "TRUSTED"),
+    ],
+)
+def test_a_python_agent_is_a_source_for_the_sandbox_or_a_trusted_entry_point(
+    python: dict[str, object], isolation: str
+) -> None:
+    spec = {"capabilities": ["a"], "python": python}
+    assert list(specs.agent_flaws(spec)) == []
+    assert specs.isolation(spec) == isolation
+
+
+@pytest.mark.parametrize(
+    ("python", "fields"),
+    [
+        ({}, ["source"]),
+        ({"source": "def run(context, task): ..."}, ["entrypoint"]),
+        ({"source": _AGENT, "entrypoint": "work"}, ["entrypoint"]),
+        ({"source": "async def run(:"}, ["source"]),
+        ({"source": "#" * (specs.MAX_SOURCE_BYTES + 1)}, ["source"]),
+        (
+            {"source": _AGENT, "limits": {"memory_bytes": "1", "cpu": "900000s"}},
+            ["limits.memory_bytes", "limits.cpu"],
+        ),
+        ({"entry_point": "a b"}, ["entry_point"]),
+        ({"entry_point": "halver", "source": _AGENT, "limits": {}}, ["source", "limits"]),
+    ],
+)
+def test_every_flaw_of_a_python_agent_is_named_with_its_field(
+    python: dict[str, object], fields: list[str]
+) -> None:
+    flaws = specs.agent_flaws({"capabilities": ["a"], "python": python})
+    assert [field for field, _ in flaws] == [f"spec.python.{name}" for name in fields]
 
 
 def test_a_special_capability_covers_the_general_one_and_not_the_other_way_round() -> None:

@@ -133,25 +133,67 @@ Global___PlanRuntime: _TypeAlias = PlanRuntime  # noqa: Y015
 
 @_typing.final
 class PythonRuntime(_message.Message):
-    """A Python function that drives itself through an AgentContext."""
+    """A Python coroutine function, `async def run(context, input)`, that drives itself through an AgentContext."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRY_POINT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    ENTRYPOINT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     entry_point: _builtins.str
-    """Name in the entry-point group `interlock.agents` on the worker."""
+    """TRUSTED: name in the entry-point group `interlock.agents` on the worker, which must list it; the code runs in the worker's process. Exclusive with `source`."""
+    source: _builtins.str
+    """SANDBOXED, the default way: one module, at most 256 KiB of UTF-8, which may import the standard library and `interlock.agent` alone."""
+    entrypoint: _builtins.str
+    """Name of the coroutine function in `source`. Empty = `run`."""
+    @_builtins.property
+    def limits(self) -> Global___PythonAgentLimits:
+        """Bounds of one attempt's sandbox; with `source` only."""
+
     def __init__(
         self,
         *,
         entry_point: _builtins.str = ...,
+        source: _builtins.str = ...,
+        entrypoint: _builtins.str = ...,
+        limits: Global___PythonAgentLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_point", b"entry_point"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_point", b"entry_point", "entrypoint", b"entrypoint", "limits", b"limits", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PythonRuntime: _TypeAlias = PythonRuntime  # noqa: Y015
+
+@_typing.final
+class PythonAgentLimits(_message.Message):
+    """Bounds of one attempt of a sandboxed agent, beside `start_to_close_timeout`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    memory_bytes: _builtins.int
+    """Memory. Default 256 MiB."""
+    @_builtins.property
+    def cpu(self) -> _duration_pb2.Duration:
+        """CPU time. Default 60 s."""
+
+    def __init__(
+        self,
+        *,
+        memory_bytes: _builtins.int = ...,
+        cpu: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PythonAgentLimits: _TypeAlias = PythonAgentLimits  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
@@ -337,6 +379,7 @@ class AgentVersion(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PUBLISHER_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Name of the agent."""
     version: _builtins.str
@@ -345,6 +388,8 @@ class AgentVersion(_message.Message):
     """`sha256:` and 64 hex digits over the canonical JSON of the spec."""
     publisher: _builtins.str
     """Who published it."""
+    isolation: _builtins.str
+    """How the agent's code is held: `SANDBOXED`, `TRUSTED`, or `PLAN` where it has no code of its own."""
     @_builtins.property
     def spec(self) -> Global___AgentSpec:
         """The content, with every binding locked to a version and digest."""
@@ -362,10 +407,11 @@ class AgentVersion(_message.Message):
         spec: Global___AgentSpec | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         publisher: _builtins.str = ...,
+        isolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "digest", b"digest", "publisher", b"publisher", "spec", b"spec", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "digest", b"digest", "isolation", b"isolation", "publisher", b"publisher", "spec", b"spec", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
