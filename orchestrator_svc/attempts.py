@@ -222,7 +222,7 @@ class Attempts:
         if isinstance(end, Completion):
             return lifecycle.complete(task.status)
         if isinstance(end, Release):
-            return lifecycle.release(task.status)
+            return lifecycle.release(task.status, now=task.now)
         return lifecycle.fail(
             task.status,
             end.error,

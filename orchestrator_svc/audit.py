@@ -77,8 +77,9 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     trace = subject.traceparent.split("-")
     if len(trace) == _TRACEPARENT_PARTS:
         event.trace_id, event.span_id = trace[1], trace[2]
-    if "outcome" in row.body:
-        event.attributes["outcome"] = row.body["outcome"]
+    for fact in ("outcome", "change", "input_id"):
+        if fact in row.body:
+            event.attributes[fact] = row.body[fact]
     if kind is AuditKind.PROMPT:
         _add_part(event, "input", subject.input_json)
     elif kind is AuditKind.RESULT:

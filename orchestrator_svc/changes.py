@@ -49,6 +49,12 @@ class TaskChanges:
         self._event(EventType.STATE_CHANGED, error=error)
         self.note(AuditKind.STATE_CHANGE, actor=actor, **_outcome(outcome))
 
+    def tell(self, status: Status, kind: EventType, *, actor: str, **facts: str) -> None:
+        """Something else than the state has changed."""
+        self.task = replace(self.task, status=status)
+        self._event(kind)
+        self.note(AuditKind.STATE_CHANGE, actor=actor, change=str(kind), **facts)
+
     def start_attempt(self, status: Status, session: Session) -> None:
         """A worker has claimed the task."""
         self.started_by = session
@@ -111,6 +117,7 @@ class TaskChanges:
                 state=status.state,
                 wait_reason=status.wait_reason,
                 attempt=status.attempt,
+                input_kind=status.input_kind,
                 step=mark(step) if step is not None else None,
                 error=error,
             )

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 from orchestrator_svc import records
-from orchestrator_svc.lifecycle import TaskError, TaskState, WaitReason
+from orchestrator_svc.lifecycle import InputKind, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.watch import Update, UpToDate
 from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
 
@@ -25,6 +25,8 @@ _MAX_PAGE_BYTES = 3 * 2**20
 
 _STATES = {state: task_pb2.TaskState.Value(f"TASK_STATE_{state}") for state in TaskState}
 _REASONS = {reason: task_pb2.WaitReason.Value(f"WAIT_REASON_{reason}") for reason in WaitReason}
+_INPUTS = {kind: task_pb2.InputKind.Value(f"INPUT_KIND_{kind}") for kind in InputKind}
+_TIMEOUTS = {kind: task_pb2.TimeoutKind.Value(f"TIMEOUT_KIND_{kind}") for kind in Timeout}
 _KINDS = {kind: task_pb2.StepKind.Value(f"STEP_KIND_{kind}") for kind in records.StepKind}
 _STATUSES = {status: task_pb2.StepStatus.Value(f"STEP_STATUS_{status}") for status in records.StepStatus}
 _EVENTS = {kind: task_pb2.EventType.Value(f"EVENT_TYPE_{kind}") for kind in records.EventType}
@@ -51,7 +53,7 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         failures=status.failures,
         crashes=status.crashes,
         retry_count=max(0, status.attempt - 1),
-        run_after=_time(status.run_after) if stored else None,
+        run_after=_time(max(status.run_after, task.create_time)) if stored else None,
         revision=task.revision,
         create_time=_time(task.create_time) if stored else None,
         start_time=_time(task.start_time),
@@ -60,6 +62,9 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         retried_from=str(task.retried_from) if task.retried_from else "",
         labels=task.labels,
         isolation=str(task.agent.isolation),
+        input_kind=_input_kind(status.input_kind),
+        pause_requested=status.pausing,
+        dead_lettered=status.dead_lettered,
     )
 
 
@@ -123,6 +128,7 @@ def event_to_proto(stored: records.StoredEvent) -> task_pb2.TaskEvent:
         step=_mark(event.step, event.error, event.attempt) if event.step is not None else None,
         error=_error(event.error),
         time=_time(stored.time),
+        input_kind=_input_kind(event.input_kind),
     )
 
 
@@ -171,6 +177,10 @@ def _reason(reason: WaitReason | None) -> task_pb2.WaitReason.ValueType:
     return _REASONS[reason] if reason is not None else task_pb2.WAIT_REASON_UNSPECIFIED
 
 
+def _input_kind(kind: InputKind | None) -> task_pb2.InputKind.ValueType:
+    return _INPUTS[kind] if kind is not None else task_pb2.INPUT_KIND_UNSPECIFIED
+
+
 def _error(error: TaskError | None) -> task_pb2.TaskError | None:
     if error is None:
         return None
@@ -179,6 +189,9 @@ def _error(error: TaskError | None) -> task_pb2.TaskError | None:
         message=error.message,
         step_key=error.step_key,
         retryable=error.retryable,
+        timeout_kind=(
+            _TIMEOUTS[error.timeout] if error.timeout is not None else task_pb2.TIMEOUT_KIND_UNSPECIFIED
+        ),
     )
 
 

@@ -1,22 +1,19 @@
-"""Where a task may go from where it is. Pure: no clock, no store, no wire.
-
-SUBMITTED ──claim──► RUNNING ──complete──► COMPLETED
-    ▲  │                │ │ └──fail──────► FAILED
-    │  │             cancel└──retry, requeue──► SUBMITTED
-    │  │                ▼
-    │  └──cancel─► CANCELED ◄──wind up── CANCELING ──complete──► COMPLETED
-"""
+"""Where a task may go from where it is. Pure: no clock, no store, no wire. `LEGAL` is the whole machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from orchestrator_svc.retry import RetryPolicy, back_off
 
 MAX_CRASHES = 3
 POISON = "POISON"
-START_TO_CLOSE_TIMEOUT = "START_TO_CLOSE_TIMEOUT"
+# What an attempt is told to have ended by when it did not wind up in the time it was given.
+CANCEL_FORCED = "CANCEL_FORCED"
+PAUSE_FORCED = "PAUSE_FORCED"
+# Runs before every task of its class: what a person has let go on had waited its turn already.
+AHEAD = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class TaskState(StrEnum):
@@ -28,6 +25,8 @@ class TaskState(StrEnum):
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
+    PAUSED = "PAUSED"
+    INPUT_REQUIRED = "INPUT_REQUIRED"
 
     @property
     def terminal(self) -> bool:
@@ -42,6 +41,8 @@ class TaskState(StrEnum):
 
 TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED})
 LIVE = frozenset({TaskState.RUNNING, TaskState.CANCELING})
+# A person decides when it goes on; no time-out runs meanwhile.
+PARKED = frozenset({TaskState.PAUSED, TaskState.INPUT_REQUIRED})
 
 
 class WaitReason(StrEnum):
@@ -49,6 +50,28 @@ class WaitReason(StrEnum):
 
     QUEUED = "QUEUED"
     RETRY_BACKOFF = "RETRY_BACKOFF"
+    SCHEDULED = "SCHEDULED"
+
+
+class InputKind(StrEnum):
+    """What a task that requires input waits for."""
+
+    QUESTION = "QUESTION"
+    APPROVAL = "APPROVAL"
+    UNCERTAIN_STEP = "UNCERTAIN_STEP"
+
+
+class Timeout(StrEnum):
+    """Which time ran out."""
+
+    SCHEDULE_TO_START = "SCHEDULE_TO_START"
+    START_TO_CLOSE = "START_TO_CLOSE"
+    SCHEDULE_TO_CLOSE = "SCHEDULE_TO_CLOSE"
+
+    @property
+    def error_class(self) -> str:
+        """What the failure is called."""
+        return f"{self}_TIMEOUT"
 
 
 class Outcome(StrEnum):
@@ -59,6 +82,8 @@ class Outcome(StrEnum):
     LOST = "LOST"
     RELEASED = "RELEASED"
     CANCELED = "CANCELED"
+    PAUSED = "PAUSED"
+    PARKED = "PARKED"  # it asked for input
 
 
 class Move(StrEnum):
@@ -71,16 +96,34 @@ class Move(StrEnum):
     REQUEUE = "REQUEUE"
     CANCEL = "CANCEL"
     WIND_UP = "WIND_UP"
+    PAUSE = "PAUSE"
+    RESUME = "RESUME"
+    REQUEST_INPUT = "REQUEST_INPUT"
+    PROVIDE_INPUT = "PROVIDE_INPUT"
+    EXPIRE = "EXPIRE"
 
 
 LEGAL: Mapping[tuple[TaskState, Move], TaskState] = {
     (TaskState.SUBMITTED, Move.CLAIM): TaskState.RUNNING,
     (TaskState.SUBMITTED, Move.CANCEL): TaskState.CANCELED,
+    (TaskState.SUBMITTED, Move.PAUSE): TaskState.PAUSED,
+    (TaskState.SUBMITTED, Move.EXPIRE): TaskState.FAILED,
     (TaskState.RUNNING, Move.COMPLETE): TaskState.COMPLETED,
     (TaskState.RUNNING, Move.FAIL): TaskState.FAILED,
     (TaskState.RUNNING, Move.RETRY): TaskState.SUBMITTED,
     (TaskState.RUNNING, Move.REQUEUE): TaskState.SUBMITTED,
+    (TaskState.RUNNING, Move.EXPIRE): TaskState.FAILED,
     (TaskState.RUNNING, Move.CANCEL): TaskState.CANCELING,
+    # The attempt has ended: whoever waits for a person holds no worker's slot.
+    (TaskState.RUNNING, Move.PAUSE): TaskState.PAUSED,
+    (TaskState.RUNNING, Move.REQUEST_INPUT): TaskState.INPUT_REQUIRED,
+    # Never straight to RUNNING: the slot was given up.
+    (TaskState.PAUSED, Move.RESUME): TaskState.SUBMITTED,
+    (TaskState.PAUSED, Move.CANCEL): TaskState.CANCELED,
+    (TaskState.INPUT_REQUIRED, Move.PROVIDE_INPUT): TaskState.SUBMITTED,
+    # What it asked for may be answered while it is paused; after that it asks again.
+    (TaskState.INPUT_REQUIRED, Move.PAUSE): TaskState.PAUSED,
+    (TaskState.INPUT_REQUIRED, Move.CANCEL): TaskState.CANCELED,
     # The work was done before the worker heard of the cancel: what is done is told as done.
     (TaskState.CANCELING, Move.COMPLETE): TaskState.COMPLETED,
     (TaskState.CANCELING, Move.WIND_UP): TaskState.CANCELED,
@@ -104,6 +147,7 @@ class TaskError:
     message: str
     step_key: str = ""
     retryable: bool = False
+    timeout: Timeout | None = None  # the time that ran out, if one did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +156,18 @@ class Status:
 
     state: TaskState
     wait_reason: WaitReason | None = None
+    input_kind: InputKind | None = None
     run_after: datetime
     attempt: int = 0  # the fence: rises on every claim
     failures: int = 0  # the retry budget counts these
-    crashes: int = 0  # worker deaths with the task aboard
+    crashes: int = 0  # worker deaths that are put down to the task
+    suspect: bool = False  # it was aboard when a worker died, and has not survived an attempt since
+    pausing: bool = False  # the live attempt winds up, and then the task is paused
+    dead_lettered: bool = False  # given up although a repeat might have done it
+    start_by: datetime | None = None  # schedule-to-start
+    expires: datetime | None = None  # schedule-to-close
+    left: float | None = None  # seconds of schedule-to-close, which stands still while a person decides
+    wind_up_by: datetime | None = None  # the live attempt is ended then, whatever it does
     error: TaskError | None = None
 
 
@@ -158,59 +210,139 @@ def fail(
     """
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED, error=error)
-    failed = replace(status, failures=status.failures + 1, error=error)
-    if not error.retryable or not policy.allows(failures=failed.failures, error_class=error.error_class):
+    failed = replace(status, failures=status.failures + 1, suspect=False, error=error)
+    if not error.retryable or not policy.repeats(error.error_class):
         return Ending(status=_moved(failed, Move.FAIL), outcome=Outcome.FAILED, error=error)
     wait = back_off(policy, failures=failed.failures, told=told, chance=chance)
-    waiting = replace(
-        _moved(failed, Move.RETRY),
-        wait_reason=WaitReason.RETRY_BACKOFF,
-        run_after=now + timedelta(seconds=wait),
-    )
+    again = now + timedelta(seconds=wait)
+    if failed.failures >= policy.max_failures or (status.expires is not None and again >= status.expires):
+        return Ending(status=_given_up(failed, Move.FAIL, error), outcome=Outcome.FAILED, error=error)
+    if status.pausing:
+        return Ending(status=_parked(failed, Move.PAUSE, now), outcome=Outcome.FAILED, error=error)
+    waiting = replace(_moved(failed, Move.RETRY), wait_reason=WaitReason.RETRY_BACKOFF, run_after=again)
     return Ending(status=waiting, outcome=Outcome.FAILED, error=error)
 
 
-def release(status: Status) -> Ending:
+def release(status: Status, *, now: datetime) -> Ending:
     """The worker gives the task back unharmed."""
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED)
-    return Ending(status=_queued(status), outcome=Outcome.RELEASED)
+    survived = replace(status, suspect=False)
+    if status.pausing:
+        return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PAUSED)
+    return Ending(status=_queued(survived), outcome=Outcome.RELEASED)
 
 
-def lose(status: Status) -> Ending:
-    """The worker died with the task aboard: it runs again at once, unless it has brought down too many."""
-    lost = replace(status, crashes=status.crashes + 1)
+def lose(status: Status, *, blamed: bool, suspect: bool = True, now: datetime) -> Ending:
+    """The worker is gone: the task runs again at once, unless it has brought down too many.
+
+    `blamed` says that the worker's death is put down to this task; `suspect`, that the worker has died.
+    """
+    lost = replace(status, crashes=status.crashes + blamed, suspect=status.suspect or suspect)
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(lost, Move.WIND_UP), outcome=Outcome.LOST)
-    if lost.crashes < MAX_CRASHES:
-        return Ending(status=_queued(lost), outcome=Outcome.LOST)
-    poison = TaskError(error_class=POISON, message=f"{lost.crashes} workers died while they ran this task")
-    return Ending(status=replace(_moved(lost, Move.FAIL), error=poison), outcome=Outcome.LOST, error=poison)
+    if lost.crashes >= MAX_CRASHES:
+        poison = TaskError(
+            error_class=POISON, message=f"{lost.crashes} workers died while they ran this task"
+        )
+        return Ending(status=_given_up(lost, Move.FAIL, poison), outcome=Outcome.LOST, error=poison)
+    if status.pausing:
+        return Ending(status=_parked(lost, Move.PAUSE, now), outcome=Outcome.LOST)
+    return Ending(status=_queued(lost), outcome=Outcome.LOST)
 
 
 def time_out(status: Status, *, policy: RetryPolicy, seconds: float, now: datetime, chance: float) -> Ending:
     """The attempt took longer than its agent version allows."""
     error = TaskError(
-        error_class=START_TO_CLOSE_TIMEOUT,
+        error_class=Timeout.START_TO_CLOSE.error_class,
         message=f"the attempt did not end within {seconds:g} s",
         retryable=True,
+        timeout=Timeout.START_TO_CLOSE,
     )
     return fail(status, error, policy=policy, now=now, chance=chance)
 
 
-def cancel(status: Status) -> Status:
-    """Somebody wants it to end; a task that is ending or has been ended so stays as it is."""
+def cancel(status: Status, *, now: datetime, grace: float) -> Status:
+    """Somebody wants it to end; a task that is ending or has been ended so stays as it is.
+
+    A live attempt is given `grace` seconds to wind up.
+    """
     if status.state in (TaskState.CANCELING, TaskState.CANCELED):
         return status
-    return _moved(status, Move.CANCEL)
+    canceled = _moved(status, Move.CANCEL)
+    if canceled.state is TaskState.CANCELED:
+        return canceled
+    # From here on only the grace counts.
+    return replace(canceled, pausing=False, expires=None, wind_up_by=now + timedelta(seconds=grace))
+
+
+def pause(status: Status, *, now: datetime, grace: float) -> Status:
+    """Somebody wants it to stand still: at once, or when its live attempt has wound up.
+
+    That is given `grace` seconds for it.
+    """
+    if status.state is TaskState.PAUSED or status.pausing:
+        return status
+    if status.state is TaskState.RUNNING:
+        return replace(status, pausing=True, wind_up_by=now + timedelta(seconds=grace))
+    return _parked(status, Move.PAUSE, now)
+
+
+def resume(status: Status, *, now: datetime, start_within: float | None) -> Status:
+    """A paused task goes on, and one that is about to pause stays; a task that runs or waits stays as it is.
+
+    `start_within` are the seconds of schedule-to-start, which count anew for a task that never started.
+    """
+    if status.pausing:
+        return replace(status, pausing=False, wind_up_by=None)
+    if status.state in (TaskState.SUBMITTED, TaskState.RUNNING):
+        return status
+    resumed = _unparked(status, Move.RESUME, now)
+    if start_within is None or status.attempt:
+        return resumed
+    return replace(resumed, start_by=now + timedelta(seconds=start_within))
+
+
+def request_input(status: Status, kind: InputKind, *, now: datetime) -> Ending:
+    """The attempt needs a person's answer and gives up its slot until it comes."""
+    survived = replace(status, suspect=False)
+    if status.pausing:
+        return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PARKED)
+    parked = replace(_parked(survived, Move.REQUEST_INPUT, now), input_kind=kind)
+    return Ending(status=parked, outcome=Outcome.PARKED)
+
+
+def provide_input(status: Status, *, now: datetime) -> Status:
+    """The answer has come."""
+    return _unparked(status, Move.PROVIDE_INPUT, now)
 
 
 def _queued(status: Status) -> Status:
     return replace(_moved(status, Move.REQUEUE), wait_reason=WaitReason.QUEUED)
 
 
+def _given_up(status: Status, move: Move, error: TaskError) -> Status:
+    return replace(_moved(status, move), error=error, dead_lettered=True)
+
+
+def _parked(status: Status, move: Move, now: datetime) -> Status:
+    left = max(0.0, (status.expires - now).total_seconds()) if status.expires is not None else status.left
+    return replace(_moved(status, move), expires=None, left=left)
+
+
+def _unparked(status: Status, move: Move, now: datetime) -> Status:
+    expires = now + timedelta(seconds=status.left) if status.left is not None else None
+    moved = _moved(status, move)
+    return replace(moved, wait_reason=WaitReason.QUEUED, run_after=AHEAD, expires=expires, left=None)
+
+
 def _moved(status: Status, move: Move) -> Status:
     target = LEGAL.get((status.state, move))
     if target is None:
         raise IllegalMoveError(status.state, move)
-    return replace(status, state=target, wait_reason=None)
+    moved = replace(status, state=target, wait_reason=None, input_kind=None, start_by=None)
+    if not target.live:
+        moved = replace(moved, pausing=False, wind_up_by=None)
+    if target.terminal:
+        moved = replace(moved, suspect=False, expires=None, left=None)
+    return moved

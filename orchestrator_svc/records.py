@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from orchestrator_svc.lifecycle import Outcome, Status, TaskError, TaskState, WaitReason
+from orchestrator_svc.lifecycle import InputKind, Outcome, Status, TaskError, TaskState, WaitReason
 from orchestrator_svc.retry import RetryPolicy
 
 POOL = "default"
@@ -49,6 +49,9 @@ class EventType(StrEnum):
     STATE_CHANGED = "STATE_CHANGED"
     STEP_STARTED = "STEP_STARTED"
     STEP_FINISHED = "STEP_FINISHED"
+    PAUSE_REQUESTED = "PAUSE_REQUESTED"
+    PAUSE_WITHDRAWN = "PAUSE_WITHDRAWN"
+    INPUT_PROVIDED = "INPUT_PROVIDED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,14 @@ class AgentPin:
     isolation: Isolation
     retry: RetryPolicy
     start_to_close: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a task may take beside the time of each attempt; in seconds, None = for ever."""
+
+    schedule_to_start: float | None = None
+    schedule_to_close: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +106,7 @@ class NewTask:
     submitters: tuple[Submitter, ...]  # whoever submitted it, then those of the tasks above it
     traceparent: str = ""
     retried_from: uuid.UUID | None = None
+    timeouts: Timeouts = field(default_factory=Timeouts)
     request: RequestKey | None = None
 
 
@@ -114,6 +126,7 @@ class Task:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
     def submitter(self) -> str:
@@ -158,6 +171,8 @@ class LockedTask:
     step_count: int
     session_id: uuid.UUID | None  # of the live attempt
     last_outcome: Outcome | None  # of the last attempt, once it ended
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    close_by: datetime | None = None  # start-to-close of the live attempt
     now: datetime
 
 
@@ -216,6 +231,7 @@ class Event:
     state: TaskState
     wait_reason: WaitReason | None
     attempt: int
+    input_kind: InputKind | None = None
     step: StepMark | None = None
     error: TaskError | None = None
 

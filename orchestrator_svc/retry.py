@@ -21,9 +21,9 @@ class RetryPolicy:
     coefficient: float = DEFAULT_COEFFICIENT
     non_retryable: tuple[str, ...] = ()  # error classes
 
-    def allows(self, *, failures: int, error_class: str) -> bool:
-        """Whether another attempt may follow the failure that made `failures`."""
-        return failures < self.max_failures and error_class not in self.non_retryable
+    def repeats(self, error_class: str) -> bool:
+        """Whether failures of this class are repeated at all."""
+        return error_class not in self.non_retryable
 
 
 def back_off(policy: RetryPolicy, *, failures: int, told: float = 0.0, chance: float) -> float:

@@ -99,7 +99,7 @@ class Sessions:
         accepted = []
         for task in aboard:
             changes = TaskChanges(task)
-            changes.end_attempt(lifecycle.lose(task.status), actor=REAPER)
+            changes.end_attempt(lifecycle.lose(task.status, blamed=True, now=task.now), actor=REAPER)
             accepted.append(changes)
         if accepted:
             await self._store.write(connection, accepted)

@@ -51,6 +51,18 @@ task = sa.Table(
     sa.Column("create_time", _Time, nullable=False),
     sa.Column("start_time", _Time),
     sa.Column("end_time", _Time),
+    # Of the task that waits for a person; of the clocks that run on it, the next one is `due_time`.
+    sa.Column("input_kind", sa.Text),
+    sa.Column("suspect", sa.Boolean, nullable=False),
+    sa.Column("pausing", sa.Boolean, nullable=False),
+    sa.Column("dead_lettered", sa.Boolean, nullable=False),
+    sa.Column("schedule_to_start", sa.Double),
+    sa.Column("schedule_to_close", sa.Double),
+    sa.Column("start_by", _Time),
+    sa.Column("expires", _Time),
+    sa.Column("left_seconds", sa.Double),
+    sa.Column("wind_up_by", _Time),
+    sa.Column("due_time", _Time, sa.Computed("least(start_by, expires, close_by, wind_up_by)")),
 )
 
 attempt = sa.Table(
@@ -101,6 +113,23 @@ task_event = sa.Table(
     # {"step": {…}, "error": {…}}, as far as there are any.
     sa.Column("detail", JSONB),
     sa.Column("time", _Time, nullable=False),
+)
+
+task_input = sa.Table(
+    "task_input",
+    metadata,
+    sa.Column("task_id", sa.Uuid, primary_key=True),
+    sa.Column("input_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    # Empty while the answer has come and the question has not.
+    sa.Column("kind", sa.Text),
+    sa.Column("step_key", sa.Text, nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("schema", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("answered_by", sa.Text),
+    sa.Column("request_time", _Time),
+    sa.Column("answer_time", _Time),
 )
 
 idempotency = sa.Table(

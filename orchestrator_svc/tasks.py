@@ -109,7 +109,7 @@ class Tasks:
 def _canceled(task: LockedTask, actor: str) -> TaskChanges:
     changes = TaskChanges(task)
     try:
-        status = lifecycle.cancel(task.status)
+        status = lifecycle.cancel(task.status, now=task.now, grace=10.0)
     except IllegalMoveError as error:
         raise task_state(task.task_id, error.state, "it cannot be canceled any more") from None
     if status.state is not task.status.state:

@@ -7,6 +7,7 @@ GRANTS = {
     "task": "SELECT, INSERT, UPDATE",
     "attempt": "SELECT, INSERT, UPDATE",
     "task_step": "SELECT, INSERT, UPDATE",
+    "task_input": "SELECT, INSERT, UPDATE",
     "task_event": "SELECT, INSERT",
     "idempotency": "SELECT, INSERT, DELETE",
     "worker_session": "SELECT, INSERT, UPDATE, DELETE",

@@ -7,7 +7,15 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from orchestrator_svc.lifecycle import Outcome, Status, TaskError, TaskState, WaitReason
+from orchestrator_svc.lifecycle import (
+    InputKind,
+    Outcome,
+    Status,
+    TaskError,
+    TaskState,
+    Timeout,
+    WaitReason,
+)
 from orchestrator_svc.records import (
     AgentPin,
     Attempt,
@@ -22,24 +30,30 @@ from orchestrator_svc.records import (
     StoredEvent,
     Submitter,
     Task,
+    Timeouts,
 )
 from orchestrator_svc.retry import RetryPolicy
 
 AnyRow = Row[*tuple[Any, ...]]
 
+_MOVING = (
+    "task.state, task.wait_reason, task.input_kind, task.run_after, task.attempt, task.failures,"
+    " task.crashes, task.suspect, task.pausing, task.dead_lettered, task.start_by, task.expires,"
+    " task.left_seconds, task.wind_up_by, task.error"
+)
 # What `to_locked` reads; the statement adds `now`.
 LOCKED_COLUMNS = (
     "task.task_id, task.tenant, task.pool, task.agent, task.agent_version, task.agent_digest, task.isolation,"
-    " task.retry, task.start_to_close, task.submitters, task.traceparent, task.state, task.wait_reason,"
-    " task.run_after, task.attempt, task.failures, task.crashes, task.error, task.revision, task.step_count,"
-    " task.session_id, task.last_outcome"
+    " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.submitters,"
+    " task.traceparent, task.revision, task.step_count, task.session_id, task.last_outcome, task.close_by,"
+    f" {_MOVING}"
 )
 # What `to_task` reads.
 TASK_COLUMNS = (
     "task.task_id, task.tenant, task.agent, task.agent_version, task.agent_digest, task.isolation,"
-    " task.retry, task.start_to_close, task.task_type, task.labels, task.submitters, task.retried_from,"
-    " task.state, task.wait_reason, task.run_after, task.attempt, task.failures, task.crashes, task.error,"
-    " task.revision, task.create_time, task.start_time, task.end_time"
+    " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.task_type,"
+    " task.labels, task.submitters, task.retried_from, task.revision, task.create_time, task.start_time,"
+    f" task.end_time, {_MOVING}"
 )
 
 
@@ -58,6 +72,7 @@ def to_task(row: AnyRow) -> Task:
         create_time=row.create_time,
         start_time=row.start_time,
         end_time=row.end_time,
+        timeouts=_timeouts(row),
     )
 
 
@@ -75,6 +90,8 @@ def to_locked(row: AnyRow) -> LockedTask:
         step_count=row.step_count,
         session_id=row.session_id,
         last_outcome=Outcome(row.last_outcome) if row.last_outcome else None,
+        timeouts=_timeouts(row),
+        close_by=row.close_by,
         now=row.now,
     )
 
@@ -114,7 +131,7 @@ def to_step(row: AnyRow) -> Step:
 def to_event(row: AnyRow) -> StoredEvent:
     """From a row of `task_event`."""
     detail = row.detail or {}
-    step = detail.get("step")
+    step, kind = detail.get("step"), detail.get("input_kind")
     event = Event(
         task_id=row.task_id,
         tenant=row.tenant,
@@ -123,6 +140,7 @@ def to_event(row: AnyRow) -> StoredEvent:
         state=TaskState(row.state),
         wait_reason=WaitReason(row.wait_reason) if row.wait_reason else None,
         attempt=row.attempt,
+        input_kind=InputKind(kind) if kind else None,
         step=StepMark(
             step_key=step["key"],
             kind=StepKind(step["kind"]),
@@ -154,6 +172,8 @@ def detail_json(event: Event) -> str | None:
         }
     if event.error is not None:
         detail["error"] = _error(event.error)
+    if event.input_kind is not None:
+        detail["input_kind"] = str(event.input_kind)
     return json.dumps(detail) if detail else None
 
 
@@ -166,6 +186,7 @@ def to_error(value: Mapping[str, Any] | None) -> TaskError | None:
         message=value["message"],
         step_key=value.get("step_key", ""),
         retryable=value.get("retryable", False),
+        timeout=Timeout(value["timeout"]) if value.get("timeout") else None,
     )
 
 
@@ -195,24 +216,37 @@ def submitters_json(submitters: Sequence[Submitter]) -> str:
 
 
 def _error(error: TaskError) -> dict[str, Any]:
-    return {
+    written: dict[str, Any] = {
         "class": error.error_class,
         "message": error.message,
         "step_key": error.step_key,
         "retryable": error.retryable,
     }
+    return written | {"timeout": str(error.timeout)} if error.timeout is not None else written
 
 
 def _status(row: AnyRow) -> Status:
     return Status(
         state=TaskState(row.state),
         wait_reason=WaitReason(row.wait_reason) if row.wait_reason else None,
+        input_kind=InputKind(row.input_kind) if row.input_kind else None,
         run_after=row.run_after,
         attempt=row.attempt,
         failures=row.failures,
         crashes=row.crashes,
+        suspect=row.suspect,
+        pausing=row.pausing,
+        dead_lettered=row.dead_lettered,
+        start_by=row.start_by,
+        expires=row.expires,
+        left=row.left_seconds,
+        wind_up_by=row.wind_up_by,
         error=to_error(row.error),
     )
+
+
+def _timeouts(row: AnyRow) -> Timeouts:
+    return Timeouts(schedule_to_start=row.schedule_to_start, schedule_to_close=row.schedule_to_close)
 
 
 def _pin(row: AnyRow) -> AgentPin:

@@ -26,10 +26,12 @@ _STORE = sa.text(
             CAST(:labels AS text[]), CAST(:submitters AS text[]), CAST(:traceparent AS text[]),
             CAST(:retried_from AS uuid[]), CAST(:input AS text[]), CAST(:subject AS text[]),
             CAST(:method AS text[]), CAST(:request_id AS uuid[]), CAST(:body_digest AS text[]),
-            CAST(:prompt_event AS uuid[]), CAST(:state_event AS uuid[]), CAST(:note AS text[]))
+            CAST(:prompt_event AS uuid[]), CAST(:state_event AS uuid[]), CAST(:note AS text[]),
+            CAST(:to_start AS float8[]), CAST(:to_close AS float8[]))
             WITH ORDINALITY AS row (task_id, tenant, agent, version, agent_digest, isolation, retry,
                 start_to_close, task_type, labels, submitters, traceparent, retried_from, input, subject,
-                method, request_id, body_digest, prompt_event, state_event, note, ordinal)
+                method, request_id, body_digest, prompt_event, state_event, note, to_start, to_close,
+                ordinal)
     ), first AS (
         INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)
         SELECT tenant, subject, method, request_id, body_digest, task_id, now() FROM row
@@ -38,10 +40,12 @@ _STORE = sa.text(
     ), stored AS (
         INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
             start_to_close, task_type, labels, submitters, traceparent, retried_from, input, state,
-            wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time)
+            wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time,
+            schedule_to_start, schedule_to_close, start_by, expires)
         SELECT task_id, tenant, :pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
             task_type, labels::jsonb, submitters::jsonb, traceparent, retried_from, input, 'SUBMITTED',
-            'QUEUED', now(), 0, 0, 0, 1, 0, now()
+            'QUEUED', now(), 0, 0, 0, 1, 0, now(), to_start, to_close,
+            now() + make_interval(secs => to_start), now() + make_interval(secs => to_close)
         FROM row WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
         ORDER BY task_id
         ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time
@@ -152,6 +156,8 @@ def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
         "prompt_event": [uuid7() for _ in rows],
         "state_event": [uuid7() for _ in rows],
         "note": [_note(row) for row in rows],
+        "to_start": [row.timeouts.schedule_to_start for row in rows],
+        "to_close": [row.timeouts.schedule_to_close for row in rows],
     }
 
 

@@ -16,8 +16,8 @@ from svc_kit.database import Database
 
 _OVERDUE = sa.text(
     f"SELECT {LOCKED_COLUMNS}, clock_timestamp() AS now FROM task"  # noqa: S608 - a list of our own
-    " WHERE task_id IN (SELECT task_id FROM task WHERE close_by < clock_timestamp() LIMIT :limit)"
-    " AND close_by < clock_timestamp() ORDER BY task_id FOR UPDATE SKIP LOCKED"
+    " WHERE task_id IN (SELECT task_id FROM task WHERE due_time < clock_timestamp() LIMIT :limit)"
+    " AND due_time < clock_timestamp() ORDER BY task_id FOR UPDATE SKIP LOCKED"
 )
 # Walks from pool to pool along the index instead of over every waiting task.
 _RUNNABLE = sa.text(

@@ -26,7 +26,9 @@ _TASK = """changed AS (
     UPDATE task SET state = c.state, wait_reason = c.wait_reason, run_after = c.run_after,
         attempt = c.attempt, failures = c.failures, crashes = c.crashes, error = c.error::jsonb,
         revision = c.revision, step_count = c.step_count, session_id = c.session_id,
-        last_outcome = c.last_outcome, result = c.result,
+        last_outcome = c.last_outcome, result = c.result, input_kind = c.input_kind, suspect = c.suspect,
+        pausing = c.pausing, dead_lettered = c.dead_lettered, start_by = c.start_by, expires = c.expires,
+        left_seconds = c.left_seconds, wind_up_by = c.wind_up_by,
         close_by = CASE WHEN c.session_id IS NULL THEN NULL
             WHEN task.session_id IS NOT NULL THEN task.close_by
             ELSE statement_timestamp() + make_interval(secs => task.start_to_close) END,
@@ -37,9 +39,13 @@ _TASK = """changed AS (
         CAST(:t_wait AS text[]), CAST(:t_run_after AS timestamptz[]), CAST(:t_attempt AS int[]),
         CAST(:t_failures AS int[]), CAST(:t_crashes AS int[]), CAST(:t_error AS text[]),
         CAST(:t_revision AS bigint[]), CAST(:t_steps AS int[]), CAST(:t_session AS uuid[]),
-        CAST(:t_outcome AS text[]), CAST(:t_result AS text[]), CAST(:t_over AS bool[]))
+        CAST(:t_outcome AS text[]), CAST(:t_result AS text[]), CAST(:t_over AS bool[]),
+        CAST(:t_input_kind AS text[]), CAST(:t_suspect AS bool[]), CAST(:t_pausing AS bool[]),
+        CAST(:t_dead AS bool[]), CAST(:t_start_by AS timestamptz[]), CAST(:t_expires AS timestamptz[]),
+        CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]))
         AS c (task_id, tenant, state, wait_reason, run_after, attempt, failures, crashes, error, revision,
-            step_count, session_id, last_outcome, result, over)
+            step_count, session_id, last_outcome, result, over, input_kind, suspect, pausing, dead_lettered,
+            start_by, expires, left_seconds, wind_up_by)
     WHERE task.task_id = c.task_id AND task.tenant = c.tenant
     RETURNING task.task_id
 )"""
@@ -182,6 +188,14 @@ def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, str]) -> Par
         # Only the completing change brings a result, and nothing changes a task after it.
         "t_result": [results.get(task.task_id) for task in tasks],
         "t_over": [task.status.state.terminal for task in tasks],
+        "t_input_kind": [str(task.status.input_kind) if task.status.input_kind else None for task in tasks],
+        "t_suspect": [task.status.suspect for task in tasks],
+        "t_pausing": [task.status.pausing for task in tasks],
+        "t_dead": [task.status.dead_lettered for task in tasks],
+        "t_start_by": [task.status.start_by for task in tasks],
+        "t_expires": [task.status.expires for task in tasks],
+        "t_left": [task.status.left for task in tasks],
+        "t_wind_up_by": [task.status.wind_up_by for task in tasks],
     }
 
 

@@ -12,6 +12,7 @@ from orchestrator_svc import lifecycle
 from orchestrator_svc.lifecycle import (
     LEGAL,
     IllegalMoveError,
+    InputKind,
     Move,
     Outcome,
     Status,
@@ -34,12 +35,16 @@ ACT: dict[str, Callable[[Status], Status]] = {
     "fail for good": lambda status: (
         lifecycle.fail(status, FOR_GOOD, policy=POLICY, now=NOW, chance=0.5).status
     ),
-    "release": lambda status: lifecycle.release(status).status,
-    "lose": lambda status: lifecycle.lose(status).status,
+    "release": lambda status: lifecycle.release(status, now=NOW).status,
+    "lose": lambda status: lifecycle.lose(status, blamed=True, now=NOW).status,
     "time out": lambda status: (
         lifecycle.time_out(status, policy=POLICY, seconds=1, now=NOW, chance=0.5).status
     ),
-    "cancel": lifecycle.cancel,
+    "cancel": lambda status: lifecycle.cancel(status, now=NOW, grace=10),
+    "pause": lambda status: lifecycle.pause(status, now=NOW, grace=10),
+    "resume": lambda status: lifecycle.resume(status, now=NOW, start_within=5),
+    "ask": lambda status: lifecycle.request_input(status, InputKind.QUESTION, now=NOW).status,
+    "answer": lambda status: lifecycle.provide_input(status, now=NOW),
 }
 ACTIONS = st.sampled_from(sorted(ACT))
 
@@ -76,12 +81,45 @@ def test_a_task_that_is_claimed_and_failed_often_enough_always_ends(actions: lis
     status = lifecycle.submitted(NOW)
     for action in actions:
         status = tried(status, action) or status
+    let_go = {TaskState.PAUSED: "resume", TaskState.INPUT_REQUIRED: "answer"}
     for _ in range(2 * POLICY.max_failures):
+        if status.state in let_go:
+            status = ACT[let_go[status.state]](status)
         if status.state is TaskState.SUBMITTED:
             status = lifecycle.claim(status)
         if status.state.live:
             status = ACT["fail"](status)
     assert status.state.terminal
+
+
+@given(st.lists(ACTIONS, max_size=40))
+def test_whoever_waits_for_a_person_comes_back_ahead_of_its_class_and_its_clock_has_stood_still(
+    actions: list[str],
+) -> None:
+    status = replace(lifecycle.submitted(NOW), expires=NOW + timedelta(seconds=60))
+    for action in actions:
+        before, status = status, tried(status, action) or status
+        if status.state in lifecycle.PARKED:
+            assert status.expires is None and status.left == 60
+        if before.state in lifecycle.PARKED and status.state is TaskState.SUBMITTED:
+            assert status.run_after == lifecycle.AHEAD and status.wait_reason is WaitReason.QUEUED
+            assert status.expires == NOW + timedelta(seconds=60)
+        assert status.state is not TaskState.RUNNING or before.state not in lifecycle.PARKED
+
+
+def test_a_failure_whose_repeat_would_come_too_late_ends_the_task_as_a_dead_letter() -> None:
+    status = replace(lifecycle.submitted(NOW), expires=NOW + timedelta(seconds=0.5))
+    ending = lifecycle.fail(lifecycle.claim(status), BROKEN, policy=POLICY, now=NOW, chance=0.5)
+    assert (ending.status.state, ending.status.dead_lettered) == (TaskState.FAILED, True)
+
+
+def test_only_a_failure_that_a_repeat_might_have_mended_makes_a_dead_letter() -> None:
+    once = replace(POLICY, max_failures=1)
+    for error, expected in ((BROKEN, True), (FOR_GOOD, False), (replace(BROKEN, error_class="Never"), False)):
+        ending = lifecycle.fail(
+            lifecycle.claim(lifecycle.submitted(NOW)), error, policy=once, now=NOW, chance=0.5
+        )
+        assert (ending.status.state, ending.status.dead_lettered) == (TaskState.FAILED, expected)
 
 
 def test_the_table_has_no_way_out_of_a_terminal_state() -> None:
@@ -125,10 +163,10 @@ def test_a_failure_that_may_not_be_repeated_ends_the_task_at_once(error: TaskErr
 def test_a_task_that_three_workers_died_of_is_poison_and_its_failures_are_not_counted() -> None:
     status = lifecycle.submitted(NOW)
     for _ in range(2):
-        ending = lifecycle.lose(lifecycle.claim(status))
+        ending = lifecycle.lose(lifecycle.claim(status), blamed=True, now=NOW)
         assert (ending.outcome, ending.status.wait_reason) == (Outcome.LOST, WaitReason.QUEUED)
         status = ending.status
-    ending = lifecycle.lose(lifecycle.claim(status))
+    ending = lifecycle.lose(lifecycle.claim(status), blamed=True, now=NOW)
     assert ending.status.state is TaskState.FAILED
     assert ending.status.error is not None and ending.status.error.error_class == lifecycle.POISON
     assert ending.status.failures == 0
@@ -136,11 +174,11 @@ def test_a_task_that_three_workers_died_of_is_poison_and_its_failures_are_not_co
 
 @pytest.mark.parametrize("action", ["fail", "fail for good", "release", "lose", "time out"])
 def test_however_the_attempt_of_a_canceling_task_ends_the_task_is_canceled(action: str) -> None:
-    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)))
+    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)), now=NOW, grace=10)
     assert canceling.state is TaskState.CANCELING
     assert ACT[action](canceling).state is TaskState.CANCELED
 
 
 def test_a_canceling_task_that_was_done_all_the_same_is_completed() -> None:
-    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)))
+    canceling = lifecycle.cancel(lifecycle.claim(lifecycle.submitted(NOW)), now=NOW, grace=10)
     assert lifecycle.complete(canceling).status.state is TaskState.COMPLETED

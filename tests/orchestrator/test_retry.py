@@ -43,5 +43,6 @@ def test_waits_double_from_one_second_and_spread_by_a_fifth() -> None:
     assert spread[0] == 0.8 and 1.19 < spread[2] < 1.2
 
 
-def test_a_policy_with_one_failure_allows_no_retry() -> None:
-    assert not RetryPolicy(max_failures=1).allows(failures=1, error_class="ValueError")
+def test_a_policy_repeats_every_class_but_those_it_names() -> None:
+    policy = RetryPolicy(non_retryable=("ValueError",))
+    assert policy.repeats("KeyError") and not policy.repeats("ValueError")

@@ -41,6 +41,10 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     """Terminal: ended without a result; `error` says why."""
     TASK_STATE_CANCELED: _TaskState.ValueType  # 6
     """Terminal: ended on request."""
+    TASK_STATE_PAUSED: _TaskState.ValueType  # 7
+    """Stands still on request; holds no worker. ResumeTask puts it ahead of its class in the queue."""
+    TASK_STATE_INPUT_REQUIRED: _TaskState.ValueType  # 8
+    """Waits for a person; holds no worker. `input_kind` says for what; ProvideInput puts it ahead of its class in the queue."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """Where a task is in its life. COMPLETED, FAILED and CANCELED are terminal and never change."""
@@ -59,6 +63,10 @@ TASK_STATE_FAILED: TaskState.ValueType  # 5
 """Terminal: ended without a result; `error` says why."""
 TASK_STATE_CANCELED: TaskState.ValueType  # 6
 """Terminal: ended on request."""
+TASK_STATE_PAUSED: TaskState.ValueType  # 7
+"""Stands still on request; holds no worker. ResumeTask puts it ahead of its class in the queue."""
+TASK_STATE_INPUT_REQUIRED: TaskState.ValueType  # 8
+"""Waits for a person; holds no worker. `input_kind` says for what; ProvideInput puts it ahead of its class in the queue."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 class _WaitReason:
@@ -73,6 +81,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """For a worker."""
     WAIT_REASON_RETRY_BACKOFF: _WaitReason.ValueType  # 2
     """For the back-off after a failure; `run_after` says until when."""
+    WAIT_REASON_SCHEDULED: _WaitReason.ValueType  # 3
+    """For the time at which it was asked to run; `run_after` says when that is."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """Why a submitted task waits."""
@@ -83,7 +93,65 @@ WAIT_REASON_QUEUED: WaitReason.ValueType  # 1
 """For a worker."""
 WAIT_REASON_RETRY_BACKOFF: WaitReason.ValueType  # 2
 """For the back-off after a failure; `run_after` says until when."""
+WAIT_REASON_SCHEDULED: WaitReason.ValueType  # 3
+"""For the time at which it was asked to run; `run_after` says when that is."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
+
+class _InputKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INPUT_KIND_UNSPECIFIED: _InputKind.ValueType  # 0
+    """Nothing."""
+    INPUT_KIND_QUESTION: _InputKind.ValueType  # 1
+    """The answer to a question of the agent's."""
+    INPUT_KIND_APPROVAL: _InputKind.ValueType  # 2
+    """A yes or no to exactly one tool call."""
+    INPUT_KIND_UNCERTAIN_STEP: _InputKind.ValueType  # 3
+    """A word on what became of a step whose outcome nobody knows."""
+
+class InputKind(_InputKind, metaclass=_InputKindEnumTypeWrapper):
+    """What a task that requires input waits for."""
+
+INPUT_KIND_UNSPECIFIED: InputKind.ValueType  # 0
+"""Nothing."""
+INPUT_KIND_QUESTION: InputKind.ValueType  # 1
+"""The answer to a question of the agent's."""
+INPUT_KIND_APPROVAL: InputKind.ValueType  # 2
+"""A yes or no to exactly one tool call."""
+INPUT_KIND_UNCERTAIN_STEP: InputKind.ValueType  # 3
+"""A word on what became of a step whose outcome nobody knows."""
+Global___InputKind: _TypeAlias = InputKind  # noqa: Y015
+
+class _TimeoutKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TimeoutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeoutKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TIMEOUT_KIND_UNSPECIFIED: _TimeoutKind.ValueType  # 0
+    """None."""
+    TIMEOUT_KIND_SCHEDULE_TO_START: _TimeoutKind.ValueType  # 1
+    """No attempt began in time."""
+    TIMEOUT_KIND_START_TO_CLOSE: _TimeoutKind.ValueType  # 2
+    """One attempt took too long."""
+    TIMEOUT_KIND_SCHEDULE_TO_CLOSE: _TimeoutKind.ValueType  # 3
+    """The whole task took too long, over all attempts."""
+
+class TimeoutKind(_TimeoutKind, metaclass=_TimeoutKindEnumTypeWrapper):
+    """Which time ran out."""
+
+TIMEOUT_KIND_UNSPECIFIED: TimeoutKind.ValueType  # 0
+"""None."""
+TIMEOUT_KIND_SCHEDULE_TO_START: TimeoutKind.ValueType  # 1
+"""No attempt began in time."""
+TIMEOUT_KIND_START_TO_CLOSE: TimeoutKind.ValueType  # 2
+"""One attempt took too long."""
+TIMEOUT_KIND_SCHEDULE_TO_CLOSE: TimeoutKind.ValueType  # 3
+"""The whole task took too long, over all attempts."""
+Global___TimeoutKind: _TypeAlias = TimeoutKind  # noqa: Y015
 
 class _EventType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -99,6 +167,12 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A step began."""
     EVENT_TYPE_STEP_FINISHED: _EventType.ValueType  # 3
     """A step ended."""
+    EVENT_TYPE_PAUSE_REQUESTED: _EventType.ValueType  # 4
+    """The task is to be paused; its attempt winds up."""
+    EVENT_TYPE_PAUSE_WITHDRAWN: _EventType.ValueType  # 5
+    """The task goes on after all, before its attempt had wound up."""
+    EVENT_TYPE_INPUT_PROVIDED: _EventType.ValueType  # 6
+    """A person's answer has come."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """What kind of change an event is."""
@@ -111,6 +185,12 @@ EVENT_TYPE_STEP_STARTED: EventType.ValueType  # 2
 """A step began."""
 EVENT_TYPE_STEP_FINISHED: EventType.ValueType  # 3
 """A step ended."""
+EVENT_TYPE_PAUSE_REQUESTED: EventType.ValueType  # 4
+"""The task is to be paused; its attempt winds up."""
+EVENT_TYPE_PAUSE_WITHDRAWN: EventType.ValueType  # 5
+"""The task goes on after all, before its attempt had wound up."""
+EVENT_TYPE_INPUT_PROVIDED: EventType.ValueType  # 6
+"""A person's answer has come."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _StepKind:
@@ -175,6 +255,7 @@ class TaskError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     STEP_KEY_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_KIND_FIELD_NUMBER: _builtins.int
     error_class: _builtins.str
     """Class of the failure: a reason of Interlock (`POLICY_DENIED`, `START_TO_CLOSE_TIMEOUT`, `POISON`) or the agent's or tool's exception class."""
     message: _builtins.str
@@ -183,6 +264,8 @@ class TaskError(_message.Message):
     """Key of the step that failed, if one did."""
     retryable: _builtins.bool
     """True when the failure may be repeated."""
+    timeout_kind: Global___TimeoutKind.ValueType
+    """The time that ran out, if one did."""
     def __init__(
         self,
         *,
@@ -190,10 +273,11 @@ class TaskError(_message.Message):
         message: _builtins.str = ...,
         step_key: _builtins.str = ...,
         retryable: _builtins.bool = ...,
+        timeout_kind: Global___TimeoutKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_class", b"error_class", "message", b"message", "retryable", b"retryable", "step_key", b"step_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_class", b"error_class", "message", b"message", "retryable", b"retryable", "step_key", b"step_key", "timeout_kind", b"timeout_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,7 +300,7 @@ class Attempt(_message.Message):
     worker: _builtins.str
     """Subject and instance of the worker."""
     outcome: _builtins.str
-    """How it ended: `COMPLETED`, `FAILED`, `LOST`, `RELEASED` or `CANCELED`; empty while it runs."""
+    """How it ended: `COMPLETED`, `FAILED`, `LOST`, `RELEASED`, `CANCELED`, `PAUSED` or `PARKED` (it asked for input); empty while it runs."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it was claimed."""
@@ -297,6 +381,9 @@ class Task(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    INPUT_KIND_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -318,7 +405,7 @@ class Task(_message.Message):
     failures: _builtins.int
     """Failures so far; the retry budget counts these."""
     crashes: _builtins.int
-    """Worker deaths with this task alone aboard; three end it as POISON."""
+    """Worker deaths that are put down to this task: nothing else aboard had seen one before. Three end it as POISON."""
     retry_count: _builtins.int
     """Repeats so far: attempts after the first."""
     revision: _builtins.int
@@ -329,6 +416,12 @@ class Task(_message.Message):
     """The task this one repeats, if any."""
     isolation: _builtins.str
     """How the agent's code is held: `SANDBOXED`, `TRUSTED`, or `PLAN` where it has no code of its own."""
+    input_kind: Global___InputKind.ValueType
+    """What it waits for, when INPUT_REQUIRED."""
+    pause_requested: _builtins.bool
+    """True while the live attempt winds up because the task is to be paused."""
+    dead_lettered: _builtins.bool
+    """True when it FAILED although a repeat might have done it: the retry budget or its time was used up, or it is POISON."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input. Only in GetTask, and only where it fits a Struct without loss."""
@@ -388,10 +481,13 @@ class Task(_message.Message):
         attempts: _abc.Iterable[Global___Attempt] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         isolation: _builtins.str = ...,
+        input_kind: Global___InputKind.ValueType = ...,
+        pause_requested: _builtins.bool = ...,
+        dead_lettered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "input", b"input", "run_after", b"run_after", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "failures", b"failures", "input", b"input", "input_json", b"input_json", "isolation", b"isolation", "labels", b"labels", "result_json", b"result_json", "retried_from", b"retried_from", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +508,7 @@ class TaskEvent(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    INPUT_KIND_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of the task."""
     revision: _builtins.int
@@ -424,6 +521,8 @@ class TaskEvent(_message.Message):
     """Why it waits, after the event."""
     attempt: _builtins.int
     """The attempt that caused it; 0 if none did."""
+    input_kind: Global___InputKind.ValueType
+    """What the task waits for, after the event."""
     @_builtins.property
     def step(self) -> Global___Step:
         """The step, for step events: without input and output."""
@@ -448,10 +547,11 @@ class TaskEvent(_message.Message):
         step: Global___Step | None = ...,
         error: Global___TaskError | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        input_kind: Global___InputKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "step", b"step", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "revision", b"revision", "state", b"state", "step", b"step", "task_id", b"task_id", "time", b"time", "type", b"type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "input_kind", b"input_kind", "revision", b"revision", "state", b"state", "step", b"step", "task_id", b"task_id", "time", b"time", "type", b"type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
