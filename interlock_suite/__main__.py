@@ -5,7 +5,13 @@ import asyncio
 import sys
 from pathlib import Path
 
-from interlock_suite.options import DEFAULT_DATA_DIR, Options, external_servers
+from interlock_suite.options import (
+    DEFAULT_DATA_DIR,
+    MOST_ORCHESTRATORS,
+    MOST_WORKERS,
+    Options,
+    external_servers,
+)
 
 
 def main() -> int:
@@ -25,6 +31,8 @@ def _add_up(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port-base", type=int)
     command.add_argument("--database-url", default=database_url)
     command.add_argument("--redis-url", default=redis_url)
+    command.add_argument("--orchestrators", type=int, default=1, choices=range(1, MOST_ORCHESTRATORS + 1))
+    command.add_argument("--workers", type=int, default=1, choices=range(1, MOST_WORKERS + 1))
     command.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.set_defaults(run=_up)

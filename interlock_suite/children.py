@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import interlock_suite
@@ -26,6 +26,8 @@ class Surroundings:
     folder: DataFolder
     suite_id: str
     ports: PortBlock
+    replicas: Mapping[str, Sequence[str]]
+    """By service, the names of the processes that serve it."""
     databases: Mapping[str, ServiceDatabase]
     redis_url: str
     log_level: str
@@ -37,6 +39,8 @@ class Child:
     """One program of the suite."""
 
     name: str
+    replica_of: str = ""
+    """The service that it is a further process of, with the same database and keys and doors of its own."""
     argv: tuple[str, ...]
     """Behind the interpreter."""
     grant: Grant
@@ -53,9 +57,24 @@ class Child:
     """Further settings: name without the prefix → value; `{checkpoints}` and `{suite_id}` stand for them."""
 
     @property
+    def service(self) -> str:
+        """What it is a process of."""
+        return self.replica_of or self.name
+
+    @property
     def prefix(self) -> str:
         """How the names of its settings begin."""
-        return f"INTERLOCK_{self.name.upper()}_"
+        return f"INTERLOCK_{self.service.upper()}_"
+
+    def replica(self, number: int) -> "Child":
+        """The same program once more, `number` counted from 1, which is the program itself."""
+        if number == 1:
+            return self
+        name = replica_name(self.name, number)
+        settings = {
+            key: value + f"-{number}" if key == "SLOT" else value for key, value in self.settings.items()
+        }
+        return replace(self, name=name, replica_of=self.name, settings=settings)
 
     async def ready(self, around: Surroundings) -> bool:
         """Whether it serves now."""
@@ -78,7 +97,7 @@ class Child:
         settings = {
             "ISSUERS": str(folder.issuers),
             "TOKEN_FILE": str(folder.token(self.name)),
-            "KEYS_DIR": str(folder.keys / self.name),
+            "KEYS_DIR": str(folder.keys / self.service),
             "LOG_LEVEL": around.log_level,
             "LOG_FORMAT": around.log_format,
         }
@@ -88,11 +107,12 @@ class Child:
         else:
             settings["READY_FILE"] = str(folder.ready(self.name))
         if self.package is not None:
-            settings["DATABASE_URL"] = around.databases[self.name].service_url
+            settings["DATABASE_URL"] = around.databases[self.service].service_url
         if self.redis:
             settings["REDIS_URL"] = around.redis_url
         for service in self.calls:
-            settings[f"{service.upper()}_ADDRESS"] = _door(around, service)
+            doors = (_door(around, name) for name in around.replicas[service])
+            settings[f"{service.upper()}_ADDRESS"] = ",".join(doors)
         for name, value in self.settings.items():
             settings[name] = value.format(checkpoints=folder.checkpoints, suite_id=around.suite_id)
         return {self.prefix + name: value for name, value in settings.items()}
@@ -110,9 +130,21 @@ def python_environment() -> dict[str, str]:
     return settings
 
 
-def _door(around: Surroundings, service: str) -> str:
-    """The internal door of a service: a socket in a folder of the owner's."""
-    return f"unix:{around.folder.socket(service)}"
+def replica_name(service: str, number: int) -> str:
+    """What the process `number` of a service, counted from 1, is called."""
+    return service if number == 1 else f"{service}-{number}"
+
+
+def scaled(children: Sequence[Child], counts: Mapping[str, int]) -> tuple[Child, ...]:
+    """The children with as many processes of each as `counts` says; one where it says nothing."""
+    return tuple(
+        child.replica(number) for child in children for number in range(1, counts.get(child.name, 1) + 1)
+    )
+
+
+def _door(around: Surroundings, process: str) -> str:
+    """The internal door of a process: a socket in a folder of the owner's."""
+    return f"unix:{around.folder.socket(process)}"
 
 
 def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settings: str) -> Child:

@@ -13,6 +13,7 @@ from typing import Any
 
 from interlock_sandbox import SandboxStatus, probe
 from interlock_suite.binaries import find_postgres, find_valkey
+from interlock_suite.children import replica_name
 from interlock_suite.control import ask
 from interlock_suite.errors import SuiteError
 from interlock_suite.folder import MINIMUM_FREE_BYTES, DataFolder
@@ -165,7 +166,7 @@ def _running(status: Mapping[str, Any]) -> Iterator[Finding]:
         found=f"{'ready' if ready else 'not ready'} in {status['data_dir']} (process {status['pid']})",
         fix="" if ready else "Wait until it has started, or look into its logs.",
     )
-    addresses: Mapping[str, str] = status.get("addresses", {})
+    addresses = _doors(status.get("addresses", {}))
     healthy = asyncio.run(_health(addresses))
     logs = Path(status["data_dir"]) / "logs"
     for process in status["processes"]:
@@ -177,6 +178,15 @@ def _running(status: Mapping[str, Any]) -> Iterator[Finding]:
         if process["restarts"]:
             found += f", started again {process['restarts']} times"
         yield Finding(name=name, ok=ok, found=found, fix="" if ok else f"Its log is {logs / f'{name}.log'}.")
+
+
+def _doors(addresses: Mapping[str, str]) -> dict[str, str]:
+    """The public doors by process, from those by service."""
+    return {
+        replica_name(service, number): address
+        for service, replicas in addresses.items()
+        for number, address in enumerate(replicas.split(","), start=1)
+    }
 
 
 async def _health(addresses: Mapping[str, str]) -> dict[str, bool]:

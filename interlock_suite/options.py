@@ -8,6 +8,9 @@ from pathlib import Path
 from interlock_suite.children import CHILDREN, Child
 from interlock_suite.folder import MINIMUM_FREE_BYTES
 
+MOST_ORCHESTRATORS = 4
+"""So many ports are kept for them."""
+MOST_WORKERS = 16
 DEFAULT_DATA_DIR = Path(".interlock")
 
 
@@ -26,7 +29,15 @@ class Options:
     log_format: str = "json"
     probe_sandbox: bool = True
     minimum_free_bytes: int = MINIMUM_FREE_BYTES
+    orchestrators: int = 1
+    """How many replicas of the orchestrator."""
+    workers: int = 1
     children: tuple[Child, ...] = CHILDREN
+
+    @property
+    def replicas(self) -> Mapping[str, int]:
+        """How many processes of a child; one of each that is not named."""
+        return {"orchestrator": self.orchestrators, "worker": self.workers}
 
 
 def external_servers(environ: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:

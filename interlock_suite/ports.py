@@ -16,7 +16,16 @@ _STEP = 10
 _LAST_BASE = 7960
 _LISTENING = "0A"
 # Offsets from the base; the first is kept for the dashboard.
-OFFSETS = {"dashboard": 0, "orchestrator": 1, "registry": 2, "gateway": 3, "audit": 4}
+OFFSETS = {
+    "dashboard": 0,
+    "orchestrator": 1,
+    "registry": 2,
+    "gateway": 3,
+    "audit": 4,
+    "orchestrator-2": 5,
+    "orchestrator-3": 6,
+    "orchestrator-4": 7,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +35,9 @@ class PortBlock:
     base: int
     claim: socket.socket
 
-    def address(self, service: str) -> str:
-        """Where one service's public door stands."""
-        return f"{HOST}:{self.base + OFFSETS[service]}"
+    def address(self, process: str) -> str:
+        """Where the public door of one process of a service stands."""
+        return f"{HOST}:{self.base + OFFSETS[process]}"
 
 
 def choose_ports(*, asked: int | None, remembered: int | None) -> PortBlock:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interlock_suite.children import Child, Surroundings, python_environment
+from interlock_suite.children import Child, Surroundings, python_environment, scaled
 from interlock_suite.command import Command
 from interlock_suite.control import ControlServer
 from interlock_suite.databases import ServiceDatabase
@@ -43,7 +43,7 @@ class Ready:
     folder: DataFolder
     suite_id: str
     addresses: Mapping[str, str]
-    """Public doors by service."""
+    """Public doors by service; those of replicas separated by commas."""
     seconds: float
     """How long the start took."""
 
@@ -56,6 +56,7 @@ class Suite:
         self.stop_requested = asyncio.Event()
         """Set when the control socket asks for the stop; whoever runs the suite heeds it."""
         self._options = options
+        self._children = scaled(options.children, options.replicas)
         self._processes: dict[str, Process] = {}
         self._closing = contextlib.AsyncExitStack()
         self._ready: Ready | None = None
@@ -83,7 +84,9 @@ class Suite:
             folder=self.folder,
             suite_id=memory.suite_id,
             addresses={
-                child.name: ports.address(child.name) for child in self._options.children if child.doors
+                child.name: ",".join(ports.address(name) for name in self._replicas()[child.name])
+                for child in self._options.children
+                if child.doors
             },
             seconds=time.monotonic() - began,
         )
@@ -141,7 +144,7 @@ class Suite:
         await _all(process.start() for process in processes)
 
     async def _make_databases(self, servers: Servers) -> Mapping[str, ServiceDatabase]:
-        packages = {child.name: child.package for child in self._options.children if child.package}
+        packages = {child.service: child.package for child in self._children if child.package}
         databases = await asyncio.to_thread(servers.provision, packages)
         behind = await asyncio.to_thread(servers.unmigrated, databases, packages)
         if behind:
@@ -180,6 +183,7 @@ class Suite:
             folder=self.folder,
             suite_id=suite_id,
             ports=ports,
+            replicas=self._replicas(),
             databases=databases,
             redis_url=redis_url,
             log_level=self._options.log_level,
@@ -188,7 +192,7 @@ class Suite:
 
     async def _start_children(self, around: Surroundings, issuer: LocalIssuer) -> None:
         tokens = TokenFiles(issuer)
-        started = {child.name: asyncio.Event() for child in self._options.children}
+        started = {child.name: asyncio.Event() for child in self._children}
 
         async def start(child: Child, process: Process) -> None:
             for name in child.after:
@@ -197,11 +201,17 @@ class Suite:
             started[child.name].set()
 
         starts = []
-        for child in self._options.children:
+        for child in self._children:
             tokens.keep(self.folder.token(child.name), child.grant)
             starts.append(start(child, self._adopt(_child_process(child, around))))
         self._spawn(tokens.run(), "renew tokens")
         await _all(starts)
+
+    def _replicas(self) -> Mapping[str, Sequence[str]]:
+        names: dict[str, list[str]] = {}
+        for child in self._children:
+            names.setdefault(child.service, []).append(child.name)
+        return names
 
     def _adopt(self, process: Process) -> Process:
         """From now on it is part of the suite: shown in the status, stopped in its turn."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from interlock.common.addresses import parse_address
+from interlock.common.addresses import parse_address, parse_peer
 
 
 def _checked(text: str) -> str:
@@ -15,7 +15,14 @@ def _checked(text: str) -> str:
     return text
 
 
+def _checked_peer(text: str) -> str:
+    if text:
+        parse_peer(text)
+    return text
+
+
 AddressText = Annotated[str, AfterValidator(_checked)]
+PeerText = Annotated[str, AfterValidator(_checked_peer)]
 
 
 class ServiceSettings(BaseSettings):
@@ -51,11 +58,11 @@ class ServiceSettings(BaseSettings):
     token_file: Path | None = None  # this service's own token, read again when it changes
     keys_dir: Path | None = None  # its signing keys, made on first use
 
-    # Internal doors of the other services
-    orchestrator_address: AddressText = ""
-    registry_address: AddressText = ""
-    gateway_address: AddressText = ""
-    audit_address: AddressText = ""
+    # Internal doors of the other services; those of replicas separated by commas
+    orchestrator_address: PeerText = ""
+    registry_address: PeerText = ""
+    gateway_address: PeerText = ""
+    audit_address: PeerText = ""
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import grpc
 
-from interlock.common.addresses import parse_address
+from interlock.common.addresses import parse_peer
+from interlock.common.channel import SPREAD
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.orchestrator.v1 import worker_service_pb2_grpc
 from svc_kit.status import from_rpc_error
@@ -75,7 +76,7 @@ class Session:
         Raises ValueError if the token would cross a network in plain text.
         """
         address = self._settings.orchestrator_address
-        if not (parse_address(address).is_local or self._settings.allow_plaintext_beyond_loopback):
+        if not (parse_peer(address).is_local or self._settings.allow_plaintext_beyond_loopback):
             raise ValueError(f"a token would be sent to {address} in plain text")
         self._thread.start()
 
@@ -90,7 +91,10 @@ class Session:
 
     def _keep(self) -> None:
         wait = _FIRST_WAIT_SECONDS
-        with grpc.insecure_channel(self._settings.orchestrator_address, options=_OPTIONS) as channel:
+        peer = parse_peer(self._settings.orchestrator_address)
+        # A stream that breaks is taken up again on the next replica.
+        options = (*_OPTIONS, SPREAD) if peer.is_spread else _OPTIONS
+        with grpc.insecure_channel(peer.target, options=options) as channel:
             stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
             while not self._closing.is_set():
                 try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from interlock.cli.problems import CliError
 from interlock.cli.session import Suite
 from interlock.client.client import Client
-from interlock.common.addresses import parse_address
+from interlock.common.addresses import parse_peer
 from interlock.common.channel import ClientTls
 
 _TOKEN_SECONDS = 900.0
@@ -24,7 +24,7 @@ class _Addresses(dict[str, str]):
     def __missing__(self, service: str) -> str:
         address = self._suite.address(service)
         try:
-            local = parse_address(address).is_local
+            local = parse_peer(address).is_local
         except ValueError as error:
             raise CliError(str(error), f"Mend INTERLOCK_{service.upper()}_ADDRESS.") from None
         if not local and not self._tls:

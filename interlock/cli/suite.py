@@ -24,14 +24,31 @@ _LEVELS = ("debug", "info", "warning", "error")
 @click.option("--port-base", type=int, help="First of the suite's ports.  [default: 7460, or the next free]")
 @click.option("--database-url", default="", help="An administrator's URL of a PostgreSQL of your own.")
 @click.option("--redis-url", default="", help="A Redis or Valkey of your own.")
+@click.option(
+    "--orchestrators",
+    type=click.IntRange(1, 4),
+    default=1,
+    show_default=True,
+    help="Replicas on one database.",
+)
+@click.option("--workers", type=click.IntRange(1, 16), default=1, show_default=True, help="Worker processes.")
 @click.option("--log-level", type=click.Choice(_LEVELS), default="info", show_default=True)
 @output_option
 @click.pass_obj
 def up(
-    data_dir: str, port_base: int | None, database_url: str, redis_url: str, log_level: str, *, as_json: bool
+    data_dir: str,
+    port_base: int | None,
+    database_url: str,
+    redis_url: str,
+    orchestrators: int,
+    workers: int,
+    log_level: str,
+    *,
+    as_json: bool,
 ) -> None:
     """Start everything on this machine and stay in the foreground; Ctrl-C stops it in order."""
     options = ["--log-level", log_level, *_output(as_json=as_json)]
+    options += ["--orchestrators", str(orchestrators), "--workers", str(workers)]
     if port_base is not None:
         options += ["--port-base", str(port_base)]
     if database_url:

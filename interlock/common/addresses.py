@@ -1,4 +1,7 @@
-"""Addresses that a service listens on or calls: `host:port`, `[v6]:port` or `unix:/path`."""
+"""Addresses that a service listens on or calls: `host:port`, `[v6]:port` or `unix:/path`.
+
+A service with replicas is called by the addresses of all of them, separated by commas.
+"""
 
 import ipaddress
 from dataclasses import dataclass
@@ -56,3 +59,46 @@ def parse_address(text: str) -> Address:
     if not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         raise ValueError(f"{text}: the port must be a number from 0 to {_MAX_PORT}")
     return Address(text, bare, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Where a service is called: one address, or those of its replicas."""
+
+    target: str  # as grpc takes it
+    is_local: bool  # whether nothing beyond this machine is reached
+    is_spread: bool  # whether calls go to several addresses in turn
+
+
+def parse_peer(text: str) -> Peer:
+    """ValueError says what is wrong with `text`.
+
+    Replicas are named by numeric addresses or by unix sockets. A host name stands alone; what it resolves to
+    are the replicas.
+    """
+    addresses = [parse_address(part.strip()) for part in text.split(",")]
+    is_local = all(address.is_local for address in addresses)
+    if len(addresses) == 1:
+        (address,) = addresses
+        return Peer(address.text, is_local, is_spread=not address.is_unix and _family(address) is None)
+    families = {_family(address) for address in addresses}
+    if len(families) > 1 or None in families:
+        raise ValueError(
+            f"{text}: replicas are named by IPv4 addresses, by IPv6 addresses or by unix sockets"
+        )
+    (family,) = families
+    return Peer(f"{family}:{','.join(_place(address) for address in addresses)}", is_local, is_spread=True)
+
+
+def _place(address: Address) -> str:
+    return address.path or address.text
+
+
+def _family(address: Address) -> str | None:
+    """The kind of a numeric address or socket, in grpc's words; None for a name."""
+    if address.is_unix:
+        return "unix"
+    try:
+        return f"ipv{ipaddress.ip_address(address.host).version}"
+    except ValueError:
+        return None

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from interlock.common.addresses import parse_address
+from interlock.common.addresses import parse_peer
 from interlock.common.remote_error import retry_after
 
 TokenSource: TypeAlias = Callable[[], str]
@@ -17,6 +17,8 @@ TokenSource: TypeAlias = Callable[[], str]
 DEFAULT_DEADLINE_SECONDS = 10.0
 _MAX_MESSAGE_BYTES = 4 * 2**20 + 64 * 1024
 _MAX_METADATA_BYTES = 16 * 1024
+# The stock policy stays with the first address that answers.
+SPREAD = ("grpc.lb_policy_name", "round_robin")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 
@@ -79,13 +81,17 @@ def channel(
 ) -> grpc.aio.Channel:
     """A channel to `address` (host:port or unix:/path); it connects, and connects again, by itself.
 
+    Several addresses separated by commas are replicas: calls go to those that answer, in turn, and what is
+    tried again goes to the next one.
+
     `safe_methods` are full names ("/package.Service/Method") that may be sent twice without doing a thing
     twice: with one request and one reply, they are tried again on UNAVAILABLE until the deadline, unless the
     request has a `request_id` and leaves it empty. `deadline` is the seconds of calls with one reply that
     name none. `errand` is asked at each call for what is being served, if anything is. ValueError if a token
     would cross a network in plain text.
     """
-    if token and tls is None and not parse_address(address).is_local and not allow_plaintext_beyond_loopback:
+    peer = parse_peer(address)
+    if token and tls is None and not peer.is_local and not allow_plaintext_beyond_loopback:
         raise ValueError(f"a token would be sent to {address} in plain text; configure TLS")
     outgoing = _Outgoing(token, deadline, errand)
     interceptors: list[grpc.aio.ClientInterceptor] = [
@@ -96,7 +102,7 @@ def channel(
         _StreamStream(outgoing),
         _Retry(frozenset(safe_methods)),
     ]
-    options = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
@@ -113,9 +119,13 @@ def channel(
         # A proxy that the environment names is for the web, not for the service next door.
         ("grpc.enable_http_proxy", 0),
     ]
+    if peer.is_spread:
+        options.append(SPREAD)
     if tls is not None:
-        return grpc.aio.secure_channel(address, tls.credentials(), options=options, interceptors=interceptors)
-    return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+        return grpc.aio.secure_channel(
+            peer.target, tls.credentials(), options=options, interceptors=interceptors
+        )
+    return grpc.aio.insecure_channel(peer.target, options=options, interceptors=interceptors)
 
 
 class _Outgoing:

@@ -33,9 +33,9 @@ _TOKEN_SECONDS = 3600.0
 class RunningSuite:
     """`python -m interlock_suite up` on a folder that outlives single runs."""
 
-    def __init__(self, data_dir: Path, *, port_base: int | None = None, **settings: str) -> None:
-        """`settings` go into its environment, from where each service takes its own."""
-        self._port_base = port_base
+    def __init__(self, data_dir: Path, *options: str, port_base: int | None = None, **settings: str) -> None:
+        """`options` are those of `up`; `settings` go into its environment, where each service looks."""
+        self._options = options if port_base is None else ("--port-base", str(port_base), *options)
         self._settings = settings
         self.folder = DataFolder(data_dir)
         self.pins = data_dir.with_name("pins.json")
@@ -46,8 +46,8 @@ class RunningSuite:
 
     def start(self) -> None:
         """Start it and return when it is ready."""
-        ports = () if self._port_base is None else ("--port-base", str(self._port_base))
-        argv = (sys.executable, "-m", "interlock_suite", "up", "--data-dir", str(self.folder.root), *ports)
+        folder = ("--data-dir", str(self.folder.root))
+        argv = (sys.executable, "-m", "interlock_suite", "up", *folder, *self._options)
         with self._said.open("ab") as said:
             process = subprocess.Popen(
                 # With the tests ends what they started.
@@ -142,8 +142,9 @@ class RunningSuite:
     def unexpected(self) -> list[str]:
         """What the services logged as errors of their own: no fault from outside excuses one."""
         found = []
-        for service in (*SERVICES, "worker"):
-            for line in self.folder.log(service).read_text().splitlines():
+        stores = ("postgres", "valkey", "supervisor", "migrations")
+        for log in sorted(self.folder.logs.glob("*.log")):
+            for line in () if log.stem in stores else log.read_text().splitlines():
                 try:
                     said = json.loads(line)
                 except ValueError:
@@ -152,7 +153,7 @@ class RunningSuite:
                 # asyncio's complaints about streams that grpc drops are nobody's answer to anything.
                 ours = said.get("logger", "").partition(".")[0] != "asyncio"
                 if said["level"] == "error" and ours and said.get("reason") != "OUTCOME_UNKNOWN":
-                    found.append(f"{service}: {line}")
+                    found.append(f"{log.stem}: {line}")
         return found
 
     # Its doors

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from interlock_suite.children import CHILDREN
+from interlock_suite.children import CHILDREN, scaled
 from interlock_suite.tokens import Grant, TokenFiles
 from svc_kit.identity import LocalIssuer, Role, TokenVerifier
 from svc_kit.identity.issuers import parse_issuers
@@ -60,3 +60,15 @@ def test_only_the_worker_holds_no_service_role() -> None:
     roles = {child.name: child.grant.roles for child in CHILDREN}
     assert roles.pop("worker") == frozenset({Role.WORKER})
     assert set(roles.values()) == {frozenset({Role.SERVICE})}
+
+
+def test_replicas_share_keys_database_and_settings_but_not_their_slot() -> None:
+    children = scaled(CHILDREN, {"orchestrator": 2, "worker": 3})
+    names = [child.name for child in children]
+    assert names[-5:] == ["orchestrator", "orchestrator-2", "worker", "worker-2", "worker-3"]
+    assert {child.service for child in children} == {child.name for child in CHILDREN}
+    assert {child.prefix for child in children if child.service == "orchestrator"} == {
+        "INTERLOCK_ORCHESTRATOR_"
+    }
+    slots = [child.settings["SLOT"] for child in children if child.service == "worker"]
+    assert len(set(slots)) == 3
