@@ -1,6 +1,8 @@
 """Runs untrusted Python, each call in a single-use sandbox; pure Python and ctypes, Linux only."""
 
 # Running code
+from interlock_sandbox.conversation import Host
+
 # Errors
 from interlock_sandbox.errors import SandboxClosed, SandboxError, SandboxUnavailable
 
@@ -16,6 +18,7 @@ from interlock_sandbox.sandbox import Sandbox
 
 __all__ = [
     "Captured",
+    "Host",
     "IsolationLevel",
     "Layer",
     "LayerStatus",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock_sandbox import verdict
+from interlock_sandbox.conversation import CallsExceeded, Conversation, Host
 from interlock_sandbox.errors import ProtocolViolation
 from interlock_sandbox.frames import PROGRAM_HEAD, FrameKind, FrameReader, FrameTooLarge, encode
 from interlock_sandbox.levels import IsolationLevel
@@ -28,30 +29,45 @@ _EXIT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """Why a call stopped, before it is judged: a frame, or a kind with its detail."""
+    """Why a call stopped, before it is judged: a frame, a kind with its detail, or the host's error."""
 
     kind: OutcomeKind
     detail: str = ""
     frame: tuple[FrameKind, bytes] | None = None
+    error: Exception | None = None
 
 
 class Call:
     """The use of one spare for one program; `run` once."""
 
-    def __init__(self, spare: Spare, program: ToolProgram, limits: Limits, level: IsolationLevel) -> None:
+    def __init__(
+        self,
+        spare: Spare,
+        program: ToolProgram,
+        limits: Limits,
+        level: IsolationLevel,
+        host: Host | None = None,
+    ) -> None:
         self._spare = spare
         self._program = program
         self._limits = limits
         self._level = level
         self._watched: list[int] = []
-        self._reader = FrameReader(result_bytes=limits.result_bytes)
+        self._reader = FrameReader(
+            result_bytes=limits.result_bytes, call_bytes=host.call_bytes if host is not None else None
+        )
+        self._conversation = (
+            Conversation(spare.channel, host, on_room=self._go_on_reading, on_failure=self._host_failed)
+            if host is not None
+            else None
+        )
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[_Ending] = self._loop.create_future()
         self._stdout = Stream(spare.stdout, limits.stdout_bytes, lambda: self._flooded("stdout"))
         self._stderr = Stream(spare.stderr, limits.stderr_bytes, lambda: self._flooded("stderr"))
 
     async def run(self, *, seconds: float) -> Outcome:
-        """The outcome, after at most `seconds` and the time to kill.
+        """The outcome, after at most `seconds` and the time to kill; raises what its host raises.
 
         The sandbox has been sent its death when this returns or raises.
         """
@@ -62,12 +78,19 @@ class Call:
         watching = self._loop.call_later(_UNWATCHED_SECONDS, self._watch_streams)
         try:
             ending = await self._hand_over_and_wait()
+            if ending.error is not None:
+                raise ending.error
             return await self._conclude(ending, wall_ms=(time.monotonic() - started) * 1000)
         finally:
             deadline.cancel()
             watching.cancel()
             self._unwatch()
-            self._spare.close()
+            self._spare.kill()
+            try:
+                if self._conversation is not None:
+                    await self._conversation.close()
+            finally:
+                self._spare.close()
 
     def cancel(self) -> None:
         """End the call because the sandbox closes."""
@@ -107,6 +130,9 @@ class Call:
                 await sending
 
     def _on_frame_bytes(self) -> None:
+        if self._ended.done():  # what comes after the end is not even read
+            self._loop.remove_reader(self._spare.channel.fileno())
+            return
         try:
             data = self._spare.channel.recv(_READ_BYTES)
         except BlockingIOError:
@@ -117,15 +143,37 @@ class Call:
             self._loop.remove_reader(self._spare.channel.fileno())
             self._end(_Ending(OutcomeKind.CRASHED))
             return
+        self._take_frames(data)
+
+    def _take_frames(self, data: bytes) -> None:
         try:
             frame = self._reader.feed(data)
-        except FrameTooLarge as error:
-            self._end(_Ending(OutcomeKind.OUTPUT_LIMIT, str(error)))
+            while frame is not None and frame[0] is FrameKind.CALL and self._conversation is not None:
+                self._conversation.take(frame[1])
+                if self._conversation.full:
+                    self._loop.remove_reader(self._spare.channel.fileno())
+                    return
+                frame = self._reader.feed(b"")
         except ProtocolViolation as error:
-            self._end(_Ending(OutcomeKind.BAD_RESULT, str(error)))
+            self._violated(error)
         else:
             if frame is not None:
                 self._end(_Ending(OutcomeKind.COMPLETED, frame=frame))
+
+    def _go_on_reading(self) -> None:
+        if not self._ended.done():
+            self._loop.add_reader(self._spare.channel.fileno(), self._on_frame_bytes)
+            self._take_frames(b"")
+
+    def _host_failed(self, error: Exception) -> None:
+        if isinstance(error, ProtocolViolation):
+            self._violated(error)
+        else:
+            self._end(_Ending(OutcomeKind.CANCELED, "its host gave up", error=error))
+
+    def _violated(self, error: ProtocolViolation) -> None:
+        too_much = isinstance(error, FrameTooLarge | CallsExceeded)
+        self._end(_Ending(OutcomeKind.OUTPUT_LIMIT if too_much else OutcomeKind.BAD_RESULT, str(error)))
 
     def _flooded(self, stream: str) -> None:
         self._end(_Ending(OutcomeKind.OUTPUT_LIMIT, f"{stream} was flooded"))

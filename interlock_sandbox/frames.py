@@ -29,7 +29,14 @@ class FrameKind(IntEnum):
     """The return value is no JSON. Payload: as TOOL_ERROR."""
     RESULT_TOO_LARGE = 7
     """Payload: as TOOL_ERROR."""
+    CALL = 8
+    """From a program that has a host: the n-th asks for something. Payload: JSON (method, params)."""
+    ANSWER = 9
+    """To a program that has a host. Payload: `ORDINAL` of the call, then JSON text."""
 
+
+ORDINAL = struct.Struct("!I")
+"""1, 2, 3… in the order in which the calls arrived; a program cannot choose it."""
 
 PROGRAM_HEAD = struct.Struct("!dQQQIIIHH")
 """What a RUN payload begins with: cpu_seconds, memory_bytes, disk_bytes, result_bytes, processes, open_files,
@@ -39,20 +46,31 @@ ERROR_BYTES = 128 * 1024
 """Bound on every payload from a sandbox but a result's."""
 
 
+_KINDS = {kind.value: kind for kind in FrameKind}
+
+
 def encode(kind: FrameKind, payload: bytes) -> bytes:
     """A whole frame."""
     return HEADER.pack(len(payload), kind) + payload
 
 
 class FrameReader:
-    """Cuts one frame out of the bytes that arrive; keeps no more than a frame may hold."""
+    """Cuts frames out of the bytes that arrive; keeps no more than a frame and one read may hold.
 
-    def __init__(self, *, result_bytes: int) -> None:
-        self._result_bytes = result_bytes
+    CALL frames are accepted only with a `call_bytes`.
+    """
+
+    def __init__(self, *, result_bytes: int, call_bytes: int | None = None) -> None:
+        self._allowed = {FrameKind.RESULT: result_bytes}
+        self._unknown = {FrameKind.ANSWER}
+        if call_bytes is None:
+            self._unknown.add(FrameKind.CALL)
+        else:
+            self._allowed[FrameKind.CALL] = call_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> tuple[FrameKind, bytes] | None:
-        """Add bytes; the frame once it is whole.
+        """Add bytes; the next frame once it is whole. What came after it is kept: feed b"" for the next.
 
         Raises ProtocolViolation as soon as the header is seen to be wrong, before its payload is read.
         """
@@ -60,15 +78,18 @@ class FrameReader:
         if len(self._buffer) < HEADER.size:
             return None
         length, number = HEADER.unpack_from(self._buffer)
-        try:
-            kind = FrameKind(number)
-        except ValueError:
-            raise ProtocolViolation(f"frame of unknown kind {number}") from None
-        allowed = self._result_bytes if kind is FrameKind.RESULT else ERROR_BYTES
+        kind = _KINDS.get(number)
+        if kind is None or kind in self._unknown:
+            raise ProtocolViolation(f"frame of unknown kind {number}")
+        allowed = self._allowed.get(kind, ERROR_BYTES)
         if length > allowed:
             raise FrameTooLarge(kind, length, allowed)
         end = HEADER.size + length
-        return (kind, bytes(self._buffer[HEADER.size : end])) if len(self._buffer) >= end else None
+        if len(self._buffer) < end:
+            return None
+        payload = bytes(self._buffer[HEADER.size : end])
+        del self._buffer[:end]
+        return kind, payload
 
 
 class FrameTooLarge(ProtocolViolation):

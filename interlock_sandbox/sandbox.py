@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from interlock_sandbox.call import Call
+from interlock_sandbox.conversation import Host
 from interlock_sandbox.errors import SandboxClosed, SandboxUnavailable
 from interlock_sandbox.keeper import Keeper
 from interlock_sandbox.levels import IsolationLevel, SandboxStatus
@@ -97,13 +98,19 @@ class Sandbox:
         )
 
     async def run(
-        self, program: ToolProgram, *, limits: Limits | None = None, deadline: float | None = None
+        self,
+        program: ToolProgram,
+        *,
+        limits: Limits | None = None,
+        deadline: float | None = None,
+        host: Host | None = None,
     ) -> Outcome:
         """Run one program to its end; whatever it does, the answer is an Outcome.
 
         `limits` are those of the sandbox unless given. `deadline` is a `time.monotonic()` value by which to
-        end, waiting for a free sandbox included. Cancelling the task kills the program. Raises SandboxClosed,
-        or SandboxUnavailable if the host makes no more processes.
+        end, waiting for a free sandbox included. With a `host` the program may ask it for things while it
+        runs. Cancelling the task kills the program. Raises SandboxClosed, SandboxUnavailable if no more
+        processes can be made, or what the host raises.
         """
         keeper = self._keeper
         if keeper is None or self._status is None:
@@ -113,7 +120,7 @@ class Sandbox:
         spare = await self._take(keeper, limits, end)
         if spare is None:
             return self._not_started(self._status.level)
-        call = Call(spare, program, limits, self._status.level)
+        call = Call(spare, program, limits, self._status.level, host)
         self._running.add(call)
         self._idle.clear()
         # A short call has the processor to itself; a longer one is joined by the making of the next spare.

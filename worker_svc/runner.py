@@ -23,6 +23,7 @@ from worker_svc.orchestrator import Orchestrator
 from worker_svc.patience import until_answered
 from worker_svc.runtimes.plan import run_plan
 from worker_svc.runtimes.python import TrustedAgents
+from worker_svc.runtimes.sandboxed import SandboxedAgents
 from worker_svc.steps import Journal
 
 _LOG = structlog.get_logger(__name__)
@@ -35,12 +36,18 @@ class Runner:
     """Runs attempts; each ends with exactly one word to the orchestrator, or none when it is stale."""
 
     def __init__(
-        self, orchestrator: Orchestrator, gateway: Gateway, registry: RegistryFeed, agents: TrustedAgents
+        self,
+        orchestrator: Orchestrator,
+        gateway: Gateway,
+        registry: RegistryFeed,
+        trusted: TrustedAgents,
+        sandboxed: SandboxedAgents,
     ) -> None:
         self._orchestrator = orchestrator
         self._gateway = gateway
         self._registry = registry
-        self._agents = agents
+        self._trusted = trusted
+        self._sandboxed = sandboxed
 
     async def run(self, attempt: Attempt) -> None:
         """Run to the end. Cancellation without an order means that the worker stops.
@@ -63,7 +70,7 @@ class Runner:
 
     async def _run(self, attempt: Attempt, journal: Journal) -> None:
         claimed = attempt.claimed
-        seconds = claimed.start_to_close_timeout.ToTimedelta().total_seconds() or _DEFAULT_ATTEMPT_SECONDS
+        seconds = _seconds(claimed)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -102,8 +109,12 @@ class Runner:
         value: Any
         if runtime == "plan":
             value = await run_plan(version.spec.plan, journal, task_input)
+        elif runtime == "python" and version.spec.python.source:
+            value = await self._sandboxed.run(
+                version.spec.python, journal, task_input, seconds=_seconds(claimed)
+            )
         elif runtime == "python":
-            agent = self._agents.find(version.spec.python.entry_point)
+            agent = self._trusted.find(version.spec.python.entry_point)
             value = await agent(journal, task_input)
         else:
             raise AgentMissing(f"this worker does not know the runtime of agent {claimed.agent!r}; update it")
@@ -153,6 +164,11 @@ class Runner:
             await self._orchestrator.fail(
                 messages.FailTaskRequest(attempt_token=attempt.token, error=failure)
             )
+
+
+def _seconds(claimed: messages.ClaimedTask) -> float:
+    """The longest time of the attempt."""
+    return claimed.start_to_close_timeout.ToTimedelta().total_seconds() or _DEFAULT_ATTEMPT_SECONDS
 
 
 def _failure_of(error: Exception) -> task_pb2.TaskError:

@@ -26,6 +26,7 @@ from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.runner import Runner
 from worker_svc.runtimes.python import TrustedAgents
+from worker_svc.runtimes.sandboxed import SandboxedAgents
 from worker_svc.session import Session
 
 _LOG = structlog.get_logger(__name__)
@@ -96,9 +97,11 @@ async def _work(
         registry = await stack.enter_async_context(_peer(settings, settings.registry_address))
         feed = await stack.enter_async_context(RegistryFeed(registry))
         caller = Orchestrator(orchestrator)
+        sandboxed = SandboxedAgents(capacity=settings.capacity)
+        stack.push_async_callback(sandboxed.close)
         claims = Claims(
             orchestrator=caller,
-            runner=Runner(caller, Gateway(gateway), feed, TrustedAgents(settings.trusted_agents)),
+            runner=Runner(caller, Gateway(gateway), feed, TrustedAgents(settings.trusted_agents), sandboxed),
             session=session,
             attempts=attempts,
             capacity=settings.capacity,

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
+
 from interlock.agent import AgentError, ToolError, ToolRefused
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2
@@ -20,6 +22,8 @@ from worker_svc.orchestrator import Orchestrator
 
 # A permit may run out between the orchestrator and the gateway when this process was stopped in between.
 _PERMITS = 3
+_MAX_SAID = 4096
+_LOG = structlog.get_logger(__name__)
 
 
 class Journal:
@@ -69,6 +73,10 @@ class Journal:
                 raise self._refused(step_key, answer.start.call_id, problem) from problem
             return self._finished(step_key, outcome)
         raise AssertionError("the last permit either answers or raises")
+
+    def log(self, message: str) -> None:
+        """Into the worker's log; see AgentContext."""
+        _LOG.info("agent_said", task_id=self.task_id, attempt=self.attempt, text=message[:_MAX_SAID])
 
     async def tell(self) -> messages.FinishStep | None:
         """Tell the ends of all steps but the last one, which is returned.

@@ -57,3 +57,7 @@ class AgentContext(Protocol):
         Raises ToolError or ToolRefused.
         """
         ...
+
+    def log(self, message: str) -> None:
+        """Say something to the worker's operators; bounded, and no step."""
+        ...

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from interlock_sandbox import (
+    Host,
     IsolationLevel,
     Limits,
     Outcome,
@@ -69,12 +70,17 @@ class SharedSandbox(Sandbox):
         return replace(self._host.sandbox.status(), running=len(self._mine), calls=self._ended)
 
     async def run(
-        self, program: ToolProgram, *, limits: Limits | None = None, deadline: float | None = None
+        self,
+        program: ToolProgram,
+        *,
+        limits: Limits | None = None,
+        deadline: float | None = None,
+        host: Host | None = None,
     ) -> Outcome:
         """As the shared one does."""
         if self._closed:
             raise SandboxClosed("the sandbox is closed")
-        running = self._host.sandbox.run(program, limits=limits, deadline=deadline)
+        running = self._host.sandbox.run(program, limits=limits, deadline=deadline, host=host)
         future = asyncio.run_coroutine_threadsafe(running, self._host.loop)
         self._mine.add(future)
         try:

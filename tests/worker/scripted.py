@@ -24,6 +24,7 @@ from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.runner import Runner
 from worker_svc.runtimes.python import Agent, TrustedAgents
+from worker_svc.runtimes.sandboxed import SandboxedAgents
 
 AWAY = Unavailable(errors_pb2.ERROR_REASON_PEER_UNAVAILABLE, "away for now", retry_after=0.01)
 STALE = Aborted(errors_pb2.ERROR_REASON_STALE_ATTEMPT, "not the live one")
@@ -214,7 +215,8 @@ async def scripted_worker(folder: Path) -> AsyncIterator[Worker]:
         orchestrator = Orchestrator(channel)
 
         def runner(agent: Agent) -> Runner:
-            return Runner(orchestrator, Gateway(channel), RegistryFeed(channel), _Trusted(agent))
+            sandboxed = SandboxedAgents(capacity=2)
+            return Runner(orchestrator, Gateway(channel), RegistryFeed(channel), _Trusted(agent), sandboxed)
 
         yield Worker(script=script, runner=runner, orchestrator=orchestrator)
     await server.stop(0)
