@@ -36,8 +36,8 @@ class Announcements:
         if self._outbox_timer is None:
             self._outbox_timer = asyncio.get_running_loop().call_later(_OUTBOX_SECONDS, self._tell_relay)
 
-    def canceling(self, session_id: uuid.UUID) -> None:
-        """An attempt of the session has to wind up."""
+    def directed(self, session_id: uuid.UUID) -> None:
+        """An attempt of the session has to wind up, or need not any more."""
         self._wakeups.notify(session_topic(session_id))
 
     def _tell_relay(self) -> None:

@@ -10,12 +10,21 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import journal, lifecycle, metrics
+from orchestrator_svc import inputs, journal, lifecycle, metrics
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
 from orchestrator_svc.changes import Batch, TaskChanges
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
 from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
-from orchestrator_svc.records import AgentPin, EventType, LockedTask, Step, StepInput
+from orchestrator_svc.records import (
+    AgentPin,
+    Answer,
+    EventType,
+    InputRequest,
+    LockedTask,
+    Step,
+    StepInput,
+    StoredInput,
+)
 from orchestrator_svc.rights import HeldAttempt
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.errors import DomainError, PermissionDenied
@@ -41,10 +50,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """The worker stops and gives the task back."""
+    """The worker gives the task back: it stops, or the task is to be paused."""
 
 
-End = Completion | Failure | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """The attempt needs a person's answer: it goes on with it, or ends until it has come."""
+
+    request: InputRequest
+
+
+End = Completion | Failure | Release | Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +85,16 @@ class AttemptWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What came of a write; `begun` may start with `tool`, `recorded` is to be taken as it is."""
+    """What came of a write; `begun` may start with `tool`, `recorded` is to be taken as it is.
+
+    `answer` is that to the question; without it the attempt is over.
+    """
 
     task: LockedTask
     begun: Step | None = None
     tool: BoundTool | None = None
     recorded: Step | None = None
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +115,9 @@ class AttemptStore(Protocol):
     async def steps(
         self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID, str]]
     ) -> list[Step]: ...
+    async def inputs(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID, str]]
+    ) -> list[StoredInput]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
 
 
@@ -167,7 +190,11 @@ class Attempts:
             tasks = await self._store.lock(
                 connection, [(write.held.ref.tenant, write.held.ref.task_id) for write in writes]
             )
-            batch = Batch(tasks, await self._store.steps(connection, _step_keys(writes)))
+            batch = Batch(
+                tasks,
+                await self._store.steps(connection, _step_keys(writes)),
+                await self._store.inputs(connection, _input_keys(writes)),
+            )
             for write in writes:
                 try:
                     results.append(self._apply(batch, write))
@@ -200,7 +227,11 @@ class Attempts:
             except PermissionDenied as error:
                 batch.accept(_refusal(batch.tasks[changes.task.task_id], write, error))
                 raise
-        if write.end is not None:
+        answer = _answer(batch, changes.task, write.end)
+        if answer is not None:
+            written = replace(written, answer=answer)
+        elif write.end is not None:
+            changes.asked = write.end.request if isinstance(write.end, Question) else None
             result = write.end.result_json if isinstance(write.end, Completion) else None
             ending = self._ending(changes.task, write.end)
             changes.end_attempt(ending, actor=write.held.subject, result_json=result)
@@ -223,6 +254,8 @@ class Attempts:
             return lifecycle.complete(task.status)
         if isinstance(end, Release):
             return lifecycle.release(task.status, now=task.now)
+        if isinstance(end, Question):
+            return lifecycle.request_input(task.status, end.request.kind, now=task.now)
         return lifecycle.fail(
             task.status,
             end.error,
@@ -247,7 +280,8 @@ def _live(task: LockedTask | None, held: HeldAttempt) -> LockedTask:
 _REPEATED: Mapping[type[End], frozenset[Outcome]] = {
     Completion: frozenset({Outcome.COMPLETED}),
     Failure: frozenset({Outcome.FAILED, Outcome.CANCELED}),
-    Release: frozenset({Outcome.RELEASED, Outcome.CANCELED}),
+    Release: frozenset({Outcome.RELEASED, Outcome.PAUSED, Outcome.CANCELED}),
+    Question: frozenset({Outcome.PARKED, Outcome.CANCELED}),
 }
 
 
@@ -281,6 +315,25 @@ def _step_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
         if part is not None
     }
     return sorted(keys)
+
+
+def _input_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
+    keys = {
+        (write.held.ref.tenant, write.held.ref.task_id, write.end.request.input_id)
+        for write in writes
+        if isinstance(write.end, Question)
+    }
+    return sorted(keys)
+
+
+def _answer(batch: Batch, task: LockedTask, end: End | None) -> Answer | None:
+    """The answer that a question has already; one that came first and does not fit the question is none."""
+    if not isinstance(end, Question):
+        return None
+    known = batch.input(task.task_id, end.request.input_id)
+    if known is None or known.answer is None or inputs.violations(end.request, known.answer):
+        return None
+    return known.answer
 
 
 def _runnable(accepted: Sequence[TaskChanges]) -> Counter[str]:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from orchestrator_svc.lifecycle import Ending, Outcome, Status, TaskError
-from orchestrator_svc.records import Event, EventType, LockedTask, Session, Step, StepInput, StepMark
+from orchestrator_svc.records import (
+    Event,
+    EventType,
+    InputRequest,
+    LockedTask,
+    Session,
+    Step,
+    StepInput,
+    StepMark,
+    StoredInput,
+)
 
 
 class AuditKind(StrEnum):
@@ -42,6 +52,7 @@ class TaskChanges:
     started_by: Session | None = None
     ending: Ending | None = None
     result_json: str | None = None
+    asked: InputRequest | None = None
 
     def move(self, status: Status, *, actor: str, outcome: str = "", error: TaskError | None = None) -> None:
         """The task goes to another state."""
@@ -127,9 +138,15 @@ class TaskChanges:
 class Batch:
     """The changes of many calls in the order they came; several may be to the same task."""
 
-    def __init__(self, tasks: Iterable[LockedTask], steps: Iterable[Step] = ()) -> None:
+    def __init__(
+        self,
+        tasks: Iterable[LockedTask],
+        steps: Iterable[Step] = (),
+        inputs: Iterable[StoredInput] = (),
+    ) -> None:
         self._tasks = {task.task_id: task for task in tasks}
         self._steps = {(step.task_id, step.step_key): step for step in steps}
+        self._inputs = {(each.task_id, each.input_id): each for each in inputs}
         self.accepted: list[TaskChanges] = []
 
     @property
@@ -140,6 +157,10 @@ class Batch:
     def step(self, task_id: uuid.UUID, step_key: str) -> Step | None:
         """A step as it has become."""
         return self._steps.get((task_id, step_key))
+
+    def input(self, task_id: uuid.UUID, input_id: str) -> StoredInput | None:
+        """What is known of a request for input."""
+        return self._inputs.get((task_id, input_id))
 
     def accept(self, changes: TaskChanges) -> None:
         """Take the changes of one call; what a refused call gathered is simply not accepted."""

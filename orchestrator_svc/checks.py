@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
-from orchestrator_svc.attempts import Completion, Failure
+from orchestrator_svc.attempts import Completion, Failure, Question
 from orchestrator_svc.journal import StepFinish
-from orchestrator_svc.lifecycle import TaskError
-from orchestrator_svc.records import Session, StepInput, StepKind, StepStatus
+from orchestrator_svc.lifecycle import InputKind, TaskError, Timeout
+from orchestrator_svc.records import InputRequest, Session, StepInput, StepKind, StepStatus
 from orchestrator_svc.submissions import Submission
 from svc_kit.errors import InvalidArgument, Violation, invalid
+from svc_kit.json_schema import SchemaUnusable, compile_schema
 from svc_kit.strict_json import JsonValue, canonical, digest, parse, struct_to_json
 
 MAX_LABELS = 32
@@ -22,6 +23,8 @@ MAX_ERROR_MESSAGE = 8192
 MAX_POOLS = 32
 MAX_CAPACITY = 10_000
 MAX_TOLD_SECONDS = 7 * 24 * 3600.0
+MAX_PROMPT = 16 * 1024
+MAX_SCHEMA = 64 * 1024
 
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,64}")
@@ -33,6 +36,8 @@ _TOOL = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SLOT = re.compile(r"[\x21-\x7e]{1,128}")
 _NIL = uuid.UUID(int=0)
+_INPUT_KINDS = {task_pb2.InputKind.Value(f"INPUT_KIND_{kind}"): kind for kind in InputKind}
+_START_TO_CLOSE = task_pb2.TIMEOUT_KIND_START_TO_CLOSE
 _ENDINGS = {
     task_pb2.STEP_STATUS_COMPLETED: StepStatus.COMPLETED,
     task_pb2.STEP_STATUS_FAILED: StepStatus.FAILED,
@@ -168,6 +173,62 @@ def failure(request: worker_service_pb2.FailTaskRequest) -> tuple[StepFinish | N
     return finished, Failure(error=error, told=told)
 
 
+def release(request: worker_service_pb2.ReleaseTaskRequest) -> StepFinish | None:
+    """The last step, if it comes along."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    _raise(found)
+    return finished
+
+
+def question(request: worker_service_pb2.RequestInputRequest) -> tuple[StepFinish | None, Question]:
+    """The last step, if it comes along, and what a person is asked."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    kind = _INPUT_KINDS.get(request.kind)
+    if not _STEP_KEY.fullmatch(request.input_id):
+        found.append(Violation("input_id", _STEP_KEY_WANTED))
+    if kind is None:
+        found.append(Violation("kind", f"must be one of {', '.join(InputKind)}"))
+    if request.step_key and not _STEP_KEY.fullmatch(request.step_key):
+        found.append(Violation("step_key", _STEP_KEY_WANTED))
+    if len(request.prompt) > MAX_PROMPT or "\0" in request.prompt:
+        found.append(Violation("prompt", f"must be at most {MAX_PROMPT} characters, without NUL"))
+    found += _schema(request.schema_json, "schema_json")
+    _raise(found)
+    return finished, Question(
+        request=InputRequest(
+            input_id=request.input_id,
+            kind=kind or InputKind.QUESTION,
+            step_key=request.step_key,
+            prompt=request.prompt,
+            schema_json=request.schema_json,
+        )
+    )
+
+
+def provision(request: orchestrator_service_pb2.ProvideInputRequest) -> tuple[uuid.UUID, str, str]:
+    """Task id, input id and the canonical answer."""
+    found: list[Violation] = []
+    parsed = _uuid(request.task_id, "task_id", found)
+    if request.input_id and not _STEP_KEY.fullmatch(request.input_id):
+        found.append(Violation("input_id", f"{_STEP_KEY_WANTED}, or empty for what the task waits for"))
+    answer = canonical(_json(request.answer_json, "answer_json", found)).decode()
+    _raise(found)
+    return parsed, request.input_id, answer
+
+
+def _schema(text: str, field: str) -> Iterable[Violation]:
+    if len(text) > MAX_SCHEMA:
+        yield Violation(field, f"has more than {MAX_SCHEMA} characters")
+        return
+    try:
+        if text:
+            compile_schema(text)
+    except SchemaUnusable as error:
+        yield Violation(field, str(error))
+
+
 def _input(
     request: orchestrator_service_pb2.SubmitTaskRequest, found: list[Violation]
 ) -> dict[str, JsonValue]:
@@ -248,6 +309,8 @@ def _error(error: task_pb2.TaskError, field: str, found: list[Violation]) -> Tas
         found.append(
             Violation(f"{field}.error_class", f"must be 1 to {MAX_ERROR_CLASS} printable characters")
         )
+    if error.timeout_kind not in (task_pb2.TIMEOUT_KIND_UNSPECIFIED, _START_TO_CLOSE):
+        found.append(Violation(f"{field}.timeout_kind", "must be START_TO_CLOSE, or none"))
     if error.step_key and not _STEP_KEY.fullmatch(error.step_key):
         found.append(Violation(f"{field}.step_key", _STEP_KEY_WANTED))
     return TaskError(
@@ -256,6 +319,8 @@ def _error(error: task_pb2.TaskError, field: str, found: list[Violation]) -> Tas
         message=error.message.replace("\0", "\ufffd")[:MAX_ERROR_MESSAGE],
         step_key=error.step_key,
         retryable=error.retryable,
+        # The one clock that a worker keeps too.
+        timeout=Timeout.START_TO_CLOSE if error.timeout_kind == _START_TO_CLOSE else None,
     )
 
 

@@ -78,6 +78,7 @@ def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
     if details.result_json is not None:
         message.result_json = details.result_json
     message.attempts.extend(_attempt(each) for each in details.attempts)
+    message.input_requests.extend(_request(each) for each in details.open_inputs)
     if len(message.attempts) > _MAX_FULL_ATTEMPTS:
         for attempt in message.attempts:
             attempt.error.message = attempt.error.message[:_SHORT_MESSAGE]
@@ -156,6 +157,21 @@ def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
         end_time=_time(attempt.end_time),
         outcome=str(attempt.outcome) if attempt.outcome else "",
         error=_error(attempt.error),
+    )
+
+
+def _request(stored: records.StoredInput) -> task_pb2.InputRequest:
+    request = stored.request
+    if request is None:
+        raise ValueError(f"input {stored.input_id} was never asked for")
+    return task_pb2.InputRequest(
+        input_id=request.input_id,
+        kind=_INPUTS[request.kind],
+        step_key=request.step_key,
+        prompt=request.prompt,
+        schema_json=request.schema_json,
+        attempt=stored.attempt,
+        request_time=_time(stored.request_time),
     )
 
 

@@ -38,6 +38,25 @@ def task_state(task_id: uuid.UUID, state: TaskState, said: str) -> FailedPrecond
     )
 
 
+def input_already_provided(task_id: uuid.UUID, input_id: str) -> FailedPrecondition:
+    """The request has another answer."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_INPUT_ALREADY_PROVIDED,
+        f"input {input_id!r} of task {task_id} has another answer already",
+        metadata={"task_id": str(task_id), "input_id": input_id},
+    )
+
+
+def approval_forbidden(task_id: uuid.UUID, input_id: str) -> PermissionDenied:
+    """Only the gateway says what was decided."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_ROLE_REQUIRED,
+        f"input {input_id!r} of task {task_id} is an approval, which is decided at the gateway",
+        metadata={"method": "ProvideInput", "needs": str(Role.SERVICE)},
+        help="decide the approval itself; the task then goes on",
+    )
+
+
 def agent_not_found(agent: str) -> NotFound:
     """No such agent, or none that can run."""
     return NotFound(

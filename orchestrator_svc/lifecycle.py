@@ -305,6 +305,8 @@ def resume(status: Status, *, now: datetime, start_within: float | None) -> Stat
 
 def request_input(status: Status, kind: InputKind, *, now: datetime) -> Ending:
     """The attempt needs a person's answer and gives up its slot until it comes."""
+    if status.state is TaskState.CANCELING:
+        return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED)
     survived = replace(status, suspect=False)
     if status.pausing:
         return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PARKED)

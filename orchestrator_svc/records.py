@@ -147,6 +147,37 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """What a task asks of a person."""
+
+    input_id: str
+    kind: InputKind
+    step_key: str
+    prompt: str = field(repr=False)
+    schema_json: str = field(repr=False)  # empty = any JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a person said to it; `json` is canonical."""
+
+    json: str = field(repr=False)
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredInput:
+    """A request for input and its answer, as far as either has come; `attempt` asked last."""
+
+    task_id: uuid.UUID
+    input_id: str
+    request: InputRequest | None
+    answer: Answer | None
+    attempt: int
+    request_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDetails:
     """A task with everything that belongs to it."""
 
@@ -154,6 +185,7 @@ class TaskDetails:
     input_json: str = field(repr=False)
     result_json: str | None = field(repr=False)
     attempts: tuple[Attempt, ...]
+    open_inputs: tuple[StoredInput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +309,7 @@ class LiveAttempt:
 
     state: TaskState
     age: float
+    pausing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from orchestrator_svc.audit import AuditTrail
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
 from orchestrator_svc.gate import AuditGate
+from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
 from orchestrator_svc.reaper import Reaper
 from orchestrator_svc.receipts import GatewayKeys, Receipts
@@ -95,7 +96,8 @@ def build(settings: OrchestratorSettings) -> App:
         announcer=announcer,
         observe=commit_lane("submit"),
     )
-    tasks = Tasks(store=task_store, locks=attempt_store, announcer=announcer)
+    tasks = Tasks(store=task_store, locks=attempt_store, announcer=announcer, grace=settings.wind_up_seconds)
+    inputs = Inputs(store=store.InputStore(database), tasks=task_store, announcer=announcer)
     sessions = Sessions(store=store.SessionStore(database), announcer=announcer, lease=settings.lease_seconds)
     claims = Claims(store=store.ClaimStore(database), announcer=announcer, observe=commit_lane("claim"))
     attempts = Attempts(
@@ -115,7 +117,7 @@ def build(settings: OrchestratorSettings) -> App:
 
     leader = Leader(database, "orchestrator timekeeper", keep_time)
     people = servicer.OrchestratorServicer(
-        submissions=submissions, tasks=tasks, watches=watches, rights=rights
+        submissions=submissions, tasks=tasks, inputs=inputs, watches=watches, rights=rights
     )
     workers = worker_servicer.WorkerServicer(
         sessions=sessions,
@@ -150,18 +152,21 @@ def build(settings: OrchestratorSettings) -> App:
                 stack.push_async_callback(lane.close)
             yield
 
+    return App(services=_services(people, workers), lifespan=lifespan)
+
+
+def _services(
+    people: servicer.OrchestratorServicer, workers: worker_servicer.WorkerServicer
+) -> tuple[Service, ...]:
     def add_people(server: grpc.aio.Server) -> None:
         orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(people, server)
 
     def add_workers(server: grpc.aio.Server) -> None:
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server)
 
-    return App(
-        services=(
-            Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
-            Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
-        ),
-        lifespan=lifespan,
+    return (
+        Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
+        Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
     )
 
 

@@ -10,6 +10,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
 from orchestrator_svc import checks, convert, filtering, metrics
 from orchestrator_svc.errors import payloads_forbidden
+from orchestrator_svc.inputs import Inputs, Provision
 from orchestrator_svc.records import Place
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.submissions import Caller, Submissions
@@ -29,6 +30,9 @@ ROLES = {
     "GetTask": READERS,
     "ListTasks": READERS,
     "CancelTask": SUBMITTERS,
+    "PauseTask": SUBMITTERS,
+    "ResumeTask": SUBMITTERS,
+    "ProvideInput": SUBMITTERS | {Role.SERVICE},
     "RetryTask": SUBMITTERS,
     "WatchTask": READERS,
     "ListTaskSteps": READERS,
@@ -41,9 +45,18 @@ _PAGE_WITH_PAYLOADS = 50
 class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     """Tasks of the caller's tenant."""
 
-    def __init__(self, *, submissions: Submissions, tasks: Tasks, watches: Watches, rights: Rights) -> None:
+    def __init__(
+        self,
+        *,
+        submissions: Submissions,
+        tasks: Tasks,
+        inputs: Inputs,
+        watches: Watches,
+        rights: Rights,
+    ) -> None:
         self._submissions = submissions
         self._tasks = tasks
+        self._inputs = inputs
         self._watches = watches
         self._rights = rights
 
@@ -80,6 +93,36 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
             acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
         )
         return messages.CancelTaskResponse(task=convert.task_to_proto(task))
+
+    async def PauseTask(self, request: messages.PauseTaskRequest, context: Any) -> messages.PauseTaskResponse:
+        task = await self._tasks.pause(
+            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+        )
+        return messages.PauseTaskResponse(task=convert.task_to_proto(task))
+
+    async def ResumeTask(
+        self, request: messages.ResumeTaskRequest, context: Any
+    ) -> messages.ResumeTaskResponse:
+        task = await self._tasks.resume(
+            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+        )
+        return messages.ResumeTaskResponse(task=convert.task_to_proto(task))
+
+    async def ProvideInput(
+        self, request: messages.ProvideInputRequest, context: Any
+    ) -> messages.ProvideInputResponse:
+        task_id, input_id, answer = checks.provision(request)
+        caller = principal()
+        given = Provision(
+            tenant=acting_tenant(),
+            task_id=task_id,
+            input_id=input_id,
+            json=answer,
+            subject=caller.subject,
+            decides=caller.has(Role.SERVICE),
+        )
+        task = await self._inputs.provide(given)
+        return messages.ProvideInputResponse(task=convert.task_to_proto(task))
 
     async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
         task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)

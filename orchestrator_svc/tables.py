@@ -126,6 +126,7 @@ task_input = sa.Table(
     sa.Column("step_key", sa.Text, nullable=False),
     sa.Column("prompt", sa.Text, nullable=False),
     sa.Column("schema", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("answer", sa.Text),
     sa.Column("answered_by", sa.Text),
     sa.Column("request_time", _Time),

@@ -1,7 +1,8 @@
-"""Reading and ending tasks."""
+"""Reading tasks, ending them, and making them stand still."""
 
+import contextlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -10,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import step_not_found, task_not_found, task_state
-from orchestrator_svc.lifecycle import IllegalMoveError
-from orchestrator_svc.records import LockedTask, Place, Step, StepStatus, Task, TaskDetails
+from orchestrator_svc.lifecycle import IllegalMoveError, TaskState
+from orchestrator_svc.records import EventType, LockedTask, Place, Step, StepStatus, Task, TaskDetails
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.filters import Condition
 
@@ -47,16 +48,19 @@ class Announcer(Protocol):
     """Told after each commit."""
 
     def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def canceling(self, session_id: uuid.UUID) -> None: ...
+    def directed(self, session_id: uuid.UUID) -> None: ...
 
 
 class Tasks:
     """Tasks of one tenant at a time, as people see them."""
 
-    def __init__(self, *, store: TaskStore, locks: LockStore, announcer: Announcer) -> None:
+    def __init__(
+        self, *, store: TaskStore, locks: LockStore, announcer: Announcer, grace: float = 10.0
+    ) -> None:
         self._store = store
         self._locks = locks
         self._announcer = announcer
+        self._grace = grace  # seconds in which an attempt has to wind up
 
     async def get(self, tenant: str, task_id: uuid.UUID) -> TaskDetails:
         """The task with input, result and attempts; raises TASK_NOT_FOUND."""
@@ -85,33 +89,72 @@ class Tasks:
             raise step_not_found(task_id, step_key, "has no stored outcome")
         return found
 
-    @undisturbed
     async def cancel(self, tenant: str, task_id: uuid.UUID, *, actor: str) -> Task:
         """The task after the request; raises TASK_NOT_FOUND, or TASK_STATE when it has ended otherwise."""
+        return await self._change(tenant, task_id, self._cancel, actor)
+
+    async def pause(self, tenant: str, task_id: uuid.UUID, *, actor: str) -> Task:
+        """The task after the request; raises TASK_NOT_FOUND, or TASK_STATE when it is ending or over."""
+        return await self._change(tenant, task_id, self._pause, actor)
+
+    async def resume(self, tenant: str, task_id: uuid.UUID, *, actor: str) -> Task:
+        """The task after the request; raises TASK_NOT_FOUND, or TASK_STATE where it cannot just go on."""
+        return await self._change(tenant, task_id, self._resume, actor)
+
+    @undisturbed
+    async def _change(
+        self, tenant: str, task_id: uuid.UUID, change: Callable[[TaskChanges, str], None], actor: str
+    ) -> Task:
         async with self._locks.transaction() as connection:
             locked = await self._locks.lock(connection, [(tenant, task_id)])
             if not locked:
                 raise task_not_found(task_id)
-            changes = _canceled(locked[0], actor)
+            changes = TaskChanges(locked[0])
+            change(changes, actor)
             if changes.events:
                 await self._locks.write(connection, [changes])
         if changes.events:
             metrics.count_finished([changes])
-            self._announcer.committed(runnable={})
+            goes_on = changes.task.status.state is TaskState.SUBMITTED
+            self._announcer.committed(runnable={changes.task.pool: 1} if goes_on else {})
             if changes.task.session_id is not None:
-                self._announcer.canceling(changes.task.session_id)
+                self._announcer.directed(changes.task.session_id)
         found = await self._store.find(tenant, task_id)
         if found is None:
             raise task_not_found(task_id)
         return found
 
+    def _cancel(self, changes: TaskChanges, actor: str) -> None:
+        task = changes.task
+        with _explained(task, "it cannot be canceled any more"):
+            status = lifecycle.cancel(task.status, now=task.now, grace=self._grace)
+        if status != task.status:
+            changes.move(status, actor=actor)
 
-def _canceled(task: LockedTask, actor: str) -> TaskChanges:
-    changes = TaskChanges(task)
+    def _pause(self, changes: TaskChanges, actor: str) -> None:
+        task = changes.task
+        with _explained(task, "it cannot be paused any more"):
+            status = lifecycle.pause(task.status, now=task.now, grace=self._grace)
+        if status.pausing and not task.status.pausing:
+            changes.tell(status, EventType.PAUSE_REQUESTED, actor=actor)
+        elif status != task.status:
+            changes.move(status, actor=actor)
+
+    def _resume(self, changes: TaskChanges, actor: str) -> None:
+        task = changes.task
+        parked = task.status.state is TaskState.INPUT_REQUIRED
+        with _explained(task, "answer it with ProvideInput" if parked else "it cannot go on"):
+            start_within = task.timeouts.schedule_to_start
+            status = lifecycle.resume(task.status, now=task.now, start_within=start_within)
+        if task.status.pausing:
+            changes.tell(status, EventType.PAUSE_WITHDRAWN, actor=actor)
+        elif status != task.status:
+            changes.move(status, actor=actor)
+
+
+@contextlib.contextmanager
+def _explained(task: LockedTask, said: str) -> Iterator[None]:
     try:
-        status = lifecycle.cancel(task.status, now=task.now, grace=10.0)
+        yield
     except IllegalMoveError as error:
-        raise task_state(task.task_id, error.state, "it cannot be canceled any more") from None
-    if status.state is not task.status.state:
-        changes.move(status, actor=actor)
-    return changes
+        raise task_state(task.task_id, error.state, said) from None

@@ -37,6 +37,7 @@ ROLES = {
     "CompleteTask": _WORKERS,
     "FailTask": _WORKERS,
     "ReleaseTask": _WORKERS,
+    "RequestInput": _WORKERS,
 }
 
 
@@ -152,8 +153,21 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.ReleaseTaskRequest, context: Any
     ) -> messages.ReleaseTaskResponse:
         held = self._held(request.attempt_token)
-        await self._attempts.write(AttemptWrite(held=held, end=Release()))
+        finish = await self._with_receipt(held, checks.release(request), request.finish)
+        await self._attempts.write(AttemptWrite(held=held, finish=finish, end=Release()))
         return messages.ReleaseTaskResponse()
+
+    async def RequestInput(
+        self, request: messages.RequestInputRequest, context: Any
+    ) -> messages.RequestInputResponse:
+        held = self._held(request.attempt_token)
+        finish, end = checks.question(request)
+        finish = await self._with_receipt(held, finish, request.finish)
+        answer = (await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))).answer
+        if answer is None:
+            return messages.RequestInputResponse()
+        provided = messages.ProvidedInput(answer_json=answer.json, subject=answer.subject)
+        return messages.RequestInputResponse(provided=provided)
 
     def _held(self, token: permit_pb2.Signed) -> HeldAttempt:
         return self._rights.held(token, principal().subject)

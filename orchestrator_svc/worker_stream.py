@@ -46,7 +46,8 @@ class WorkerStream:
         self._beat: messages.Heartbeat | None = None
         self._closed = False
         self._renewed = monotonic()
-        self._told_to_cancel: set[AttemptRef] = set()
+        # What each attempt that is not just to go on was told last.
+        self._told: dict[AttemptRef, messages.Directive.ValueType] = {}
         self._renew_at: dict[AttemptRef, float] = {}
 
     async def run(
@@ -63,7 +64,7 @@ class WorkerStream:
                     await self._sessions.renew(self._session.session_id, self._session.subject)
                     self._renewed = self._monotonic()
                     yield await self._answer(beat)
-                elif not self._closed and (directives := await self._cancellations()):
+                elif not self._closed and (directives := await self._news()):
                     yield self._response(directives)
         finally:
             reader.cancel()
@@ -82,7 +83,8 @@ class WorkerStream:
 
     async def _answer(self, beat: messages.Heartbeat | None) -> messages.WorkerSessionResponse:
         live = await self._sessions.attempts(self._session.session_id)
-        directives = self._cancel(live)
+        # Said again with every beat: the answer to a claim may have been on its way when it was said first.
+        directives = self._direct(live, again=beat is not None)
         if beat is not None:
             reported = {(each.task_id, each.attempt) for each in beat.attempts}
             await self._give_back(
@@ -106,14 +108,21 @@ class WorkerStream:
             with contextlib.suppress(Aborted):  # it ended by itself meanwhile
                 await self._attempts.write(AttemptWrite(held=held, end=Release()))
 
-    async def _cancellations(self) -> list[messages.AttemptDirective]:
-        return self._cancel(await self._sessions.attempts(self._session.session_id))
+    async def _news(self) -> list[messages.AttemptDirective]:
+        return self._direct(await self._sessions.attempts(self._session.session_id))
 
-    def _cancel(self, live: Mapping[AttemptRef, LiveAttempt]) -> list[messages.AttemptDirective]:
-        canceling = {ref for ref, attempt in live.items() if attempt.state is TaskState.CANCELING}
-        new = canceling - self._told_to_cancel
-        self._told_to_cancel = canceling
-        return [_directive(_name(ref), messages.DIRECTIVE_CANCEL) for ref in new]
+    def _direct(
+        self, live: Mapping[AttemptRef, LiveAttempt], *, again: bool = False
+    ) -> list[messages.AttemptDirective]:
+        """What the worker has not been told yet of attempts that have to wind up, or need not any more."""
+        wanted = {ref: _wanted(attempt) for ref, attempt in live.items()}
+        before = self._told
+        self._told = {ref: what for ref, what in wanted.items() if what != messages.DIRECTIVE_CONTINUE}
+        return [
+            _directive(_name(ref), what)
+            for ref, what in wanted.items()
+            if what != before.get(ref, messages.DIRECTIVE_CONTINUE) or (again and ref in self._told)
+        ]
 
     def _renew(self, live: Mapping[AttemptRef, LiveAttempt]) -> list[messages.AttemptDirective]:
         """New tokens for attempts whose token this stream did not see issued, or whose token gets old."""
@@ -124,7 +133,7 @@ class WorkerStream:
                 held = HeldAttempt(
                     ref=ref, session_id=self._session.session_id, subject=self._session.subject
                 )
-                directive = _directive(_name(ref), messages.DIRECTIVE_CONTINUE)
+                directive = _directive(_name(ref), _wanted(live[ref]))
                 directive.attempt_token.CopyFrom(self._rights.attempt_token(held))
                 directives.append(directive)
                 self._renew_at[ref] = now + self._rights.token_seconds * _RENEW_PART
@@ -138,6 +147,12 @@ class WorkerStream:
             heartbeat_interval=_duration(self._sessions.lease / _BEATS_A_LEASE),
             directives=directives,
         )
+
+
+def _wanted(attempt: LiveAttempt) -> messages.Directive.ValueType:
+    if attempt.state is TaskState.CANCELING:
+        return messages.DIRECTIVE_CANCEL
+    return messages.DIRECTIVE_PAUSE if attempt.pausing else messages.DIRECTIVE_CONTINUE
 
 
 def _name(ref: AttemptRef) -> AttemptName:

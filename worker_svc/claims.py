@@ -108,9 +108,9 @@ class Claims:
                     return False
             attempt = Attempt(claimed=claimed, token=claimed.attempt_token, loop=asyncio.get_running_loop())
             self._attempts.add(attempt)
-            attempt.task = asyncio.create_task(self._run(attempt))
-            self._running.add(attempt.task)
-            attempt.task.add_done_callback(self._running.discard)
+            running = asyncio.create_task(self._run(attempt))
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
             started = True
             return True
         finally:

@@ -9,6 +9,10 @@ class AttemptCanceled(Exception):
     """The task was asked to end: wind up."""
 
 
+class AttemptPaused(Exception):
+    """The task is to be paused: what has been done is told, and the task is given back."""
+
+
 class AgentMissing(Exception):
     """This worker cannot run the agent.
 

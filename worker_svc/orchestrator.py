@@ -49,6 +49,10 @@ class Orchestrator:
         """End the attempt with a failure."""
         await _written(lambda: self._stub.FailTask(request, timeout=_CALL_SECONDS))
 
+    async def give_back(self, request: messages.ReleaseTaskRequest) -> None:
+        """End the attempt without a failure."""
+        await _written(lambda: self._stub.ReleaseTask(request, timeout=_CALL_SECONDS))
+
     async def release(self, token: permit_pb2.Signed) -> None:
         """Give the task back, once: a worker that stops does not wait for an orchestrator that is away."""
         await self._stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=token), timeout=2.0)

@@ -17,7 +17,7 @@ from svc_kit import strict_json
 from svc_kit.errors import InvalidArgument
 from svc_kit.status import RemoteError
 from worker_svc.attempts import Attempt
-from worker_svc.errors import AgentMissing, AttemptCanceled, StaleAttempt
+from worker_svc.errors import AgentMissing, AttemptCanceled, AttemptPaused, StaleAttempt
 from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.patience import until_answered
@@ -57,6 +57,7 @@ class Runner:
         journal = Journal(attempt, self._orchestrator, self._gateway)
         log = _LOG.bind(task_id=attempt.claimed.task_id, attempt=attempt.claimed.attempt)
         try:
+            attempt.start()
             await self._run(attempt, journal)
         except StaleAttempt as stale:
             log.info("attempt_stale", why=str(stale))
@@ -82,6 +83,7 @@ class Runner:
             # An agent may raise a TimeoutError of its own; only the limit knows whether it was the limit's.
             if limit.expired():
                 failure = _failure("START_TO_CLOSE_TIMEOUT", f"the attempt took longer than {seconds:g} s")
+                failure.timeout_kind = task_pb2.TIMEOUT_KIND_START_TO_CLOSE
             else:
                 failure = _failure_of(error)
                 _LOG.info("agent_failed", task_id=claimed.task_id, traceback=traceback.format_exc())
@@ -142,11 +144,26 @@ class Runner:
                 await self._fail(attempt, journal, failure)
             except StaleAttempt:
                 return
+        elif isinstance(attempt.ordered, AttemptPaused):
+            await self._give_back(attempt, journal)
         elif attempt.ordered is None:
             try:
                 await self._orchestrator.release(attempt.token)
             except grpc.aio.AioRpcError as error:
                 _LOG.warning("release_failed", task_id=attempt.claimed.task_id, error=str(error.details()))
+
+    async def _give_back(self, attempt: Attempt, journal: Journal) -> None:
+        """With what its steps brought, so that the next attempt goes on from there."""
+        try:
+            last = await journal.tell()
+            request = messages.ReleaseTaskRequest(attempt_token=attempt.token, finish=last)
+            await self._orchestrator.give_back(request)
+        except StaleAttempt:
+            return
+        except RemoteError as problem:
+            # What a step brought is not accepted; its call is joined again by the next attempt.
+            _LOG.warning("step_end_refused", task_id=attempt.claimed.task_id, error=str(problem))
+            await self._orchestrator.give_back(messages.ReleaseTaskRequest(attempt_token=attempt.token))
 
     async def _fail(self, attempt: Attempt, journal: Journal, failure: task_pb2.TaskError) -> None:
         try:

@@ -3,9 +3,11 @@
 Each action is recorded before it is done, and answered from the record when it was.
 """
 
+import asyncio
+import contextlib
 import json
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import structlog
@@ -17,6 +19,7 @@ from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from svc_kit.status import RemoteError
 from worker_svc.attempts import Attempt
+from worker_svc.errors import AttemptPaused
 from worker_svc.gateway import Gateway, is_verdict, was_executed
 from worker_svc.orchestrator import Orchestrator
 
@@ -40,6 +43,10 @@ class Journal:
         self._calls: Counter[str] = Counter()
         # Ends of steps, in order, that the orchestrator has not been told yet.
         self._untold: deque[messages.FinishStep] = deque()
+        # Steps between their beginning and their end; set while there are none.
+        self._under_way = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     @property
     def task_id(self) -> str:
@@ -61,18 +68,8 @@ class Journal:
             name=tool,
             input_json=json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False),
         )
-        for permits_left in reversed(range(_PERMITS)):
-            answer = await self._begin(begin)
-            if answer.HasField("recorded"):
-                return _recorded(answer.recorded.step)
-            try:
-                outcome = await self._gateway.execute(answer.start.permit, answer.start.input_json)
-            except RemoteError as problem:
-                if problem.reason == "PERMIT_EXPIRED" and permits_left:
-                    continue
-                raise self._refused(step_key, answer.start.call_id, problem) from problem
-            return self._finished(step_key, outcome)
-        raise AssertionError("the last permit either answers or raises")
+        async with self._step():
+            return await self._call_tool(begin)
 
     def log(self, message: str) -> None:
         """Into the worker's log; see AgentContext."""
@@ -86,6 +83,40 @@ class Journal:
         while len(self._untold) > 1:
             await self._record(None)
         return self._untold[0] if self._untold else None
+
+    @contextlib.asynccontextmanager
+    async def _step(self) -> AsyncIterator[None]:
+        """Holds a step from its beginning to its end.
+
+        None begins while the task is to be paused: once those under way have ended, the attempt ends.
+        """
+        while self._attempt.pausing:
+            await self._quiet.wait()
+            if self._attempt.pausing:
+                self._attempt.order(AttemptPaused("the task is to be paused"))
+                await asyncio.Event().wait()  # the order cancels it
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+
+    async def _call_tool(self, begin: messages.BeginStep) -> Any:
+        for permits_left in reversed(range(_PERMITS)):
+            answer = await self._begin(begin)
+            if answer.HasField("recorded"):
+                return _recorded(answer.recorded.step)
+            try:
+                outcome = await self._gateway.execute(answer.start.permit, answer.start.input_json)
+            except RemoteError as problem:
+                if problem.reason == "PERMIT_EXPIRED" and permits_left:
+                    continue
+                raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
+            return self._finished(begin.step_key, outcome)
+        raise AssertionError("the last permit either answers or raises")
 
     async def _begin(self, begin: messages.BeginStep) -> messages.RecordStepResponse:
         try:

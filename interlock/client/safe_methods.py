@@ -16,6 +16,9 @@ SAFE_METHODS = frozenset(
             "SubmitTask",  # with a request id, as the channel makes sure
             "RetryTask",
             "CancelTask",
+            "PauseTask",
+            "ResumeTask",
+            "ProvideInput",
             "GetTask",
             "ListTasks",
             "ListTaskSteps",

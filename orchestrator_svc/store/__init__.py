@@ -4,6 +4,7 @@ from orchestrator_svc.store.attempts import AttemptStore
 from orchestrator_svc.store.audit import AuditStore
 from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
+from orchestrator_svc.store.inputs import InputStore
 from orchestrator_svc.store.sessions import SessionStore
 from orchestrator_svc.store.submissions import SubmissionStore
 from orchestrator_svc.store.tasks import TaskStore
@@ -14,6 +15,7 @@ __all__ = [
     "AuditStore",
     "ClaimStore",
     "EventStore",
+    "InputStore",
     "SessionStore",
     "SubmissionStore",
     "TaskStore",

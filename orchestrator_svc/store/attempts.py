@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
-from orchestrator_svc.records import LockedTask, Step
-from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_locked, to_step
+from orchestrator_svc.records import InputRequest, LockedTask, Step, StoredInput
+from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_input, to_locked, to_step
 from orchestrator_svc.store.write import write_changes
 from svc_kit.database import Database
 
@@ -22,6 +22,20 @@ _LOCK = sa.text(
 _STEPS = sa.text(
     "SELECT task_step.* FROM task_step JOIN unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
     " CAST(:step_keys AS text[])) AS asked (task_id, tenant, step_key) USING (task_id, tenant, step_key)"
+)
+_INPUTS = sa.text(
+    "SELECT task_input.* FROM task_input JOIN unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
+    " CAST(:input_ids AS text[])) AS asked (task_id, tenant, input_id) USING (task_id, tenant, input_id)"
+)
+# An answer that came first and did not fit is forgotten: the question stands.
+_ASK = sa.text(
+    "INSERT INTO task_input (task_id, input_id, tenant, kind, step_key, prompt, schema, attempt,"
+    " request_time) VALUES (:task_id, :input_id, :tenant, :kind, :step_key, :prompt, :schema, :attempt,"
+    " clock_timestamp())"
+    " ON CONFLICT (task_id, input_id) DO UPDATE SET kind = excluded.kind, step_key = excluded.step_key,"
+    " prompt = excluded.prompt, schema = excluded.schema, attempt = excluded.attempt,"
+    " request_time = coalesce(task_input.request_time, excluded.request_time),"
+    " answer = NULL, answered_by = NULL, answer_time = NULL"
 )
 
 
@@ -55,6 +69,35 @@ class AttemptStore:
         }
         return [to_step(row) for row in (await connection.execute(_STEPS, parameters)).all()]
 
+    async def inputs(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, uuid.UUID, str]]
+    ) -> list[StoredInput]:
+        """The requests for input of these (tenant, task id, input id) that exist; their tasks are locked."""
+        if not keys:
+            return []
+        parameters = {
+            "tenants": [tenant for tenant, _, _ in keys],
+            "task_ids": [task_id for _, task_id, _ in keys],
+            "input_ids": [input_id for _, _, input_id in keys],
+        }
+        return [to_input(row) for row in (await connection.execute(_INPUTS, parameters)).all()]
+
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:
         """Write what the locked tasks became; the last statement of the transaction."""
+        asked = [_asked(each.task, each.asked) for each in accepted if each.asked is not None]
+        if asked:
+            await connection.execute(_ASK, asked)
         await write_changes(connection, accepted)
+
+
+def _asked(task: LockedTask, request: InputRequest) -> dict[str, object]:
+    return {
+        "task_id": task.task_id,
+        "tenant": task.tenant,
+        "input_id": request.input_id,
+        "kind": str(request.kind),
+        "step_key": request.step_key,
+        "prompt": request.prompt,
+        "schema": request.schema_json,
+        "attempt": task.status.attempt,
+    }

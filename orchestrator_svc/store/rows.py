@@ -18,9 +18,11 @@ from orchestrator_svc.lifecycle import (
 )
 from orchestrator_svc.records import (
     AgentPin,
+    Answer,
     Attempt,
     Event,
     EventType,
+    InputRequest,
     Isolation,
     LockedTask,
     Step,
@@ -28,6 +30,7 @@ from orchestrator_svc.records import (
     StepMark,
     StepStatus,
     StoredEvent,
+    StoredInput,
     Submitter,
     Task,
     Timeouts,
@@ -125,6 +128,29 @@ def to_step(row: AnyRow) -> Step:
         attempt=row.attempt,
         start_time=row.start_time,
         end_time=row.end_time,
+    )
+
+
+def to_input(row: AnyRow) -> StoredInput:
+    """From a row of `task_input`."""
+    request = (
+        InputRequest(
+            input_id=row.input_id,
+            kind=InputKind(row.kind),
+            step_key=row.step_key,
+            prompt=row.prompt,
+            schema_json=row.schema,
+        )
+        if row.kind is not None
+        else None
+    )
+    return StoredInput(
+        task_id=row.task_id,
+        input_id=row.input_id,
+        request=request,
+        answer=Answer(json=row.answer, subject=row.answered_by) if row.answer is not None else None,
+        attempt=row.attempt,
+        request_time=row.request_time,
     )
 
 

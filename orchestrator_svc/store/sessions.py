@@ -46,7 +46,7 @@ _ABOARD = sa.text(
     " WHERE session_id = ANY(CAST(:session_ids AS uuid[])) ORDER BY task_id FOR UPDATE"
 )
 _ATTEMPTS = sa.text(
-    "SELECT task_id, tenant, attempt, state,"
+    "SELECT task_id, tenant, attempt, state, pausing,"
     " extract(epoch FROM clock_timestamp() - attempt.start_time)::float8 AS age"
     " FROM task JOIN attempt USING (task_id, tenant, attempt)"
     " WHERE task.session_id = :session_id AND task.session_id IS NOT NULL"
@@ -96,7 +96,7 @@ class SessionStore:
             rows = (await connection.execute(_ATTEMPTS, {"session_id": session_id})).all()
         return {
             AttemptRef(tenant=row.tenant, task_id=row.task_id, attempt=row.attempt): LiveAttempt(
-                state=TaskState(row.state), age=row.age
+                state=TaskState(row.state), age=row.age, pausing=row.pausing
             )
             for row in rows
         }

@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from orchestrator_svc import tables
+from orchestrator_svc.lifecycle import PARKED
 from orchestrator_svc.records import Place, Step, Task, TaskDetails
-from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_step, to_task
+from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_input, to_step, to_task
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 from svc_kit.filters import Condition, Operator
@@ -20,6 +21,10 @@ _DETAILS = sa.text(
     " WHERE tenant = :tenant AND task_id = :task_id"
 )
 _ATTEMPTS = sa.text("SELECT * FROM attempt WHERE tenant = :tenant AND task_id = :task_id ORDER BY attempt")
+_OPEN_INPUTS = sa.text(
+    "SELECT * FROM task_input WHERE tenant = :tenant AND task_id = :task_id AND kind IS NOT NULL"
+    " AND answer IS NULL ORDER BY request_time, input_id"
+)
 _STEP = sa.text(
     "SELECT * FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
 )
@@ -57,11 +62,13 @@ class TaskStore:
             if row is None:
                 return None
             attempts = (await connection.execute(_ATTEMPTS, keys)).all()
+            waiting = (await connection.execute(_OPEN_INPUTS, keys)).all() if row.state in PARKED else ()
         return TaskDetails(
             task=to_task(row),
             input_json=row.input,
             result_json=row.result,
             attempts=tuple(to_attempt(each) for each in attempts),
+            open_inputs=tuple(to_input(each) for each in waiting),
         )
 
     @undisturbed

@@ -191,6 +191,19 @@ class Worker:
             request.retry_delay.CopyFrom(_duration(retry_delay))
         return (await self.stub.FailTask(request)).state
 
+    async def ask(
+        self, claimed: messages.ClaimedTask, input_id: str = "sure", *, schema: str = "", kind: int = 1
+    ) -> messages.RequestInputResponse:
+        return await self.stub.RequestInput(
+            messages.RequestInputRequest(
+                attempt_token=claimed.attempt_token,
+                input_id=input_id,
+                kind=task_pb2.InputKind.ValueType(kind),
+                prompt="Are you sure?",
+                schema_json=schema,
+            )
+        )
+
     async def release(self, claimed: messages.ClaimedTask) -> None:
         await self.stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=claimed.attempt_token))
 

@@ -47,7 +47,7 @@ class Script:
     steps: list[messages.RecordStepRequest] = field(default_factory=list)
     completed: list[messages.CompleteTaskRequest] = field(default_factory=list)
     failed: list[messages.FailTaskRequest] = field(default_factory=list)
-    released: int = 0
+    released: list[messages.ReleaseTaskRequest] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     claimable: deque[messages.ClaimedTask] = field(default_factory=deque)
     # Holds up the answer to a claim until it is set.
@@ -71,6 +71,7 @@ class Script:
         told = [request.finish for request in self.steps if request.HasField("finish")]
         told += [request.finish for request in self.completed if request.HasField("finish")]
         told += [request.finish for request in self.failed if request.HasField("finish")]
+        told += [request.finish for request in self.released if request.HasField("finish")]
         return sorted(finish.step_key for finish in told)
 
 
@@ -107,7 +108,7 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         return messages.FailTaskResponse(state=task_pb2.TASK_STATE_FAILED)
 
     async def ReleaseTask(self, request: Any, context: Any) -> messages.ReleaseTaskResponse:
-        self._script.released += 1
+        self._script.released.append(request)
         return messages.ReleaseTaskResponse()
 
 

@@ -11,8 +11,19 @@ import pytest
 from interlock.agent import AgentContext, ToolRefused
 from interlock.common.v1 import errors_pb2
 from interlock.orchestrator.v1 import task_pb2
+from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from svc_kit.errors import FailedPrecondition, PermissionDenied
-from tests.worker.scripted import AWAY, DENIED, NOT_ACCEPTED, STALE, Worker, scripted_worker, task
+from tests.worker.scripted import (
+    AWAY,
+    DENIED,
+    NOT_ACCEPTED,
+    STALE,
+    Worker,
+    attempt_of,
+    scripted_worker,
+    task,
+)
+from worker_svc.attempts import Attempt, Attempts
 
 _SECONDS = 20.0
 
@@ -68,6 +79,63 @@ async def test_a_refused_call_ends_the_task_with_the_refusal_as_its_step(worker:
     )
 
 
+async def paused_while(worker: Worker, agent: Any, attempt: Attempt, begun: asyncio.Event) -> None:
+    running = asyncio.create_task(worker.runner(agent).run(attempt))
+    await begun.wait()
+    attempt.pausing = True
+    await running
+
+
+async def test_a_task_to_be_paused_is_given_back_at_its_next_step_with_the_ends_of_the_ones_before(
+    worker: Worker,
+) -> None:
+    begun = asyncio.Event()
+
+    async def two(context: AgentContext, _: dict[str, Any]) -> Any:
+        await context.call_tool("tool", {"n": 1})
+        begun.set()
+        await asyncio.sleep(0)
+        return await context.call_tool("tool", {"n": 2})
+
+    await paused_while(worker, two, attempt_of(task()), begun)
+    assert worker.script.executed == ["tool-1"]
+    assert len(worker.script.released) == 1 and worker.script.finished() == ["tool-1"]
+    assert worker.script.completed == [] and worker.script.failed == []
+
+
+async def test_steps_that_are_under_way_end_before_a_task_is_given_back_to_be_paused(worker: Worker) -> None:
+    begun = asyncio.Event()
+    worker.script.will_fail("ExecuteTool", *[AWAY] * 4)
+
+    async def side_by_side(context: AgentContext, _: dict[str, Any]) -> Any:
+        async def late() -> Any:
+            begun.set()
+            await asyncio.sleep(0)
+            return await context.call_tool("late", {})
+
+        return await asyncio.gather(context.call_tool("tool", {"n": 1}), late())
+
+    await paused_while(worker, side_by_side, attempt_of(task()), begun)
+    assert worker.script.executed == ["tool-1"]
+    assert worker.script.finished() == ["tool-1"] and len(worker.script.released) == 1
+
+
+async def test_a_directive_that_outruns_the_answer_to_its_claim_is_kept_for_the_attempt(
+    worker: Worker,
+) -> None:
+    attempts = Attempts()
+    ref = messages.AttemptRef(task_id="a", attempt=1)
+    attempts.obey([messages.AttemptDirective(attempt=ref, directive=messages.DIRECTIVE_CANCEL)])
+    attempt = attempt_of(task())
+
+    async def for_ever(context: AgentContext, _: dict[str, Any]) -> Any:
+        await asyncio.Event().wait()
+
+    attempts.add(attempt)
+    await worker.runner(for_ever).run(attempt)
+    assert [each.error.error_class for each in worker.script.failed] == ["CANCELED"]
+
+
 async def test_an_agent_may_catch_a_refusal_and_go_on(worker: Worker) -> None:
     async def careful(context: AgentContext, _: dict[str, Any]) -> Any:
         try:
@@ -101,7 +169,7 @@ async def test_an_expired_permit_is_asked_for_again(worker: Worker) -> None:
 async def test_a_stale_attempt_writes_nothing_more(worker: Worker, method: str) -> None:
     worker.script.will_fail(method, STALE)
     await worker.run(one_call)
-    assert (worker.script.completed, worker.script.failed, worker.script.released) == ([], [], 0)
+    assert (worker.script.completed, worker.script.failed, worker.script.released) == ([], [], [])
 
 
 async def test_an_end_whose_step_is_not_accepted_is_told_without_it(worker: Worker) -> None:
@@ -169,5 +237,5 @@ async def test_a_draining_worker_gives_back_what_it_runs_and_what_a_late_claim_b
     worker.script.claimable.append(task("late"))
     worker.script.claims_answered.set()
     await asyncio.gather(draining, late)
-    assert worker.script.released == 2
+    assert len(worker.script.released) == 2
     assert worker.script.failed == []

@@ -100,6 +100,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The sandbox of this host is below the configured minimum level. metadata: level, minimum."""
     ERROR_REASON_VERSION_TOO_LOW: _ErrorReason.ValueType  # 85
     """FAILED_PRECONDITION. A later version with the same or a higher number exists, or the number is not above the last one as the change demands."""
+    ERROR_REASON_INPUT_ALREADY_PROVIDED: _ErrorReason.ValueType  # 87
+    """FAILED_PRECONDITION. The task's request for input has another answer already. metadata: input_id."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -222,6 +224,8 @@ ERROR_REASON_SANDBOX_UNAVAILABLE: ErrorReason.ValueType  # 84
 """FAILED_PRECONDITION. The sandbox of this host is below the configured minimum level. metadata: level, minimum."""
 ERROR_REASON_VERSION_TOO_LOW: ErrorReason.ValueType  # 85
 """FAILED_PRECONDITION. A later version with the same or a higher number exists, or the number is not above the last one as the change demands."""
+ERROR_REASON_INPUT_ALREADY_PROVIDED: ErrorReason.ValueType  # 87
+"""FAILED_PRECONDITION. The task's request for input has another answer already. metadata: input_id."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101

@@ -28,7 +28,7 @@ from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_pe
 from interlock.orchestrator.v1 import task_pb2 as interlock_dot_orchestrator_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4interlock/orchestrator/v1/orchestrator_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\"\xbb\x02\n\x11SubmitTaskRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x38.interlock.orchestrator.v1.SubmitTaskRequest.LabelsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"C\n\x12SubmitTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x0fGetTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"I\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"\\\n\x11ListTasksResponse\x12.\n\x05tasks\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12\x43\x61ncelTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"7\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"B\n\x11RetryTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"\xc2\x01\n\x11WatchTaskResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.TaskH\x00\x12\x35\n\x05\x65vent\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskEventH\x00\x12\x37\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32#.interlock.orchestrator.v1.BookmarkH\x00\x42\x08\n\x06update\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\"h\n\x14ListTaskStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\"`\n\x15ListTaskStepsResponse\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\x9f\x07\n\x13OrchestratorService\x12o\n\nSubmitTask\x12,.interlock.orchestrator.v1.SubmitTaskRequest\x1a-.interlock.orchestrator.v1.SubmitTaskResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x07GetTask\x12).interlock.orchestrator.v1.GetTaskRequest\x1a*.interlock.orchestrator.v1.GetTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tListTasks\x12+.interlock.orchestrator.v1.ListTasksRequest\x1a,.interlock.orchestrator.v1.ListTasksResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nCancelTask\x12,.interlock.orchestrator.v1.CancelTaskRequest\x1a-.interlock.orchestrator.v1.CancelTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tRetryTask\x12+.interlock.orchestrator.v1.RetryTaskRequest\x1a,.interlock.orchestrator.v1.RetryTaskResponse\"\x04\xe8\xe0\x18\x01\x12n\n\tWatchTask\x12+.interlock.orchestrator.v1.WatchTaskRequest\x1a,.interlock.orchestrator.v1.WatchTaskResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12x\n\rListTaskSteps\x12/.interlock.orchestrator.v1.ListTaskStepsRequest\x1a\x30.interlock.orchestrator.v1.ListTaskStepsResponse\"\x04\xe8\xe0\x18\x01\x12x\n\rGetPublicKeys\x12/.interlock.orchestrator.v1.GetPublicKeysRequest\x1a\x30.interlock.orchestrator.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4interlock/orchestrator/v1/orchestrator_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\"\xbb\x02\n\x11SubmitTaskRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x38.interlock.orchestrator.v1.SubmitTaskRequest.LabelsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"C\n\x12SubmitTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x0fGetTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"I\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"\\\n\x11ListTasksResponse\x12.\n\x05tasks\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12\x43\x61ncelTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"#\n\x10PauseTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"B\n\x11PauseTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12ResumeTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"M\n\x13ProvideInputRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_json\x18\x03 \x01(\t\"E\n\x14ProvideInputResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"7\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"B\n\x11RetryTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"\xc2\x01\n\x11WatchTaskResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.TaskH\x00\x12\x35\n\x05\x65vent\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskEventH\x00\x12\x37\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32#.interlock.orchestrator.v1.BookmarkH\x00\x42\x08\n\x06update\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\"h\n\x14ListTaskStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\"`\n\x15ListTaskStepsResponse\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\xf5\t\n\x13OrchestratorService\x12o\n\nSubmitTask\x12,.interlock.orchestrator.v1.SubmitTaskRequest\x1a-.interlock.orchestrator.v1.SubmitTaskResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x07GetTask\x12).interlock.orchestrator.v1.GetTaskRequest\x1a*.interlock.orchestrator.v1.GetTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tListTasks\x12+.interlock.orchestrator.v1.ListTasksRequest\x1a,.interlock.orchestrator.v1.ListTasksResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nCancelTask\x12,.interlock.orchestrator.v1.CancelTaskRequest\x1a-.interlock.orchestrator.v1.CancelTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tPauseTask\x12+.interlock.orchestrator.v1.PauseTaskRequest\x1a,.interlock.orchestrator.v1.PauseTaskResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nResumeTask\x12,.interlock.orchestrator.v1.ResumeTaskRequest\x1a-.interlock.orchestrator.v1.ResumeTaskResponse\"\x04\xe8\xe0\x18\x01\x12u\n\x0cProvideInput\x12..interlock.orchestrator.v1.ProvideInputRequest\x1a/.interlock.orchestrator.v1.ProvideInputResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tRetryTask\x12+.interlock.orchestrator.v1.RetryTaskRequest\x1a,.interlock.orchestrator.v1.RetryTaskResponse\"\x04\xe8\xe0\x18\x01\x12n\n\tWatchTask\x12+.interlock.orchestrator.v1.WatchTaskRequest\x1a,.interlock.orchestrator.v1.WatchTaskResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12x\n\rListTaskSteps\x12/.interlock.orchestrator.v1.ListTaskStepsRequest\x1a\x30.interlock.orchestrator.v1.ListTaskStepsResponse\"\x04\xe8\xe0\x18\x01\x12x\n\rGetPublicKeys\x12/.interlock.orchestrator.v1.GetPublicKeysRequest\x1a\x30.interlock.orchestrator.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\350\340\030\001'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CancelTask']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CancelTask']._serialized_options = b'\350\340\030\001'
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['PauseTask']._loaded_options = None
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['PauseTask']._serialized_options = b'\350\340\030\001'
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['ResumeTask']._loaded_options = None
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['ResumeTask']._serialized_options = b'\350\340\030\001'
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['ProvideInput']._loaded_options = None
+  _globals['_ORCHESTRATORSERVICE'].methods_by_name['ProvideInput']._serialized_options = b'\350\340\030\001'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['RetryTask']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['RetryTask']._serialized_options = b'\350\340\030\001'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['WatchTask']._loaded_options = None
@@ -71,24 +77,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELTASKREQUEST']._serialized_end=913
   _globals['_CANCELTASKRESPONSE']._serialized_start=915
   _globals['_CANCELTASKRESPONSE']._serialized_end=982
-  _globals['_RETRYTASKREQUEST']._serialized_start=984
-  _globals['_RETRYTASKREQUEST']._serialized_end=1039
-  _globals['_RETRYTASKRESPONSE']._serialized_start=1041
-  _globals['_RETRYTASKRESPONSE']._serialized_end=1107
-  _globals['_WATCHTASKREQUEST']._serialized_start=1109
-  _globals['_WATCHTASKREQUEST']._serialized_end=1168
-  _globals['_WATCHTASKRESPONSE']._serialized_start=1171
-  _globals['_WATCHTASKRESPONSE']._serialized_end=1365
-  _globals['_BOOKMARK']._serialized_start=1367
-  _globals['_BOOKMARK']._serialized_end=1395
-  _globals['_LISTTASKSTEPSREQUEST']._serialized_start=1397
-  _globals['_LISTTASKSTEPSREQUEST']._serialized_end=1501
-  _globals['_LISTTASKSTEPSRESPONSE']._serialized_start=1503
-  _globals['_LISTTASKSTEPSRESPONSE']._serialized_end=1599
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1601
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1623
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1625
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1694
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=1697
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=2624
+  _globals['_PAUSETASKREQUEST']._serialized_start=984
+  _globals['_PAUSETASKREQUEST']._serialized_end=1019
+  _globals['_PAUSETASKRESPONSE']._serialized_start=1021
+  _globals['_PAUSETASKRESPONSE']._serialized_end=1087
+  _globals['_RESUMETASKREQUEST']._serialized_start=1089
+  _globals['_RESUMETASKREQUEST']._serialized_end=1125
+  _globals['_RESUMETASKRESPONSE']._serialized_start=1127
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1194
+  _globals['_PROVIDEINPUTREQUEST']._serialized_start=1196
+  _globals['_PROVIDEINPUTREQUEST']._serialized_end=1273
+  _globals['_PROVIDEINPUTRESPONSE']._serialized_start=1275
+  _globals['_PROVIDEINPUTRESPONSE']._serialized_end=1344
+  _globals['_RETRYTASKREQUEST']._serialized_start=1346
+  _globals['_RETRYTASKREQUEST']._serialized_end=1401
+  _globals['_RETRYTASKRESPONSE']._serialized_start=1403
+  _globals['_RETRYTASKRESPONSE']._serialized_end=1469
+  _globals['_WATCHTASKREQUEST']._serialized_start=1471
+  _globals['_WATCHTASKREQUEST']._serialized_end=1530
+  _globals['_WATCHTASKRESPONSE']._serialized_start=1533
+  _globals['_WATCHTASKRESPONSE']._serialized_end=1727
+  _globals['_BOOKMARK']._serialized_start=1729
+  _globals['_BOOKMARK']._serialized_end=1757
+  _globals['_LISTTASKSTEPSREQUEST']._serialized_start=1759
+  _globals['_LISTTASKSTEPSREQUEST']._serialized_end=1863
+  _globals['_LISTTASKSTEPSRESPONSE']._serialized_start=1865
+  _globals['_LISTTASKSTEPSRESPONSE']._serialized_end=1961
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1963
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1985
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1987
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2056
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2059
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3328
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,21 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.PauseTask = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/PauseTask',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskResponse.FromString,
+                _registered_method=True)
+        self.ResumeTask = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/ResumeTask',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskResponse.FromString,
+                _registered_method=True)
+        self.ProvideInput = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/ProvideInput',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputResponse.FromString,
+                _registered_method=True)
         self.RetryTask = channel.unary_unary(
                 '/interlock.orchestrator.v1.OrchestratorService/RetryTask',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskRequest.SerializeToString,
@@ -107,8 +122,36 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTask(self, request, context):
-        """Ends a task: at once when no attempt runs, else by way of CANCELING. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
+        """Ends a task: at once when no attempt runs, else by way of CANCELING, which its worker hears of within a second. An attempt that has not wound up after a grace time is
+        ended all the same: the task is then CANCELED with the error CANCEL_FORCED. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
         DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (already completed or failed).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseTask(self, request, context):
+        """Makes a task stand still: at once when no attempt runs. A running one winds up at its next step, or is ended after a grace time (its attempt then says PAUSE_FORCED), and
+        goes on from its finished steps after ResumeTask. Its time-outs stand still too. Pausing a paused or pausing task answers it as it is. Needs SUBMITTER or DEVELOPER.
+        Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTask(self, request, context):
+        """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+        SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProvideInput(self, request, context):
+        """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
+        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+        Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
+        is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +211,21 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'PauseTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTask,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskResponse.SerializeToString,
+            ),
+            'ResumeTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTask,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskResponse.SerializeToString,
+            ),
+            'ProvideInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProvideInput,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputResponse.SerializeToString,
             ),
             'RetryTask': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryTask,
@@ -299,6 +357,87 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/CancelTask',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/PauseTask',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PauseTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/ResumeTask',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ResumeTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProvideInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/ProvideInput',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ProvideInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

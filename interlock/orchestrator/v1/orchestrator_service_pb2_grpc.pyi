@@ -46,8 +46,24 @@ class OrchestratorServiceStub:
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]
-    """Ends a task: at once when no attempt runs, else by way of CANCELING. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
+    """Ends a task: at once when no attempt runs, else by way of CANCELING, which its worker hears of within a second. An attempt that has not wound up after a grace time is
+    ended all the same: the task is then CANCELED with the error CANCEL_FORCED. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
     DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (already completed or failed).
+    """
+    PauseTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.PauseTaskRequest, _orchestrator_service_pb2.PauseTaskResponse]
+    """Makes a task stand still: at once when no attempt runs. A running one winds up at its next step, or is ended after a grace time (its attempt then says PAUSE_FORCED), and
+    goes on from its finished steps after ResumeTask. Its time-outs stand still too. Pausing a paused or pausing task answers it as it is. Needs SUBMITTER or DEVELOPER.
+    Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
+    """
+    ResumeTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeTaskRequest, _orchestrator_service_pb2.ResumeTaskResponse]
+    """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+    SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
+    """
+    ProvideInput: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]
+    """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
+    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+    Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
+    is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
     RetryTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryTaskRequest, _orchestrator_service_pb2.RetryTaskResponse]
     """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
@@ -83,8 +99,24 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
-    """Ends a task: at once when no attempt runs, else by way of CANCELING. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
+    """Ends a task: at once when no attempt runs, else by way of CANCELING, which its worker hears of within a second. An attempt that has not wound up after a grace time is
+    ended all the same: the task is then CANCELED with the error CANCEL_FORCED. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
     DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (already completed or failed).
+    """
+    PauseTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.PauseTaskRequest, _orchestrator_service_pb2.PauseTaskResponse]  # type: ignore[assignment]
+    """Makes a task stand still: at once when no attempt runs. A running one winds up at its next step, or is ended after a grace time (its attempt then says PAUSE_FORCED), and
+    goes on from its finished steps after ResumeTask. Its time-outs stand still too. Pausing a paused or pausing task answers it as it is. Needs SUBMITTER or DEVELOPER.
+    Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
+    """
+    ResumeTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeTaskRequest, _orchestrator_service_pb2.ResumeTaskResponse]  # type: ignore[assignment]
+    """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+    SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
+    """
+    ProvideInput: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]  # type: ignore[assignment]
+    """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
+    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+    Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
+    is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
     RetryTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryTaskRequest, _orchestrator_service_pb2.RetryTaskResponse]  # type: ignore[assignment]
     """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
@@ -141,8 +173,42 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.CancelTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.CancelTaskResponse]]:
-        """Ends a task: at once when no attempt runs, else by way of CANCELING. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
+        """Ends a task: at once when no attempt runs, else by way of CANCELING, which its worker hears of within a second. An attempt that has not wound up after a grace time is
+        ended all the same: the task is then CANCELED with the error CANCEL_FORCED. Canceling a canceled or canceling task answers it as it is. Needs SUBMITTER or
         DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (already completed or failed).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseTask(
+        self,
+        request: _orchestrator_service_pb2.PauseTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.PauseTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.PauseTaskResponse]]:
+        """Makes a task stand still: at once when no attempt runs. A running one winds up at its next step, or is ended after a grace time (its attempt then says PAUSE_FORCED), and
+        goes on from its finished steps after ResumeTask. Its time-outs stand still too. Pausing a paused or pausing task answers it as it is. Needs SUBMITTER or DEVELOPER.
+        Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTask(
+        self,
+        request: _orchestrator_service_pb2.ResumeTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ResumeTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.ResumeTaskResponse]]:
+        """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+        SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def ProvideInput(
+        self,
+        request: _orchestrator_service_pb2.ProvideInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ProvideInputResponse, _abc.Awaitable[_orchestrator_service_pb2.ProvideInputResponse]]:
+        """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
+        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+        Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
+        is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
         """
 
     @_abc_1.abstractmethod

@@ -384,6 +384,7 @@ class Task(_message.Message):
     INPUT_KIND_FIELD_NUMBER: _builtins.int
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     DEAD_LETTERED_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -454,6 +455,10 @@ class Task(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels of the submitter's."""
 
+    @_builtins.property
+    def input_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputRequest]:
+        """What it has asked for and nobody has answered. Only in GetTask."""
+
     def __init__(
         self,
         *,
@@ -484,14 +489,63 @@ class Task(_message.Message):
         input_kind: Global___InputKind.ValueType = ...,
         pause_requested: _builtins.bool = ...,
         dead_lettered: _builtins.bool = ...,
+        input_requests: _abc.Iterable[Global___InputRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "input", b"input", "run_after", b"run_after", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class InputRequest(_message.Message):
+    """What a task asks of a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STEP_KEY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    input_id: _builtins.str
+    """Names the request within the task."""
+    kind: Global___InputKind.ValueType
+    """What is asked for."""
+    step_key: _builtins.str
+    """Key of the step that waits for it, if one does."""
+    prompt: _builtins.str
+    """The question, for people."""
+    schema_json: _builtins.str
+    """JSON Schema 2020-12 of the answer; empty = any JSON."""
+    attempt: _builtins.int
+    """Attempt that asked."""
+    @_builtins.property
+    def request_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first asked."""
+
+    def __init__(
+        self,
+        *,
+        input_id: _builtins.str = ...,
+        kind: Global___InputKind.ValueType = ...,
+        step_key: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        schema_json: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        request_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "input_id", b"input_id", "kind", b"kind", "prompt", b"prompt", "request_time", b"request_time", "schema_json", b"schema_json", "step_key", b"step_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputRequest: _TypeAlias = InputRequest  # noqa: Y015
 
 @_typing.final
 class TaskEvent(_message.Message):

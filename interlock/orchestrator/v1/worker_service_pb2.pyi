@@ -33,9 +33,11 @@ class _DirectiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Directive.V
     DIRECTIVE_CONTINUE: _Directive.ValueType  # 1
     """Go on; a renewed token may be given."""
     DIRECTIVE_CANCEL: _Directive.ValueType  # 2
-    """Wind up and call FailTask."""
+    """Wind up and call FailTask; after the grace time the attempt is not live any more."""
     DIRECTIVE_STOP: _Directive.ValueType  # 3
     """The attempt is not live any more: stop, write nothing."""
+    DIRECTIVE_PAUSE: _Directive.ValueType  # 4
+    """Begin no further step and call ReleaseTask; CONTINUE takes it back. After the grace time the attempt is not live any more."""
 
 class Directive(_Directive, metaclass=_DirectiveEnumTypeWrapper):
     """What to do."""
@@ -45,9 +47,11 @@ DIRECTIVE_UNSPECIFIED: Directive.ValueType  # 0
 DIRECTIVE_CONTINUE: Directive.ValueType  # 1
 """Go on; a renewed token may be given."""
 DIRECTIVE_CANCEL: Directive.ValueType  # 2
-"""Wind up and call FailTask."""
+"""Wind up and call FailTask; after the grace time the attempt is not live any more."""
 DIRECTIVE_STOP: Directive.ValueType  # 3
 """The attempt is not live any more: stop, write nothing."""
+DIRECTIVE_PAUSE: Directive.ValueType  # 4
+"""Begin no further step and call ReleaseTask; CONTINUE takes it back. After the grace time the attempt is not live any more."""
 Global___Directive: _TypeAlias = Directive  # noqa: Y015
 
 @_typing.final
@@ -738,24 +742,130 @@ class FailTaskResponse(_message.Message):
 Global___FailTaskResponse: _TypeAlias = FailTaskResponse  # noqa: Y015
 
 @_typing.final
+class RequestInputRequest(_message.Message):
+    """Request of RequestInput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STEP_KEY_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    input_id: _builtins.str
+    """Names the request within the task, the same in every attempt: `[A-Za-z0-9_.:-]{1,128}`."""
+    kind: _task_pb2.InputKind.ValueType
+    """What is asked for."""
+    step_key: _builtins.str
+    """Key of the step that waits for it, if one does."""
+    prompt: _builtins.str
+    """The question, for people; at most 16 KiB."""
+    schema_json: _builtins.str
+    """JSON Schema 2020-12 of the answer, at most 64 KiB; empty = any JSON."""
+    @_builtins.property
+    def attempt_token(self) -> _permit_pb2.Signed:
+        """Right to act for the attempt."""
+
+    @_builtins.property
+    def finish(self) -> Global___FinishStep:
+        """The last step, if it is not recorded as finished yet."""
+
+    def __init__(
+        self,
+        *,
+        attempt_token: _permit_pb2.Signed | None = ...,
+        input_id: _builtins.str = ...,
+        kind: _task_pb2.InputKind.ValueType = ...,
+        step_key: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+        schema_json: _builtins.str = ...,
+        finish: Global___FinishStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish", "input_id", b"input_id", "kind", b"kind", "prompt", b"prompt", "schema_json", b"schema_json", "step_key", b"step_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestInputRequest: _TypeAlias = RequestInputRequest  # noqa: Y015
+
+@_typing.final
+class RequestInputResponse(_message.Message):
+    """Response of RequestInput."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provided(self) -> Global___ProvidedInput:
+        """The answer; absent when there is none yet, and then the attempt has ended."""
+
+    def __init__(
+        self,
+        *,
+        provided: Global___ProvidedInput | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provided", b"provided"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provided", b"provided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestInputResponse: _TypeAlias = RequestInputResponse  # noqa: Y015
+
+@_typing.final
+class ProvidedInput(_message.Message):
+    """A person's answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_JSON_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    answer_json: _builtins.str
+    """As canonical JSON text."""
+    subject: _builtins.str
+    """Subject of whoever gave it."""
+    def __init__(
+        self,
+        *,
+        answer_json: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_json", b"answer_json", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvidedInput: _TypeAlias = ProvidedInput  # noqa: Y015
+
+@_typing.final
 class ReleaseTaskRequest(_message.Message):
     """Request of ReleaseTask."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attempt_token(self) -> _permit_pb2.Signed:
         """Right to act for the attempt."""
+
+    @_builtins.property
+    def finish(self) -> Global___FinishStep:
+        """The last step, if it is not recorded as finished yet."""
 
     def __init__(
         self,
         *,
         attempt_token: _permit_pb2.Signed | None = ...,
+        finish: Global___FinishStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,6 +66,11 @@ class WorkerServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskResponse.FromString,
                 _registered_method=True)
+        self.RequestInput = channel.unary_unary(
+                '/interlock.orchestrator.v1.WorkerService/RequestInput',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
+                _registered_method=True)
         self.ReleaseTask = channel.unary_unary(
                 '/interlock.orchestrator.v1.WorkerService/ReleaseTask',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.ReleaseTaskRequest.SerializeToString,
@@ -128,8 +133,16 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestInput(self, request, context):
+        """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
+        that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseTask(self, request, context):
-        """Gives a task back without counting a failure, because the worker stops. Errors: ABORTED STALE_ATTEMPT.
+        """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +180,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.FailTask,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskResponse.SerializeToString,
+            ),
+            'RequestInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestInput,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.SerializeToString,
             ),
             'ReleaseTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseTask,
@@ -338,6 +356,33 @@ class WorkerService:
             '/interlock.orchestrator.v1.WorkerService/FailTask',
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.FailTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.WorkerService/RequestInput',
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

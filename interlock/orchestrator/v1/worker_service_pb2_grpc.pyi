@@ -59,8 +59,12 @@ class WorkerServiceStub:
     """Ends the attempt with a failure: the task goes back to SUBMITTED with a back-off, or is FAILED when the failure may not be repeated or the budget is used up, or
     CANCELED when it was CANCELING. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
     """
+    RequestInput: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]
+    """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
+    that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    """
     ReleaseTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]
-    """Gives a task back without counting a failure, because the worker stops. Errors: ABORTED STALE_ATTEMPT."""
+    """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -93,8 +97,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Ends the attempt with a failure: the task goes back to SUBMITTED with a back-off, or is FAILED when the failure may not be repeated or the budget is used up, or
     CANCELED when it was CANCELING. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
     """
+    RequestInput: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]  # type: ignore[assignment]
+    """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
+    that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    """
     ReleaseTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]  # type: ignore[assignment]
-    """Gives a task back without counting a failure, because the worker stops. Errors: ABORTED STALE_ATTEMPT."""
+    """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Workers claim tasks here and journal what they do. Everything needs WORKER, and every write carries the attempt token: one that is not of the live attempt is
@@ -162,11 +170,21 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def RequestInput(
+        self,
+        request: _worker_service_pb2.RequestInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.RequestInputResponse, _abc.Awaitable[_worker_service_pb2.RequestInputResponse]]:
+        """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
+        that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """
+
+    @_abc_1.abstractmethod
     def ReleaseTask(
         self,
         request: _worker_service_pb2.ReleaseTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.ReleaseTaskResponse, _abc.Awaitable[_worker_service_pb2.ReleaseTaskResponse]]:
-        """Gives a task back without counting a failure, because the worker stops. Errors: ABORTED STALE_ATTEMPT."""
+        """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

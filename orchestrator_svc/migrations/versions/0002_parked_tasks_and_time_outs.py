@@ -38,6 +38,7 @@ CREATE TABLE task_input (
     step_key text NOT NULL,
     prompt text NOT NULL,
     schema text NOT NULL,
+    attempt integer NOT NULL,
     answer text,
     answered_by text CHECK ((answered_by IS NULL) = (answer IS NULL)),
     request_time timestamptz,
