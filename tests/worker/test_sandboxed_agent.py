@@ -14,8 +14,10 @@ import pytest
 import pytest_asyncio
 
 from interlock.agent import AgentError, ToolError, ToolRefused
+from interlock.cli.manifest import read_manifest
 from interlock.registry.v1 import agent_pb2
 from interlock_sandbox import Host, Limits, OutcomeKind, Sandbox, SandboxUnavailable, ToolProgram
+from tests.command_line import REPOSITORY
 from tests.sandbox.hosts import without_host
 from tests.sandbox.waiting import until
 from worker_svc.runtimes import sandboxed
@@ -107,6 +109,27 @@ async def test_an_agent_is_given_its_task_and_calls_tools_side_by_side(agents: S
     assert sorted(journal.keys) == sorted([*(f"echo-{n}" for n in range(1, 202)), "named"])
     # A program that asks for more at once is not ended: it waits.
     assert journal.most_at_once <= sandboxed.OPEN_CALLS
+
+
+async def test_the_example_counts_words_and_goes_on_where_a_part_fails(agents: SandboxedAgents) -> None:
+    manifest = read_manifest(REPOSITORY / "examples" / "word_counter" / "interlock.toml")
+    tool: dict[str, Any] = {}
+    exec(manifest.tools[0].spec.python.source, tool)  # noqa: S102  a tool of our own
+
+    class Counting(Journal):
+        async def call_tool(self, name: str, arguments: Mapping[str, Any], *, key: str = "") -> Any:
+            await super().call_tool("broken" if "unreadable" in arguments["text"] else name, arguments)
+            return tool["run"](**arguments)
+
+    parts = ["the cat " * 400, "unreadable " * 300, "the dog " * 400]
+    python = manifest.agents[0].spec.python
+    result = await agents.run(python, Counting(), {"text": "\n\n".join(parts), "top": 2}, seconds=20)
+    assert result == {
+        "words": 1600,
+        "most_frequent": [["the", 800], ["cat", 400]],
+        "parts": 3,
+        "skipped": 1,
+    }
 
 
 async def test_a_failed_or_refused_tool_can_be_caught_by_its_own_class(agents: SandboxedAgents) -> None:
@@ -277,7 +300,7 @@ async def test_a_flood_whose_answers_nobody_takes_waits_until_its_time_is_up(
     )
     with pytest.raises(AgentError) as caught:
         await agents.run(spec, journal, None, seconds=1.0)
-    assert caught.value.error_class == "AGENT_TIMEOUT"
+    assert caught.value.error_class == "START_TO_CLOSE_TIMEOUT"
     # What fits the socket, and what may be open; not one call more was begun.
     assert len(journal.keys) < sandboxed.OPEN_CALLS + 16
 

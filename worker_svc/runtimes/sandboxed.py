@@ -171,8 +171,9 @@ def _result(outcome: Outcome) -> Any:
     failure = outcome.error or ToolFailure(type=outcome.kind.value, message="it ended without a word")
     if outcome.kind is OutcomeKind.TOOL_ERROR:  # only what is no Exception: SystemExit, KeyboardInterrupt
         raise AgentError(failure.message or failure.type, error_class=failure.type)
+    late = outcome.kind is OutcomeKind.TIMEOUT
     raise AgentError(
         failure.message,
-        error_class=f"AGENT_{outcome.kind.value}",
+        error_class="START_TO_CLOSE_TIMEOUT" if late else f"AGENT_{outcome.kind.value}",
         retryable=outcome.kind in _RETRYABLE,
     )

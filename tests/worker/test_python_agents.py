@@ -1,4 +1,4 @@
-"""A Python agent that an operator trusts, in a worker process of its own, against the real services."""
+"""Python agents, trusted and sandboxed, in a worker process of its own, against the real services."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from interlock.client import Client
 from interlock.client.errors import InterlockError
-from interlock.gateway.v1 import policy_service_pb2
+from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.registry.v1 import agent_pb2, registry_service_pb2, tool_pb2, tool_service_pb2
 from interlock_suite.children import CHILDREN
@@ -47,6 +47,27 @@ async def run(context, task):
 async def leave(context, task):
     raise SystemError("the agent gave up")
 '''
+_SANDBOXED = """
+import asyncio, os
+from interlock.agent import ToolError
+
+async def run(context, task):
+    # Each attempt but the last hangs after one more step, so that its worker can be killed there.
+    seen = []
+    for number in task["numbers"]:
+        seen.append(await context.call_tool("halve", {"n": number}))
+        if task.get("hang") and len(seen) == context.attempt < 3:
+            await asyncio.sleep(3600)
+    try:
+        await context.call_tool("halve", {"n": 1})
+    except ToolError as error:
+        seen.append(error.error_class)
+    return {"seen": seen, "attempt": context.attempt, "environment": sorted(os.environ)}
+
+async def change_its_mind(context, task):
+    await context.call_tool("halve", {"n": 2 * context.attempt})
+    raise OSError("once more")
+"""
 _TOOL = """
 def run(n):
     if n % 2:
@@ -105,16 +126,11 @@ async def _publish(running: Without) -> None:
             tool_service_pb2.PublishToolVersionRequest(tool="halve", version="1.0.0", spec=spec)
         )
         for name in ("halver", "leaver", "stranger"):
-            await editor.agents.CreateAgent(registry_service_pb2.CreateAgentRequest(name=name))
-            agent = agent_pb2.AgentSpec(
-                capabilities=["numbers"],
-                tools=[agent_pb2.ToolBinding(tool="halve")],
-                python=agent_pb2.PythonRuntime(entry_point=name),
-                retry=agent_pb2.RetryPolicy(max_failures=1),
-            )
-            await editor.agents.PublishAgentVersion(
-                registry_service_pb2.PublishAgentVersionRequest(agent=name, version="1.0.0", spec=agent)
-            )
+            await _publish_agent(editor, name, agent_pb2.PythonRuntime(entry_point=name))
+        for name, entrypoint in (("held", ""), ("fickle", "change_its_mind")):
+            python = agent_pb2.PythonRuntime(source=_SANDBOXED, entrypoint=entrypoint)
+            version = await _publish_agent(editor, name, python, max_failures=2)
+            assert version.isolation == "SANDBOXED"
         allow = (
             'permit (principal, action == Interlock::Action::"call_tool",'
             ' resource == Interlock::Tool::"halve");'
@@ -123,8 +139,41 @@ async def _publish(running: Without) -> None:
         await editor.policies.CreatePolicy(policy_service_pb2.CreatePolicyRequest(policy=policy))
 
 
+async def _publish_agent(
+    editor: Client, name: str, python: agent_pb2.PythonRuntime, *, max_failures: int = 1
+) -> agent_pb2.AgentVersion:
+    await editor.agents.CreateAgent(registry_service_pb2.CreateAgentRequest(name=name))
+    spec = agent_pb2.AgentSpec(
+        capabilities=["numbers"],
+        tools=[agent_pb2.ToolBinding(tool="halve")],
+        python=python,
+        retry=agent_pb2.RetryPolicy(max_failures=max_failures),
+    )
+    spec.retry.initial_interval.FromMilliseconds(10)
+    published = await editor.agents.PublishAgentVersion(
+        registry_service_pb2.PublishAgentVersionRequest(agent=name, version="1.0.0", spec=spec)
+    )
+    return published.agent_version
+
+
+class Worker:
+    """A worker process that can be killed; the next one takes its slot."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.process = self._start()
+
+    def kill_and_restart(self) -> None:
+        self.process.kill()
+        self.process.wait(_SECONDS)
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-m", "worker_svc"], env=dict(self._environment))
+
+
 @pytest.fixture(scope="module")
-def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker that trusts `halver` and `leaver`, which a package installed for it alone provides."""
     packages = tmp_path_factory.mktemp("packages")
     (packages / "trusted_numbers.py").write_text(_AGENT)
@@ -139,9 +188,8 @@ def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) ->
     token = packages / "token"
     token.write_text(without_worker.tokens["WORKER"])
     password = (folder.keys / "valkey" / "password").read_text().strip()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker_svc"],
-        env={
+    running = Worker(
+        {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{packages}{os.pathsep}{Path(__file__).parents[2]}",
             "INTERLOCK_WORKER_TOKEN_FILE": str(token),
@@ -151,12 +199,13 @@ def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) ->
             "INTERLOCK_WORKER_REGISTRY_ADDRESS": f"unix:{folder.socket('registry')}",
             "INTERLOCK_WORKER_GATEWAY_ADDRESS": f"unix:{folder.socket('gateway')}",
             "INTERLOCK_WORKER_LOG_LEVEL": "warning",
+            "INTERLOCK_WORKER_SLOT": "test",
         },
     )
-    yield
-    process.terminate()
+    yield running
+    running.process.terminate()
     # SIGTERM drains: the process ends by itself, and well.
-    assert process.wait(_SECONDS) == 0
+    assert running.process.wait(_SECONDS) == 0
 
 
 @contextlib.asynccontextmanager
@@ -198,3 +247,61 @@ async def test_an_unknown_agent_is_refused_when_it_is_submitted(without_worker: 
         with pytest.raises(InterlockError) as caught:
             await client.submit("nobody", "{}")
         assert caught.value.reason == "AGENT_NOT_FOUND"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_sandboxed_agent_calls_tools_through_the_gateway_and_sees_nothing_of_its_worker(
+    without_worker: Without,
+) -> None:
+    async with _submitted(without_worker, "held", {"numbers": [4, 10]}) as task:
+        assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+        result = json.loads(task.result_json)
+        assert (result["seen"], result["attempt"]) == ([2, 5, "ValueError"], 1)
+        assert not [name for name in result["environment"] if "INTERLOCK" in name or name == "PATH"]
+        assert task.isolation == "SANDBOXED"
+
+
+async def test_a_worker_killed_between_any_two_steps_loses_none_and_repeats_none(
+    without_worker: Without, worker: Worker
+) -> None:
+    async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        submitted = await client.submit("held", json.dumps({"numbers": [4, 10, 6], "hang": True}))
+        for killed in (1, 2):
+            await _until_done(client, submitted.task_id, killed)
+            await asyncio.to_thread(worker.kill_and_restart)
+        task = await client.wait(submitted.task_id)
+        assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+        result = json.loads(task.result_json)
+        assert (result["seen"], result["attempt"]) == ([2, 5, 3, "ValueError"], 3)
+        # What was done before a kill was not done again.
+        assert sorted(await _done(client, submitted.task_id)) == [
+            ("halve-1", 1),
+            ("halve-2", 2),
+            ("halve-3", 3),
+            ("halve-4", 3),
+        ]
+
+
+async def _until_done(client: Client, task_id: str, count: int) -> None:
+    while True:
+        if len(await _done(client, task_id)) == count:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def _done(client: Client, task_id: str) -> list[tuple[str, int]]:
+    """Step and attempt of each call that the gateway has ended."""
+    listed = await client.gateway.ListToolCalls(
+        gateway_service_pb2.ListToolCallsRequest(filter=f'task_id = "{task_id}"')
+    )
+    return [(call.step_key, call.attempt) for call in listed.tool_calls if call.HasField("end_time")]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_agent_that_replays_with_other_input_is_stopped_as_not_deterministic(
+    without_worker: Without,
+) -> None:
+    async with _submitted(without_worker, "fickle", {}) as task:
+        assert task.state == task_pb2.TASK_STATE_FAILED
+        assert (task.error.error_class, task.failures) == ("NONDETERMINISM", 2)
+        assert [attempt.error.error_class for attempt in task.attempts] == ["OSError", "NONDETERMINISM"]
