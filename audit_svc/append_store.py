@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc import tables
@@ -141,8 +140,8 @@ class SqlAppendTransaction:
         arrays = _entry_arrays(entries) | _payload_arrays(entries) | _growth_arrays(growth)
         try:
             moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
-        except IntegrityError as error:
-            if isinstance(error.orig, psycopg.Error) and error.orig.diag.constraint_name in _EVENT_KEYS:
+        except psycopg.IntegrityError as error:
+            if error.diag.constraint_name in _EVENT_KEYS:
                 raise RacedError from error
             raise
         # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.errors import Unavailable
+from svc_kit.text_statements import PooledConnection
 
 log = structlog.get_logger(__name__)
 
@@ -91,13 +92,15 @@ class Database:
             max_overflow=0,
             pool_timeout=pool_timeout,
             pool_use_lifo=True,
+            # Transactions are the driver's: the pool has no mode to set and nothing to undo.
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
             connect_args={
                 **self._connect_args,
                 "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             },
         )
         event.listen(self._engine.sync_engine, "checkout", _refuse_hung_up)
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._away = False
 
     @property
@@ -114,14 +117,15 @@ class Database:
         pass unchanged.
         """
         with self._known_failures():
-            async with self._engine.begin() as connection:
+            connection = PooledConnection(self._engine)
+            async with connection, connection.driver.transaction():
                 yield connection
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[AsyncConnection]:
         """A connection on which every statement is its own transaction; fails as `transaction` does."""
         with self._known_failures():
-            async with self._autocommit.connect() as connection:
+            async with PooledConnection(self._engine) as connection:
                 yield connection
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ cluster.
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from svc_kit.errors import Unavailable
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 5.0
+# A process that has heard no other for so many beats tells nobody of its commits.
+_SILENT_BEATS = 3
 SILENCE_SECONDS = 5.0
 MAX_TOPIC_BYTES = 200
 # Postgres refuses payloads of 8000 bytes.
@@ -74,6 +77,9 @@ class Wakeups:
     `notify` wakes this process at once and the others by one NOTIFY per `interval` seconds that names every
     topic notified meanwhile; the first one after a pause goes out without delay. Without `running()` it works
     within the process alone.
+
+    Every process says once a beat that it listens. One that hears no other sends nothing else: to tell nobody
+    would cost it a statement a commit. A newcomer reads everything when it begins to listen.
     """
 
     def __init__(
@@ -83,11 +89,14 @@ class Wakeups:
         channel: str = "interlock_wakeups",
         interval: float = 0.005,
         retry_seconds: float = 1.0,
+        beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         self._database = database
         self._channel = channel
         self._interval = interval
         self._retry_seconds = retry_seconds
+        self._beat_seconds = beat_seconds
+        self._heard_others = 0.0  # by the monotonic clock
         self._origin = uuid.uuid4().hex
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._running = False
@@ -107,9 +116,10 @@ class Wakeups:
             if not 0 < len(topic.encode()) <= MAX_TOPIC_BYTES:
                 raise ValueError(f"wake-up topic must have 1 to {MAX_TOPIC_BYTES} bytes")
             self._wake(topic)
-            if self._running and len(self._unsent) < _MAX_UNSENT:
+            if self._running and not self._alone and len(self._unsent) < _MAX_UNSENT:
                 self._unsent.add(topic)
-        self._send.set()
+        if self._unsent:
+            self._send.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -123,6 +133,12 @@ class Wakeups:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no other process listens, as far as one that listens itself can know."""
+        silent = time.monotonic() - self._heard_others
+        return self._listening.is_set() and silent > _SILENT_BEATS * self._beat_seconds
 
     async def listening(self) -> None:
         """Returns when wake-ups of other processes can arrive."""
@@ -161,22 +177,30 @@ class Wakeups:
 
     async def _listen(self, connection: Connection) -> None:
         await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+        await self._beat(connection)
+        self._heard_others = time.monotonic()  # or may yet: it takes a while to know
         self._listening.set()
         # Whatever was told while nobody listened is lost, so everybody reads once.
         self._wake_all()
         try:
             while True:
-                async for notification in connection.notifies(timeout=BEAT_SECONDS):
+                async for notification in connection.notifies(timeout=self._beat_seconds):
                     self._received(notification.payload)
-                # A connection that died without a word answers this with an error.
-                async with asyncio.timeout(SILENCE_SECONDS):
-                    await connection.execute("SELECT 1")
+                await self._beat(connection)
         finally:
             self._listening.clear()
+
+    async def _beat(self, connection: Connection) -> None:
+        """Tell the others that this process listens; a connection that died without a word fails here."""
+        async with asyncio.timeout(SILENCE_SECONDS):
+            await connection.execute("SELECT pg_notify(%s, %s)", [self._channel, self._origin])
 
     def _received(self, payload: str) -> None:
         origin, _, topics = payload.partition(" ")
         if origin == self._origin:
+            return
+        self._heard_others = time.monotonic()
+        if not topics:
             return
         if topics == _EVERY_TOPIC:
             self._wake_all()

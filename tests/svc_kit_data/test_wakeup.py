@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -58,6 +59,26 @@ async def test_many_wake_ups_travel_in_few_notifications(url: str) -> None:
         assert len(await received(listener, until="late")) == 1
 
 
+async def test_a_process_that_hears_no_other_keeps_its_wake_ups_to_itself_until_one_comes(url: str) -> None:
+    database = Database(url)
+    mine = Wakeups(Database(url), beat_seconds=0.05)
+    async with database.dedicated("test") as listener, mine.running():
+        await mine.listening()
+        await until(lambda: mine._alone)
+        await listener.execute("LISTEN interlock_wakeups")
+        mine.notify("nobody hears this")
+        told = [each.payload async for each in listener.notifies(timeout=0.3)]
+        assert told
+        assert not any("nobody hears this" in payload for payload in told)
+        theirs = Wakeups(Database(url), beat_seconds=0.05)
+        async with theirs.running():
+            await until(lambda: not mine._alone)
+            wanted = theirs.subscribe("a")
+            await wanted.wait(0)
+            mine.notify("a")
+            assert await wanted.wait(10) is True
+
+
 async def test_more_topics_than_a_notification_holds_wake_everybody(url: str) -> None:
     mine, theirs = Wakeups(Database(url)), Wakeups(Database(url))
     async with mine.running(), theirs.running():
@@ -104,11 +125,19 @@ async def test_a_topic_that_cannot_travel_is_refused(topic: str) -> None:
         Wakeups(Database("postgresql://nobody@/none?host=/nowhere")).notify(topic)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 async def received(listener: Connection, *, until: str) -> list[str]:
-    """Payloads up to the one that names a topic."""
+    """Payloads with topics, up to the one that names this topic."""
     payloads: list[str] = []
     async for notification in listener.notifies(timeout=10):
-        payloads.append(notification.payload)
+        if " " in notification.payload:
+            payloads.append(notification.payload)
         if f'"{until}"' in notification.payload:
             return payloads
     raise AssertionError(f"{until} was never told: {payloads}")
