@@ -73,29 +73,27 @@ class PooledConnection(AsyncConnection):
     @property
     def driver(self) -> psycopg.AsyncConnection[Any]:
         """The driver's connection."""
-        started = self.sync_connection
-        if started is None:
-            raise RuntimeError("the connection is not in use: enter it first")
-        return cast("psycopg.AsyncConnection[Any]", started.connection.driver_connection)
+        return cast("psycopg.AsyncConnection[Any]", self._started.connection.driver_connection)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Give the connection back; one that was left within a transaction is closed instead."""
-        if self.driver.info.transaction_status is not TransactionStatus.IDLE:
+        """Give the connection back; a broken one, or one left within a transaction, is closed instead."""
+        held = not self._started.invalidated
+        if held and self.driver.info.transaction_status is not TransactionStatus.IDLE:
             await self.invalidate()
         await self.close()
+
+    @property
+    def _started(self) -> sa.Connection:
+        if self.sync_connection is None:
+            raise RuntimeError("the connection is not in use: enter it first")
+        return self.sync_connection
 
     async def execute(self, statement: Any, parameters: Any = None, **options: Any) -> Any:
         """As SQLAlchemy's; several sets of parameters, and options, make it SQLAlchemy's."""
         if not isinstance(statement, sa.TextClause) or isinstance(parameters, Sequence) or options:
             return await super().execute(statement, parameters, **options)
-        driver = self.driver
-        cursor = driver.cursor(row_factory=_named)
-        try:
-            await cursor.execute(_driver_sql(statement.text), parameters or {})
-        except psycopg.OperationalError as error:
-            if driver.broken:
-                await self.invalidate(error)
-            raise
+        cursor = self.driver.cursor(row_factory=_named)
+        await cursor.execute(_driver_sql(statement.text), parameters or {})
         rows = await cursor.fetchall() if cursor.description else []
         return Rows(rows, cursor.rowcount)
 

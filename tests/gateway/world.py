@@ -230,8 +230,7 @@ class World:
         database = Database(self.database_url, pool_size=1)
         try:
             async with database.transaction() as connection:
-                result = await connection.execute(sa.text(statement), values)
-                return list(result.all()) if result.returns_rows else []
+                return list((await connection.execute(sa.text(statement), values)).all())
         finally:
             await database.close()
 

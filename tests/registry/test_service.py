@@ -5,9 +5,9 @@ import json
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from interlock.client.registry_feed import RegistryFeed
 from interlock.registry.v1 import agent_pb2, tool_pb2
@@ -348,7 +348,7 @@ async def test_R44_4_a_published_version_cannot_be_changed_even_in_the_database(
     for url in (registry_database.service_url, registry_database.owner_url):
         database = Database(url)
         for statement in ("UPDATE version SET digest = 'x'", "DELETE FROM version", "TRUNCATE version"):
-            with pytest.raises(DBAPIError, match=r"(permission denied|never changes)"):
+            with pytest.raises(psycopg.Error, match=r"(permission denied|never changes)"):
                 async with database.transaction() as connection:
                     await connection.execute(text(statement))
         await database.close()
