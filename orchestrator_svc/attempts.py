@@ -14,6 +14,7 @@ from orchestrator_svc import inputs, journal, lifecycle, metrics
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
 from orchestrator_svc.changes import Batch, TaskChanges
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
+from orchestrator_svc.failures import log_failures
 from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
 from orchestrator_svc.records import (
     AgentPin,
@@ -204,6 +205,7 @@ class Attempts:
                 await self._store.write(connection, batch.accepted)
         if batch.accepted:
             metrics.count_finished(batch.accepted)
+            log_failures(batch.accepted)
             self._announcer.committed(runnable=_runnable(batch.accepted))
         return results
 

@@ -66,6 +66,11 @@ class TaskChanges:
         self._event(kind)
         self.note(AuditKind.STATE_CHANGE, actor=actor, change=str(kind), **facts)
 
+    def give_up(self, status: Status, *, actor: str) -> None:
+        """A task on which no attempt works has failed."""
+        self.move(status, actor=actor, error=status.error)
+        self.note(AuditKind.ERROR, actor=actor)
+
     def start_attempt(self, status: Status, session: Session) -> None:
         """A worker has claimed the task."""
         self.started_by = session
@@ -80,8 +85,8 @@ class TaskChanges:
         self.task = replace(self.task, session_id=None, last_outcome=ending.outcome)
         if result_json is not None:
             self.note(AuditKind.RESULT, actor=actor, **_outcome(ending.outcome))
-        # What a canceled attempt said in the end is no failure.
-        if ending.error is not None and ending.outcome is not Outcome.CANCELED:
+        # What an attempt said that was to end is no failure.
+        if ending.error is not None and ending.outcome not in (Outcome.CANCELED, Outcome.PAUSED):
             self.note(AuditKind.ERROR, actor=actor, **_outcome(ending.outcome))
 
     def put_step(self, step: Step, kind: EventType) -> None:

@@ -10,6 +10,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker
 from orchestrator_svc.attempts import Completion, Failure, Question
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.lifecycle import InputKind, TaskError, Timeout
+from orchestrator_svc.overrides import overrides
 from orchestrator_svc.records import InputRequest, Session, StepInput, StepKind, StepStatus
 from orchestrator_svc.submissions import Submission
 from svc_kit.errors import InvalidArgument, Violation, invalid
@@ -73,6 +74,7 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
     value = _input(request, found)
     found += _labels(request.labels)
     given_id = _uuid(request.request_id, "request_id", found) if request.request_id else None
+    set_apart = overrides(request, found)
     _raise(found)
     return Submission(
         agent=request.agent,
@@ -83,6 +85,7 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
         input_field=request.WhichOneof("payload") or "input",
         labels=dict(request.labels),
         request_id=given_id,
+        overrides=set_apart,
     )
 
 

@@ -13,6 +13,8 @@ class OrchestratorSettings(ServiceSettings):
 
     # A worker that is not heard for this long is lost.
     lease_seconds: float = Field(default=10.0, ge=0.2)
+    # When more than this part of five or more sessions lapses at once, none is ended; 1 = whatever lapses.
+    mass_lapse_share: float = Field(default=0.2, gt=0, le=1)
     # How long an attempt may wind up after a cancel or a pause before it is ended all the same.
     wind_up_seconds: float = Field(default=10.0, ge=0.1)
     # How long an attempt token is good for; the session renews it after half of that.

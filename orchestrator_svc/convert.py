@@ -5,12 +5,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeVar, cast
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
+from interlock.registry.v1 import agent_pb2
 from orchestrator_svc import records
 from orchestrator_svc.lifecycle import InputKind, TaskError, TaskState, Timeout, WaitReason
+from orchestrator_svc.retry import RetryPolicy
 from orchestrator_svc.watch import Update, UpToDate
 from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
 
@@ -65,6 +68,11 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         input_kind=_input_kind(status.input_kind),
         pause_requested=status.pausing,
         dead_lettered=status.dead_lettered,
+        retry=_policy(task.agent.retry),
+        start_to_close_timeout=_duration(task.agent.start_to_close),
+        schedule_to_start_timeout=_duration(task.timeouts.schedule_to_start),
+        schedule_to_close_timeout=_duration(task.timeouts.schedule_to_close),
+        expire_time=_time(status.expires) if stored else None,
     )
 
 
@@ -187,6 +195,24 @@ def _mark(mark: records.StepMark, error: TaskError | None, attempt: int) -> task
         error=_error(error),
         attempt=attempt,
     )
+
+
+def _policy(policy: RetryPolicy) -> agent_pb2.RetryPolicy:
+    return agent_pb2.RetryPolicy(
+        max_failures=policy.max_failures,
+        initial_interval=_duration(policy.initial),
+        maximum_interval=_duration(policy.maximum),
+        coefficient=policy.coefficient,
+        non_retryable_classes=policy.non_retryable,
+    )
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def _reason(reason: WaitReason | None) -> task_pb2.WaitReason.ValueType:

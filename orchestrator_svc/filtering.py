@@ -7,6 +7,7 @@ FIELDS = {
     "agent": FilterField(),
     "state": FilterField(values=frozenset(TaskState)),
     "task_type": FilterField(),
+    "dead_lettered": FilterField(type=FieldType.BOOLEAN),
     "create_time": FilterField(type=FieldType.TIME),
 }
 

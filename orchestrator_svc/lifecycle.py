@@ -1,6 +1,6 @@
 """Where a task may go from where it is. Pure: no clock, no store, no wire. `LEGAL` is the whole machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -180,9 +180,15 @@ class Ending:
     error: TaskError | None = None
 
 
-def submitted(now: datetime) -> Status:
-    """A task's first status."""
-    return Status(state=TaskState.SUBMITTED, wait_reason=WaitReason.QUEUED, run_after=now)
+def submitted(now: datetime, start_within: float | None = None, end_within: float | None = None) -> Status:
+    """A task's first status; with the seconds of schedule-to-start and schedule-to-close."""
+    return Status(
+        state=TaskState.SUBMITTED,
+        wait_reason=WaitReason.QUEUED,
+        run_after=now,
+        start_by=_in(start_within, now),
+        expires=_in(end_within, now),
+    )
 
 
 def claim(status: Status) -> Status:
@@ -251,15 +257,33 @@ def lose(status: Status, *, blamed: bool, suspect: bool = True, now: datetime) -
     return Ending(status=_queued(lost), outcome=Outcome.LOST)
 
 
-def time_out(status: Status, *, policy: RetryPolicy, seconds: float, now: datetime, chance: float) -> Ending:
-    """The attempt took longer than its agent version allows."""
-    error = TaskError(
-        error_class=Timeout.START_TO_CLOSE.error_class,
-        message=f"the attempt did not end within {seconds:g} s",
-        retryable=True,
-        timeout=Timeout.START_TO_CLOSE,
-    )
-    return fail(status, error, policy=policy, now=now, chance=chance)
+def end_overdue(
+    status: Status,
+    *,
+    close_by: datetime | None,
+    seconds: Mapping[Timeout, float | None],
+    policy: RetryPolicy,
+    now: datetime,
+    chance: float,
+) -> Ending | Status | None:
+    """What becomes of a task on which a clock has run out; None when none has.
+
+    The first that applies decides, the hardest first. `close_by` is start-to-close of the live attempt;
+    `seconds` are what the clocks were set to.
+    """
+    if _passed(status.wind_up_by, now):
+        return _forced(status, now)
+    if _passed(status.expires, now):
+        error = _timed_out(Timeout.SCHEDULE_TO_CLOSE, seconds, "the task did not end")
+        given_up = _given_up(status, Move.EXPIRE, error)
+        return Ending(status=given_up, outcome=Outcome.FAILED, error=error) if status.state.live else given_up
+    if _passed(status.start_by, now):
+        error = _timed_out(Timeout.SCHEDULE_TO_START, seconds, "no attempt began")
+        return _given_up(status, Move.EXPIRE, error)
+    if status.state.live and _passed(close_by, now):
+        error = _timed_out(Timeout.START_TO_CLOSE, seconds, "the attempt did not end")
+        return fail(status, replace(error, retryable=True), policy=policy, now=now, chance=chance)
+    return None
 
 
 def cancel(status: Status, *, now: datetime, grace: float) -> Status:
@@ -298,9 +322,7 @@ def resume(status: Status, *, now: datetime, start_within: float | None) -> Stat
     if status.state in (TaskState.SUBMITTED, TaskState.RUNNING):
         return status
     resumed = _unparked(status, Move.RESUME, now)
-    if start_within is None or status.attempt:
-        return resumed
-    return replace(resumed, start_by=now + timedelta(seconds=start_within))
+    return replace(resumed, start_by=None if status.attempt else _in(start_within, now))
 
 
 def request_input(status: Status, kind: InputKind, *, now: datetime) -> Ending:
@@ -319,6 +341,42 @@ def provide_input(status: Status, *, now: datetime) -> Status:
     return _unparked(status, Move.PROVIDE_INPUT, now)
 
 
+def _in(seconds: float | None, now: datetime) -> datetime | None:
+    return now + timedelta(seconds=seconds) if seconds is not None else None
+
+
+def _passed(time: datetime | None, now: datetime) -> bool:
+    return time is not None and time <= now
+
+
+def _timed_out(timeout: Timeout, seconds: Mapping[Timeout, float | None], said: str) -> TaskError:
+    limit = seconds.get(timeout)
+    within = f" within {limit:g} s" if limit is not None else " in time"
+    return TaskError(error_class=timeout.error_class, message=f"{said}{within}", timeout=timeout)
+
+
+def _forced(status: Status, now: datetime) -> Ending:
+    """The attempt has not wound up in the time it was given."""
+    if status.state is TaskState.CANCELING:
+        error = TaskError(error_class=CANCEL_FORCED, message="the worker did not wind up in time")
+        canceled = replace(_moved(status, Move.WIND_UP), error=error)
+        return Ending(status=canceled, outcome=Outcome.CANCELED, error=error)
+    error = TaskError(error_class=PAUSE_FORCED, message="the attempt did not come to a step in time")
+    return Ending(status=_parked(status, Move.PAUSE, now), outcome=Outcome.PAUSED, error=error)
+
+
+def blamed(aboard: Sequence[Status]) -> int | None:
+    """The place of the task that a worker's death is put down to; None when that cannot be told.
+
+    Every task aboard becomes a suspect, and no worker holds two of them: so it is the only suspect, or the
+    only task at all.
+    """
+    if len(aboard) == 1:
+        return 0
+    suspects = [place for place, status in enumerate(aboard) if status.suspect]
+    return suspects[0] if len(suspects) == 1 else None
+
+
 def _queued(status: Status) -> Status:
     return replace(_moved(status, Move.REQUEUE), wait_reason=WaitReason.QUEUED)
 
@@ -333,9 +391,10 @@ def _parked(status: Status, move: Move, now: datetime) -> Status:
 
 
 def _unparked(status: Status, move: Move, now: datetime) -> Status:
-    expires = now + timedelta(seconds=status.left) if status.left is not None else None
     moved = _moved(status, move)
-    return replace(moved, wait_reason=WaitReason.QUEUED, run_after=AHEAD, expires=expires, left=None)
+    return replace(
+        moved, wait_reason=WaitReason.QUEUED, run_after=AHEAD, expires=_in(status.left, now), left=None
+    )
 
 
 def _moved(status: Status, move: Move) -> Status:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from orchestrator_svc.lifecycle import InputKind, Outcome, Status, TaskError, TaskState, WaitReason
+from orchestrator_svc.lifecycle import InputKind, Outcome, Status, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.retry import RetryPolicy
 
 POOL = "default"
@@ -206,6 +206,15 @@ class LockedTask:
     timeouts: Timeouts = field(default_factory=Timeouts)
     close_by: datetime | None = None  # start-to-close of the live attempt
     now: datetime
+
+    @property
+    def seconds(self) -> Mapping[Timeout, float | None]:
+        """What each of its clocks is set to."""
+        return {
+            Timeout.SCHEDULE_TO_START: self.timeouts.schedule_to_start,
+            Timeout.START_TO_CLOSE: self.agent.start_to_close,
+            Timeout.SCHEDULE_TO_CLOSE: self.timeouts.schedule_to_close,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

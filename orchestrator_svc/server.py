@@ -107,7 +107,9 @@ def build(settings: OrchestratorSettings) -> App:
     watches = Watches(
         hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds
     )
-    reaper = Reaper(sessions=sessions, store=upkeep_store, announcer=announcer)
+    reaper = Reaper(
+        sessions=sessions, store=upkeep_store, announcer=announcer, share=settings.mass_lapse_share
+    )
     sweep = Sweep(upkeep_store, nudger)
     upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours)
 

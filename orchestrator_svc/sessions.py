@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import session_not_found
+from orchestrator_svc.failures import log_failures
+from orchestrator_svc.lapses import Lapses
 from orchestrator_svc.lifecycle import TaskState
 from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
 from orchestrator_svc.undisturbed import undisturbed
@@ -32,6 +34,7 @@ class SessionStore(Protocol):
     async def open(self, connection: AsyncConnection, session: Session, lease: float) -> None: ...
     async def renew(self, session_id: uuid.UUID, subject: str, lease: float) -> bool: ...
     async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]: ...
+    async def lapses(self) -> Lapses: ...
     async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]: ...
     async def end(
         self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]
@@ -66,7 +69,9 @@ class Sessions:
                 raise session_not_found(session.session_id)
             replaced = [other for other, _ in known if other.session_id != session.session_id]
             await self._store.open(connection, session, self.lease)
-            accepted = await self._end(connection, replaced)
+            # Another session of the same incarnation is the same process, which gave the older one up.
+            dead = {other.session_id for other in replaced if other.incarnation != session.incarnation}
+            accepted = await self._end(connection, replaced, dead=dead)
         if replaced:
             log.info("session_replaced", slot=session.slot, incarnation=session.incarnation)
         self._announce(accepted)
@@ -80,26 +85,43 @@ class Sessions:
         """Every live attempt of the session."""
         return await self._store.attempts(session_id)
 
+    async def lapses(self) -> Lapses:
+        """How many sessions are open, and the lease of how many of them has run out."""
+        return await self._store.lapses()
+
     @undisturbed
     async def end_expired(self, limit: int) -> int:
         """End sessions whose lease ran out, up to `limit`; how many there were."""
         async with self._store.transaction() as connection:
             expired = await self._store.lock_expired(connection, limit)
-            accepted = await self._end(connection, expired)
+            dead = {session.session_id for session in expired}
+            accepted = await self._end(connection, expired, dead=dead)
         for session in expired:
             log.warning("session_lost", session_id=str(session.session_id), worker=session.worker)
         self._announce(accepted)
         return len(expired)
 
-    async def _end(self, connection: AsyncConnection, sessions: Sequence[Session]) -> list[TaskChanges]:
-        """End locked sessions with their attempts; what became of the tasks aboard."""
+    async def _end(
+        self, connection: AsyncConnection, sessions: Sequence[Session], *, dead: Collection[uuid.UUID]
+    ) -> list[TaskChanges]:
+        """End locked sessions with their attempts; what became of the tasks aboard.
+
+        `dead` are those whose process has died.
+        """
         if not sessions:
             return []
         aboard = await self._store.end(connection, [session.session_id for session in sessions])
+        guilty = {_guilty(aboard, session_id) for session_id in dead}
         accepted = []
         for task in aboard:
             changes = TaskChanges(task)
-            changes.end_attempt(lifecycle.lose(task.status, blamed=True, now=task.now), actor=REAPER)
+            ending = lifecycle.lose(
+                task.status,
+                blamed=task.task_id in guilty,
+                suspect=task.session_id in dead,
+                now=task.now,
+            )
+            changes.end_attempt(ending, actor=REAPER)
             accepted.append(changes)
         if accepted:
             await self._store.write(connection, accepted)
@@ -108,8 +130,16 @@ class Sessions:
     def _announce(self, accepted: Sequence[TaskChanges]) -> None:
         if accepted:
             metrics.count_finished(accepted)
+            log_failures(accepted)
             waiting = (each.task for each in accepted if each.task.status.state is TaskState.SUBMITTED)
             self._announcer.committed(runnable=Counter(task.pool for task in waiting))
+
+
+def _guilty(aboard: Sequence[LockedTask], session_id: uuid.UUID) -> uuid.UUID | None:
+    """The task that the death of a session's process is put down to, if one is."""
+    there = [task for task in aboard if task.session_id == session_id]
+    place = lifecycle.blamed([task.status for task in there])
+    return there[place].task_id if place is not None else None
 
 
 def _forbids(other: Session, asking: Session, *, ended: bool) -> bool:

@@ -11,6 +11,7 @@ from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
 from orchestrator_svc.errors import request_id_reused, task_not_found, task_state
 from orchestrator_svc.lifecycle import submitted
+from orchestrator_svc.overrides import Overrides
 from orchestrator_svc.records import (
     POOL,
     NewTask,
@@ -43,6 +44,7 @@ class Submission:
     input_field: str  # where the input stood in the request
     labels: Mapping[str, str]
     request_id: uuid.UUID | None
+    overrides: Overrides = field(default_factory=Overrides)
 
     def digest(self) -> str:
         """Over everything that makes two requests the same; the input goes in as its own digest."""
@@ -52,6 +54,7 @@ class Submission:
             "task_type": self.task_type,
             "input": digest(self.input_json.encode()),
             "labels": dict(self.labels),
+            **self.overrides.body(),
         }
         return digest(canonical(body))
 
@@ -151,12 +154,13 @@ class Submissions:
         new = NewTask(
             task_id=_NIL if validate_only else uuid7(),
             tenant=caller.tenant,
-            agent=chosen.pin,
+            agent=asked.overrides.applied(chosen.pin),
             task_type=asked.task_type,
             input_json=asked.input_json,
             labels=asked.labels,
             submitters=(caller.submitter(),),
             traceparent=caller.traceparent,
+            timeouts=asked.overrides.timeouts,
             request=key,
         )
         return _stored(new, None) if validate_only else await self._lane.submit(new)
@@ -186,6 +190,7 @@ class Submissions:
                 submitters=(caller.submitter(),),
                 traceparent=caller.traceparent,
                 retried_from=task_id,
+                timeouts=old.timeouts,
                 request=key,
             )
         )
@@ -240,11 +245,12 @@ def _stored(row: NewTask, time: datetime | None) -> Task:
         labels=row.labels,
         submitters=row.submitters,
         retried_from=row.retried_from,
-        status=submitted(created),
+        status=submitted(created, row.timeouts.schedule_to_start, row.timeouts.schedule_to_close),
         revision=0 if time is None else 1,
         create_time=created,
         start_time=None,
         end_time=None,
+        timeouts=row.timeouts,
     )
 
 

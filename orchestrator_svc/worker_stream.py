@@ -118,7 +118,9 @@ class WorkerStream:
         wanted = {ref: _wanted(attempt) for ref, attempt in live.items()}
         before = self._told
         self._told = {ref: what for ref, what in wanted.items() if what != messages.DIRECTIVE_CONTINUE}
-        return [
+        # Whatever had to wind up and is not live any more has wound up, or was ended.
+        over = [_directive(_name(ref), messages.DIRECTIVE_STOP) for ref in before.keys() - wanted.keys()]
+        return over + [
             _directive(_name(ref), what)
             for ref, what in wanted.items()
             if what != before.get(ref, messages.DIRECTIVE_CONTINUE) or (again and ref in self._told)

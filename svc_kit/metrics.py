@@ -37,6 +37,7 @@ OUTBOX_OLDEST_SECONDS = "interlock_outbox_oldest_seconds"  # gauge: age of the o
 TASKS_SUBMITTED = "interlock_tasks_submitted_total"  # counter, by queue
 TASKS_FINISHED = "interlock_tasks_finished_total"  # counter, by state
 ATTEMPTS_CLAIMED = "interlock_attempts_claimed_total"  # counter, by pool
+REAPER_STOPPED = "interlock_reaper_stopped"  # gauge: 1 = too many sessions lapsed at once
 SESSIONS = "interlock_worker_sessions"  # gauge: connected workers
 WATCHERS = "interlock_watchers"  # gauge: open watches
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
+from orchestrator_svc.lapses import Lapses
 from orchestrator_svc.lifecycle import TaskState
 from orchestrator_svc.records import AttemptRef, LiveAttempt, LockedTask, Session
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
@@ -36,6 +37,10 @@ _RENEW = sa.text(
 _EXPIRED = sa.text(
     "SELECT * FROM worker_session WHERE end_time IS NULL AND lease_until < clock_timestamp()"
     " ORDER BY session_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+)
+_LAPSES = sa.text(
+    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_until < clock_timestamp()) AS lapsed"
+    " FROM worker_session WHERE end_time IS NULL"
 )
 _END = sa.text(
     "UPDATE worker_session SET end_time = clock_timestamp()"
@@ -100,6 +105,13 @@ class SessionStore:
             )
             for row in rows
         }
+
+    @undisturbed
+    async def lapses(self) -> Lapses:
+        """How many sessions are open, and the lease of how many of them has run out."""
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(_LAPSES)).one()
+        return Lapses(open=row.open, lapsed=row.lapsed)
 
     async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]:
         """Open sessions whose lease ran out, locked."""

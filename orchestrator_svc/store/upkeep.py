@@ -61,7 +61,7 @@ class UpkeepStore:
         return found
 
     async def lock_overdue(self, connection: AsyncConnection, limit: int) -> list[LockedTask]:
-        """Tasks whose attempt runs longer than it may, locked; those that others hold are passed over."""
+        """Tasks on which a clock has run out, locked; those that others hold are passed over."""
         return [to_locked(row) for row in (await connection.execute(_OVERDUE, {"limit": limit})).all()]
 
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:

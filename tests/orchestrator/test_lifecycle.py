@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator_svc import lifecycle
 from orchestrator_svc.lifecycle import (
     LEGAL,
+    Ending,
     IllegalMoveError,
     InputKind,
     Move,
@@ -18,6 +19,7 @@ from orchestrator_svc.lifecycle import (
     Status,
     TaskError,
     TaskState,
+    Timeout,
     WaitReason,
 )
 from orchestrator_svc.retry import RetryPolicy
@@ -28,6 +30,17 @@ BROKEN = TaskError(error_class="ValueError", message="it broke", retryable=True)
 
 FOR_GOOD = replace(BROKEN, retryable=False)
 
+SECONDS = {Timeout.START_TO_CLOSE: 1.0}
+
+
+def timed_out(status: Status) -> Status:
+    """The attempt has taken too long."""
+    end = lifecycle.end_overdue(status, close_by=NOW, seconds=SECONDS, policy=POLICY, now=NOW, chance=0.5)
+    if end is None:
+        raise IllegalMoveError(status.state, Move.EXPIRE)
+    return end.status if isinstance(end, Ending) else end
+
+
 ACT: dict[str, Callable[[Status], Status]] = {
     "claim": lifecycle.claim,
     "complete": lambda status: lifecycle.complete(status).status,
@@ -37,9 +50,7 @@ ACT: dict[str, Callable[[Status], Status]] = {
     ),
     "release": lambda status: lifecycle.release(status, now=NOW).status,
     "lose": lambda status: lifecycle.lose(status, blamed=True, now=NOW).status,
-    "time out": lambda status: (
-        lifecycle.time_out(status, policy=POLICY, seconds=1, now=NOW, chance=0.5).status
-    ),
+    "time out": timed_out,
     "cancel": lambda status: lifecycle.cancel(status, now=NOW, grace=10),
     "pause": lambda status: lifecycle.pause(status, now=NOW, grace=10),
     "resume": lambda status: lifecycle.resume(status, now=NOW, start_within=5),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import grpc
 import psycopg
@@ -90,11 +90,14 @@ class World:
     async def get(self, task_id: str) -> task_pb2.Task:
         return (await self.people().GetTask(messages.GetTaskRequest(task_id=task_id))).task
 
+    async def rows(self, statement: LiteralString) -> list[tuple[Any, ...]]:
+        """What a statement returns."""
+        async with await psycopg.AsyncConnection.connect(self.database.service_url) as connection:
+            return await (await connection.execute(statement)).fetchall()
+
     async def positions(self) -> list[int]:
         """Positions of every event in the log, in order."""
-        async with await psycopg.AsyncConnection.connect(self.database.service_url) as connection:
-            rows = await connection.execute("SELECT position FROM task_event ORDER BY position")
-            return [row[0] for row in await rows.fetchall()]
+        return [row[0] for row in await self.rows("SELECT position FROM task_event ORDER BY position")]
 
     async def history(self, task_id: str) -> list[task_pb2.TaskEvent]:
         """Every event of an ended task."""

@@ -5,11 +5,13 @@ Tasks: submit, read, end, repeat and watch."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from interlock.common.v1 import permit_pb2 as _permit_pb2
 from interlock.orchestrator.v1 import task_pb2 as _task_pb2
+from interlock.registry.v1 import agent_pb2 as _agent_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,6 +57,10 @@ class SubmitTaskRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_START_TIMEOUT_FIELD_NUMBER: _builtins.int
+    START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Name of the agent."""
     agent_version: _builtins.str
@@ -75,6 +81,22 @@ class SubmitTaskRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels: at most 32, keys of `[a-z0-9_.-]{1,63}`, values of at most 255 characters."""
 
+    @_builtins.property
+    def retry(self) -> _agent_pb2.RetryPolicy:
+        """How failures of this task are repeated; what is set here goes before the agent version's."""
+
+    @_builtins.property
+    def schedule_to_start_timeout(self) -> _duration_pb2.Duration:
+        """How long it may wait for its first attempt; absent = for ever. Then it is FAILED."""
+
+    @_builtins.property
+    def start_to_close_timeout(self) -> _duration_pb2.Duration:
+        """Longest time of one attempt, at most 24 hours; absent = the agent version's. Then the attempt has failed, and may be repeated."""
+
+    @_builtins.property
+    def schedule_to_close_timeout(self) -> _duration_pb2.Duration:
+        """How long it may take in all, over every attempt; absent = for ever. Then it is FAILED. Stands still while it is PAUSED or INPUT_REQUIRED."""
+
     def __init__(
         self,
         *,
@@ -86,10 +108,14 @@ class SubmitTaskRequest(_message.Message):
         request_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        retry: _agent_pb2.RetryPolicy | None = ...,
+        schedule_to_start_timeout: _duration_pb2.Duration | None = ...,
+        start_to_close_timeout: _duration_pb2.Duration | None = ...,
+        schedule_to_close_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_json", b"input_json", "payload", b"payload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_json", b"input_json", "payload", b"payload", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "input", b"input", "input_json", b"input_json", "labels", b"labels", "payload", b"payload", "request_id", b"request_id", "task_type", b"task_type", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "input", b"input", "input_json", b"input_json", "labels", b"labels", "payload", b"payload", "request_id", b"request_id", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout", "task_type", b"task_type", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["input", "input_json"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015

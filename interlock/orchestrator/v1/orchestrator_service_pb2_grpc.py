@@ -114,7 +114,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,7 +42,7 @@ class OrchestratorServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]
@@ -95,7 +95,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
@@ -163,7 +163,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ListTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.ListTasksResponse]]:
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
 

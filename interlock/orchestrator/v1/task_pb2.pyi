@@ -5,11 +5,13 @@ What a task, its events and its steps are."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from interlock.registry.v1 import agent_pb2 as _agent_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -385,6 +387,11 @@ class Task(_message.Message):
     PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
     DEAD_LETTERED_FIELD_NUMBER: _builtins.int
     INPUT_REQUESTS_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_START_TIMEOUT_FIELD_NUMBER: _builtins.int
+    START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -459,6 +466,26 @@ class Task(_message.Message):
     def input_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputRequest]:
         """What it has asked for and nobody has answered. Only in GetTask."""
 
+    @_builtins.property
+    def retry(self) -> _agent_pb2.RetryPolicy:
+        """How its failures are repeated."""
+
+    @_builtins.property
+    def schedule_to_start_timeout(self) -> _duration_pb2.Duration:
+        """How long it may wait for its first attempt; absent = for ever."""
+
+    @_builtins.property
+    def start_to_close_timeout(self) -> _duration_pb2.Duration:
+        """Longest time of one attempt."""
+
+    @_builtins.property
+    def schedule_to_close_timeout(self) -> _duration_pb2.Duration:
+        """How long it may take in all; absent = for ever."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When schedule_to_close_timeout runs out; absent while it stands still, because the task waits for a person."""
+
     def __init__(
         self,
         *,
@@ -490,10 +517,15 @@ class Task(_message.Message):
         pause_requested: _builtins.bool = ...,
         dead_lettered: _builtins.bool = ...,
         input_requests: _abc.Iterable[Global___InputRequest] | None = ...,
+        retry: _agent_pb2.RetryPolicy | None = ...,
+        schedule_to_start_timeout: _duration_pb2.Duration | None = ...,
+        start_to_close_timeout: _duration_pb2.Duration | None = ...,
+        schedule_to_close_timeout: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "input", b"input", "run_after", b"run_after", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "start_time", b"start_time", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,67 @@
+"""When silent sessions are taken for dead."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_svc.lapses import LapseGuard, Lapses
+
+LEASE = 10.0
+
+
+def guard() -> LapseGuard:
+    return LapseGuard(share=0.2, lease=LEASE)
+
+
+def seen(opened: int, lapsed: int) -> Lapses:
+    return Lapses(open=opened, lapsed=lapsed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=20))
+def test_of_fewer_than_five_sessions_any_number_may_end(history: list[tuple[int, int]]) -> None:
+    judge = guard()
+    for now, (opened, lapsed) in enumerate(history):
+        assert judge.may_end(seen(opened, min(opened, lapsed)), now)
+
+
+def test_one_of_five_may_end_and_two_of_five_may_not() -> None:
+    assert guard().may_end(seen(5, 1), 0)
+    assert not guard().may_end(seen(5, 2), 0)
+
+
+def test_when_the_others_are_heard_for_a_lease_the_silent_ones_are_dead() -> None:
+    judge = guard()
+    assert [judge.may_end(seen(10, 4), now) for now in (0, 5, 9.9, 10)] == [False, False, False, True]
+    assert not judge.alarmed
+
+
+def test_the_lease_counts_anew_with_each_further_session_that_falls_silent() -> None:
+    judge = guard()
+    for now, lapsed in ((0, 4), (5, 5), (14, 5)):
+        assert not judge.may_end(seen(10, lapsed), now)
+    assert judge.may_end(seen(10, 5), 15)
+
+
+def test_while_nobody_at_all_is_heard_nobody_is_dead() -> None:
+    judge = guard()
+    assert not any(judge.may_end(seen(6, 6), now) for now in range(0, 1000, 7))
+    assert not judge.may_end(seen(7, 6), 1000)
+    assert judge.may_end(seen(7, 6), 1010)
+
+
+def test_when_all_are_heard_again_the_alarm_is_over() -> None:
+    judge = guard()
+    assert not judge.may_end(seen(10, 9), 0)
+    assert judge.may_end(seen(10, 0), 1)
+    assert judge.may_end(seen(10, 1), 2)
+
+
+@given(st.lists(st.tuples(st.integers(5, 50), st.integers(0, 50), st.floats(0.1, 5)), max_size=60))
+def test_more_than_a_fifth_never_ends_in_the_moment_in_which_it_lapses(
+    history: list[tuple[int, int, float]],
+) -> None:
+    judge, now, before = guard(), 0.0, 0
+    for opened, some, passes in history:
+        lapsed = min(opened, some)
+        if judge.may_end(seen(opened, lapsed), now):
+            assert lapsed <= 0.2 * opened or lapsed <= before
+        now, before = now + passes, lapsed
