@@ -10,12 +10,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import inputs, journal, lifecycle, metrics
+from orchestrator_svc import inputs, journal, lifecycle, metrics, uncertain
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
-from orchestrator_svc.changes import Batch, TaskChanges
+from orchestrator_svc.changes import AuditKind, Batch, TaskChanges
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
 from orchestrator_svc.failures import log_failures
-from orchestrator_svc.lifecycle import Ending, Outcome, TaskError, TaskState
+from orchestrator_svc.lifecycle import Ending, InputKind, Outcome, TaskError, TaskState
 from orchestrator_svc.records import (
     AgentPin,
     Answer,
@@ -24,12 +24,14 @@ from orchestrator_svc.records import (
     LockedTask,
     Step,
     StepInput,
+    StepStatus,
     StoredInput,
 )
 from orchestrator_svc.rights import HeldAttempt
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.errors import DomainError, PermissionDenied
 from svc_kit.group_commit import GroupCommit, Observer
+from svc_kit.strict_json import digest
 
 _ROW_BYTES = 1024
 
@@ -230,7 +232,8 @@ class Attempts:
                 batch.accept(_refusal(batch.tasks[changes.task.task_id], write, error))
                 raise
         answer = _answer(batch, changes.task, write.end)
-        if answer is not None:
+        if answer is not None and isinstance(write.end, Question):
+            _settle(batch, changes, write.end.request, answer)
             written = replace(written, answer=answer)
         elif write.end is not None:
             changes.asked = write.end.request if isinstance(write.end, Question) else None
@@ -313,10 +316,14 @@ def _step_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
     keys = {
         (write.held.ref.tenant, write.held.ref.task_id, part.step_key)
         for write in writes
-        for part in (write.finish, write.begin)
-        if part is not None
+        for part in (write.finish, write.begin, _asked(write.end))
+        if part is not None and part.step_key
     }
     return sorted(keys)
+
+
+def _asked(end: End | None) -> InputRequest | None:
+    return end.request if isinstance(end, Question) else None
 
 
 def _input_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
@@ -336,6 +343,23 @@ def _answer(batch: Batch, task: LockedTask, end: End | None) -> Answer | None:
     if known is None or known.answer is None or inputs.violations(end.request, known.answer):
         return None
     return known.answer
+
+
+def _settle(batch: Batch, changes: TaskChanges, asked: InputRequest, answer: Answer) -> None:
+    """What a person said of a step whose outcome nobody knows goes into the journal."""
+    if asked.kind is not InputKind.UNCERTAIN_STEP:
+        return
+    step = batch.step(changes.task.task_id, asked.step_key)
+    settled = uncertain.settle(step, asked.input_id, answer, changes.task.status.attempt)
+    if settled is None:
+        return
+    step, decision = settled
+    over = step.status is not StepStatus.STARTED
+    changes.put_step(step, EventType.STEP_FINISHED if over else EventType.STEP_STARTED)
+    facts = {"change": "STEP_SETTLED", "input_id": asked.input_id, "decision": str(decision)}
+    if step.output_json is not None:
+        facts["output_digest"] = digest(step.output_json.encode())
+    changes.note(AuditKind.STATE_CHANGE, actor=answer.subject, **facts)
 
 
 def _runnable(accepted: Sequence[TaskChanges]) -> Counter[str]:

@@ -77,9 +77,12 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     trace = subject.traceparent.split("-")
     if len(trace) == _TRACEPARENT_PARTS:
         event.trace_id, event.span_id = trace[1], trace[2]
-    for fact in ("outcome", "change", "input_id"):
+    for fact in ("outcome", "change", "input_id", "decision", "output_digest"):
         if fact in row.body:
             event.attributes[fact] = row.body[fact]
+    if "decision" in row.body and cause.step is not None:
+        event.step_key, event.tool = cause.step.step_key, cause.step.name
+        event.call_id = str(cause.step.call_id)
     if kind is AuditKind.PROMPT:
         _add_part(event, "input", subject.input_json)
     elif kind is AuditKind.RESULT:

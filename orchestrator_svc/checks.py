@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
+from orchestrator_svc import uncertain
 from orchestrator_svc.attempts import Completion, Failure, Question
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.lifecycle import InputKind, TaskError, Timeout
@@ -198,6 +199,13 @@ def question(request: worker_service_pb2.RequestInputRequest) -> tuple[StepFinis
     if len(request.prompt) > MAX_PROMPT or "\0" in request.prompt:
         found.append(Violation("prompt", f"must be at most {MAX_PROMPT} characters, without NUL"))
     found += _schema(request.schema_json, "schema_json")
+    schema = request.schema_json
+    if kind is InputKind.UNCERTAIN_STEP:
+        schema = uncertain.SCHEMA_JSON
+        if not request.step_key or not request.input_id.startswith(uncertain.PREFIX):
+            found.append(Violation("input_id", f"must be {uncertain.PREFIX} and the call id of `step_key`"))
+        if request.schema_json:
+            found.append(Violation("schema_json", "must be empty: what may be said of a step is fixed"))
     _raise(found)
     return finished, Question(
         request=InputRequest(
@@ -205,7 +213,7 @@ def question(request: worker_service_pb2.RequestInputRequest) -> tuple[StepFinis
             kind=kind or InputKind.QUESTION,
             step_key=request.step_key,
             prompt=request.prompt,
-            schema_json=request.schema_json,
+            schema_json=schema,
         )
     )
 

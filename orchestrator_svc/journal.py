@@ -12,7 +12,8 @@ from orchestrator_svc.records import LockedTask, Step, StepInput, StepStatus
 class StepFinish:
     """How a step ended.
 
-    `argument_digest` is what the gateway's verified receipt names; empty for a refused call, which has none.
+    `argument_digest` and `call_id` are what the gateway's verified receipt names; empty for a refused call,
+    which has none.
     """
 
     step_key: str
@@ -20,6 +21,7 @@ class StepFinish:
     output_json: str | None = field(default=None, repr=False)
     error: TaskError | None = None
     argument_digest: str = ""
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Recorded:
 
 
 def call_id(task_id: uuid.UUID, step_key: str) -> uuid.UUID:
-    """The id of the step's call: the same in every attempt."""
+    """The id of the step's call: the same in every attempt, until a person has a lost call done again."""
     return uuid.uuid5(task_id, step_key)
 
 
@@ -70,6 +72,8 @@ def finish(task: LockedTask, known: Step | None, finished: StepFinish) -> Step |
         raise step_not_found(task.task_id, key, f"was not begun by attempt {task.status.attempt}")
     if finished.argument_digest and finished.argument_digest != known.input_digest:
         raise receipt_mismatch("is for a call with other arguments")
+    if finished.call_id and finished.call_id != str(known.call_id):
+        raise receipt_mismatch("is for another call id")
     outcome = (finished.status, finished.output_json, finished.error)
     if known.status is StepStatus.STARTED:
         return replace(known, status=finished.status, output_json=finished.output_json, error=finished.error)

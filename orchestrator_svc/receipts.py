@@ -10,7 +10,6 @@ from interlock.common.v1 import permit_pb2
 from interlock.common.v1.permit_pb2 import PublicKey
 from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc, tool_call_pb2
 from orchestrator_svc.errors import receipt_mismatch
-from orchestrator_svc.journal import call_id
 from orchestrator_svc.records import AttemptRef, StepStatus
 from svc_kit.peer_keys import PeerKeys
 from svc_kit.signing import RECEIPT_PURPOSE, KeyRing
@@ -46,8 +45,8 @@ class Receipts:
 
     async def check(
         self, signed: permit_pb2.Signed, ref: AttemptRef, step_key: str, status: StepStatus, outcome: str
-    ) -> str:
-        """The digest of the arguments that the call ran with; `outcome` is the output, or the error's text.
+    ) -> tool_call_pb2.Receipt:
+        """The receipt, for the journal knows arguments and call id; `outcome` is output, or the error's text.
 
         Raises SIGNATURE_INVALID or PEER_UNAVAILABLE.
         """
@@ -57,14 +56,13 @@ class Receipts:
             "tenant": ref.tenant,
             "task_id": str(ref.task_id),
             "step_key": step_key,
-            "call_id": str(call_id(ref.task_id, step_key)),
             "is_error": status is StepStatus.FAILED,
             "result_digest": digest(outcome.encode()),
         }
         for field, expected in bound.items():
             if getattr(receipt, field) != expected:
                 raise receipt_mismatch(f"is for another {field.replace('_', ' ')}")
-        return receipt.argument_digest
+        return receipt
 
 
 def _parsed(payload: bytes) -> tool_call_pb2.Receipt:

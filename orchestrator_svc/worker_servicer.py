@@ -180,8 +180,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             return finish
         # The gateway signed the tool's own words, not what is kept of them.
         outcome = sent.output_json if finish.status is StepStatus.COMPLETED else sent.error.message
-        digest = await self._receipts.check(sent.receipt, held.ref, finish.step_key, finish.status, outcome)
-        return replace(finish, argument_digest=digest)
+        receipt = await self._receipts.check(sent.receipt, held.ref, finish.step_key, finish.status, outcome)
+        return replace(finish, argument_digest=receipt.argument_digest, call_id=receipt.call_id)
 
 
 def _tenants_of(pool: str) -> frozenset[str]:

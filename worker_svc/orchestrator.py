@@ -49,6 +49,10 @@ class Orchestrator:
         """End the attempt with a failure."""
         await _written(lambda: self._stub.FailTask(request, timeout=_CALL_SECONDS))
 
+    async def request_input(self, request: messages.RequestInputRequest) -> messages.RequestInputResponse:
+        """Ask a person; without an answer the attempt is over."""
+        return await _written(lambda: self._stub.RequestInput(request, timeout=_CALL_SECONDS))
+
     async def give_back(self, request: messages.ReleaseTaskRequest) -> None:
         """End the attempt without a failure."""
         await _written(lambda: self._stub.ReleaseTask(request, timeout=_CALL_SECONDS))

@@ -76,6 +76,7 @@ class Runner:
         try:
             async with limit:
                 result = await self._result(claimed, journal)
+                journal.check()
                 last = await journal.tell()
         except StaleAttempt:
             raise

@@ -19,7 +19,7 @@ from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from svc_kit.status import RemoteError
 from worker_svc.attempts import Attempt
-from worker_svc.errors import AttemptPaused
+from worker_svc.errors import AttemptPaused, StaleAttempt
 from worker_svc.gateway import Gateway, is_verdict, was_executed
 from worker_svc.orchestrator import Orchestrator
 
@@ -47,6 +47,11 @@ class Journal:
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        # Steps about which a person is asked; `_settled` is set while there are none.
+        self._settling = 0
+        self._settled = asyncio.Event()
+        # What ends the attempt, even if the agent caught it.
+        self._fatal: AgentError | None = None
 
     @property
     def task_id(self) -> str:
@@ -75,6 +80,11 @@ class Journal:
         """Into the worker's log; see AgentContext."""
         _LOG.info("agent_said", task_id=self.task_id, attempt=self.attempt, text=message[:_MAX_SAID])
 
+    def check(self) -> None:
+        """Raise what should have ended the attempt, if the agent caught it."""
+        if self._fatal is not None:
+            raise self._fatal
+
     async def tell(self) -> messages.FinishStep | None:
         """Tell the ends of all steps but the last one, which is returned.
 
@@ -90,33 +100,81 @@ class Journal:
 
         None begins while the task is to be paused: once those under way have ended, the attempt ends.
         """
+        while self._settling:
+            self._settled.clear()
+            await self._settled.wait()
         while self._attempt.pausing:
             await self._quiet.wait()
             if self._attempt.pausing:
                 self._attempt.order(AttemptPaused("the task is to be paused"))
                 await asyncio.Event().wait()  # the order cancels it
-        self._under_way += 1
-        self._quiet.clear()
+        self._enter()
         try:
             yield
         finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
+            self._leave()
+
+    def _enter(self) -> None:
+        self._under_way += 1
+        self._quiet.clear()
+
+    def _leave(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._quiet.set()
 
     async def _call_tool(self, begin: messages.BeginStep) -> Any:
-        for permits_left in reversed(range(_PERMITS)):
+        permits = _PERMITS
+        while True:
             answer = await self._begin(begin)
             if answer.HasField("recorded"):
-                return _recorded(answer.recorded.step)
+                return self._recorded(answer.recorded.step)
             try:
                 outcome = await self._gateway.execute(answer.start.permit, answer.start.input_json)
             except RemoteError as problem:
-                if problem.reason == "PERMIT_EXPIRED" and permits_left:
+                permits -= 1
+                if problem.reason == "PERMIT_EXPIRED" and permits:
+                    continue
+                if problem.reason == "OUTCOME_UNKNOWN":
+                    await self._settle(begin, answer.start.call_id)
                     continue
                 raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
             return self._finished(begin.step_key, outcome)
-        raise AssertionError("the last permit either answers or raises")
+
+    async def _settle(self, begin: messages.BeginStep, call_id: str) -> None:
+        """Have a person say what became of a call; returns once the journal knows, or the attempt ends here.
+
+        Steps beside it come to their ends first, and none begins: what an attempt leaves behind is lost.
+        """
+        self._settling += 1
+        self._leave()
+        try:
+            await self._quiet.wait()
+            await self._tell_all()
+            request = messages.RequestInputRequest(
+                attempt_token=self._attempt.token,
+                input_id=f"uncertain-{call_id}",
+                kind=task_pb2.INPUT_KIND_UNCERTAIN_STEP,
+                step_key=begin.step_key,
+                prompt=f"{begin.name} may run only once and was lost while it ran. Did it have its effect?",
+            )
+            answer = await self._orchestrator.request_input(request)
+            if not answer.HasField("provided"):
+                self._attempt.order(StaleAttempt(f"a person is asked what became of step {begin.step_key}"))
+                await asyncio.Event().wait()  # the order cancels it
+        finally:
+            self._enter()
+            self._settling -= 1
+            if not self._settling:
+                self._settled.set()
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._untold:
+                await self._record(None)
+        except RemoteError as problem:
+            # The call is joined again by the next attempt.
+            _LOG.warning("step_end_refused", task_id=self.task_id, error=str(problem))
 
     async def _begin(self, begin: messages.BeginStep) -> messages.RecordStepResponse:
         try:
@@ -125,7 +183,7 @@ class Journal:
             reason = problem.reason or problem.code.name
             if reason == "TOOL_NOT_BOUND":
                 raise ToolRefused(problem.message, reason=reason, call_id="") from problem
-            raise AgentError(problem.message, error_class=reason, retryable=False) from problem
+            raise self._end(problem.message, error_class=reason) from problem
 
     async def _record(self, begin: messages.BeginStep | None) -> messages.RecordStepResponse:
         """Tell the oldest untold end, begin a step, or both."""
@@ -176,15 +234,20 @@ class Journal:
             if receipt is not None:
                 self._failed(step_key, reason, problem.message, receipt)
             return ToolError(problem.message, error_class=reason)
-        # Nothing is known to have been decided: another attempt asks again under the same call id. Whether an
-        # unknown outcome may be tried again is for the gateway to say, by the tool's side effect.
-        retryable = reason != "OUTCOME_UNKNOWN"
-        return AgentError(problem.message, error_class=reason, retryable=retryable)
+        # Nothing is known to have been decided: another attempt asks again under the same call id.
+        return self._end(problem.message, error_class=reason, retryable=True)
 
+    def _end(self, message: str, *, error_class: str, retryable: bool = False) -> AgentError:
+        """What ends the attempt; the first one stands."""
+        error = AgentError(message, error_class=error_class, retryable=retryable)
+        self._fatal = self._fatal or error
+        return error
 
-def _recorded(step: task_pb2.Step) -> Any:
-    if step.status == task_pb2.STEP_STATUS_COMPLETED:
-        return json.loads(step.output_json)
-    if step.status == task_pb2.STEP_STATUS_REFUSED:
-        raise ToolRefused(step.error.message, reason=step.error.error_class, call_id=step.call_id)
-    raise ToolError(step.error.message, error_class=step.error.error_class)
+    def _recorded(self, step: task_pb2.Step) -> Any:
+        if step.status == task_pb2.STEP_STATUS_COMPLETED:
+            return json.loads(step.output_json)
+        if step.status == task_pb2.STEP_STATUS_REFUSED:
+            raise ToolRefused(step.error.message, reason=step.error.error_class, call_id=step.call_id)
+        if step.error.error_class == "UNCERTAIN_STEP":
+            raise self._end(step.error.message, error_class=step.error.error_class)
+        raise ToolError(step.error.message, error_class=step.error.error_class)

@@ -74,7 +74,8 @@ _STEPS = """steps AS (
         AS j (task_id, step_key, tenant, ordinal, kind, name, status, call_id, digest, input, output, error,
             attempt, over)
     ON CONFLICT (task_id, step_key) DO UPDATE SET status = excluded.status, output = excluded.output,
-        error = excluded.error, attempt = excluded.attempt, end_time = excluded.end_time
+        error = excluded.error, attempt = excluded.attempt, end_time = excluded.end_time,
+        call_id = excluded.call_id
 )"""
 _CLAIMS = """claims AS (
     INSERT INTO claim (claim_id, session_id, tenant, task_id, attempt, create_time)

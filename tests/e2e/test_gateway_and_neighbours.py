@@ -1,5 +1,6 @@
 """The gateway dies in the middle of calls, and its neighbours go away: nothing runs unrecorded or twice."""
 
+import json
 import os
 import signal
 import time
@@ -12,7 +13,11 @@ import pytest
 from interlock.client import Client
 from interlock.common.remote_error import RemoteError
 from interlock.gateway.v1 import tool_call_pb2
-from interlock.orchestrator.v1 import orchestrator_service_pb2, orchestrator_service_pb2_grpc
+from interlock.orchestrator.v1 import (
+    orchestrator_service_pb2,
+    orchestrator_service_pb2_grpc,
+    task_pb2,
+)
 from tests.e2e.observing import (
     COMPLETED,
     FAILED,
@@ -98,20 +103,55 @@ async def test_a_harmless_call_whose_gateway_is_killed_is_run_again(
     assert [entry.said[1] for entry in results] == ["UNKNOWN", "COMPLETED"]
 
 
-async def test_a_call_that_must_not_run_twice_stays_unknown_when_its_gateway_is_killed(
+async def test_of_a_call_that_must_not_run_twice_a_person_says_what_became_of_it(
     suite: RunningSuite, client: Client
 ) -> None:
-    task_id = await submit(client, NAP_ONCE.name, seconds=1.5)
-    await running_call(client, task_id)
+    said = {
+        "HAPPENED": {"decision": "HAPPENED", "output": {"told": "by a person"}},
+        "REPEAT": {"decision": "REPEAT"},
+        "FAIL": {"decision": "FAIL", "message": "not worth it"},
+    }
+    task_ids = {name: await submit(client, NAP_ONCE.name, seconds=3) for name in said}
+    for task_id in task_ids.values():
+        await running_call(client, task_id)
     await kill_gateway(suite)
-    (task,) = await ended(client, task_id)
-    assert (task.state, task.error.error_class) == (FAILED, "OUTCOME_UNKNOWN")
-    await assert_ended_once(client, task)
-    (call,) = await calls(client, task_id)
-    assert call.status == tool_call_pb2.TOOL_CALL_STATUS_UNKNOWN
-    recorded = await full_trail(client, task)
-    assert [entry.said[1] for entry in entries_of(recorded, "TOOL_CALL")] == ["RUNNING"]
-    assert [entry.said[1] for entry in entries_of(recorded, "TOOL_RESULT")] == ["UNKNOWN"]
+    for name, answer in said.items():
+        await answered(client, task_ids[name], answer)
+    tasks = {task.task_id: task for task in await ended(client, *task_ids.values())}
+    happened, repeated, failed = (tasks[task_ids[name]] for name in said)
+    assert (happened.state, happened.result_json) == (COMPLETED, '{"told":"by a person"}')
+    assert repeated.state == COMPLETED and "at" in json.loads(repeated.result_json)
+    assert (failed.state, failed.error.error_class, failed.error.message) == (
+        FAILED,
+        "UNCERTAIN_STEP",
+        "not worth it",
+    )
+    for name, task in zip(said, (happened, repeated, failed), strict=True):
+        await assert_ended_once(client, task)
+        statuses = [call.status for call in await calls(client, task.task_id)]
+        again = [tool_call_pb2.TOOL_CALL_STATUS_COMPLETED] if name == "REPEAT" else []
+        assert sorted(statuses) == sorted([tool_call_pb2.TOOL_CALL_STATUS_UNKNOWN, *again])
+        recorded = await full_trail(client, task)
+        began = [entry.said[1] for entry in entries_of(recorded, "TOOL_CALL")]
+        assert began == ["RUNNING"] * len(statuses)
+        decisions = [
+            said for entry in recorded if (said := entry.fields.get("attributes", {}).get("decision"))
+        ]
+        assert [decision for decision in decisions if decision] == [name]
+
+
+async def answered(client: Client, task_id: str, answer: object) -> None:
+    """Say what became of the step, once the task asks."""
+
+    async def asks() -> task_pb2.Task | None:
+        task = await client.get(task_id)
+        return task if task.state == task_pb2.TASK_STATE_INPUT_REQUIRED else None
+
+    task = await eventually(asks, seconds=30)
+    (request,) = task.input_requests
+    assert task.input_kind == task_pb2.INPUT_KIND_UNCERTAIN_STEP and NAP_ONCE.tool in request.prompt
+    provision = orchestrator_service_pb2.ProvideInputRequest(task_id=task_id, answer_json=json.dumps(answer))
+    await client.tasks.ProvideInput(provision)
 
 
 async def kill_gateway(suite: RunningSuite) -> None:

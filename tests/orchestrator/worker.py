@@ -192,13 +192,20 @@ class Worker:
         return (await self.stub.FailTask(request)).state
 
     async def ask(
-        self, claimed: messages.ClaimedTask, input_id: str = "sure", *, schema: str = "", kind: int = 1
+        self,
+        claimed: messages.ClaimedTask,
+        input_id: str = "sure",
+        *,
+        schema: str = "",
+        kind: int = 1,
+        step_key: str = "",
     ) -> messages.RequestInputResponse:
         return await self.stub.RequestInput(
             messages.RequestInputRequest(
                 attempt_token=claimed.attempt_token,
                 input_id=input_id,
                 kind=task_pb2.InputKind.ValueType(kind),
+                step_key=step_key,
                 prompt="Are you sure?",
                 schema_json=schema,
             )

@@ -16,7 +16,15 @@ from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2_grpc
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.registry.v1 import agent_pb2, registry_service_pb2, registry_service_pb2_grpc
-from svc_kit.errors import Aborted, DomainError, InvalidArgument, PermissionDenied, Unavailable
+from svc_kit.errors import (
+    Aborted,
+    DomainError,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    Unknown,
+)
 from svc_kit.status import STATUS_KEY, to_status
 from worker_svc.attempts import Attempt, Attempts
 from worker_svc.claims import Claims
@@ -34,6 +42,10 @@ DENIED = PermissionDenied(
     "no policy allows it",
     metadata={"execution_state": "NOT_STARTED", "verdict": "true"},
 )
+LOST = Unknown(
+    errors_pb2.ERROR_REASON_OUTCOME_UNKNOWN, "lost while it ran", metadata={"execution_state": "UNKNOWN"}
+)
+CHANGED = FailedPrecondition(errors_pb2.ERROR_REASON_NONDETERMINISM, "with other input")
 
 
 @dataclass
@@ -48,6 +60,7 @@ class Script:
     completed: list[messages.CompleteTaskRequest] = field(default_factory=list)
     failed: list[messages.FailTaskRequest] = field(default_factory=list)
     released: list[messages.ReleaseTaskRequest] = field(default_factory=list)
+    asked: list[messages.RequestInputRequest] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     claimable: deque[messages.ClaimedTask] = field(default_factory=deque)
     # Holds up the answer to a claim until it is set.
@@ -106,6 +119,12 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         await self._script.check("FailTask", context)
         self._script.failed.append(request)
         return messages.FailTaskResponse(state=task_pb2.TASK_STATE_FAILED)
+
+    async def RequestInput(
+        self, request: messages.RequestInputRequest, context: Any
+    ) -> messages.RequestInputResponse:
+        self._script.asked.append(request)
+        return messages.RequestInputResponse()
 
     async def ReleaseTask(self, request: Any, context: Any) -> messages.ReleaseTaskResponse:
         self._script.released.append(request)

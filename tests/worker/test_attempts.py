@@ -1,6 +1,7 @@
 """One attempt against peers that are away, refuse, or overtake it."""
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from svc_kit.errors import FailedPrecondition, PermissionDenied
 from tests.worker.scripted import (
     AWAY,
+    CHANGED,
     DENIED,
+    LOST,
     NOT_ACCEPTED,
     STALE,
     Worker,
@@ -239,3 +242,38 @@ async def test_a_draining_worker_gives_back_what_it_runs_and_what_a_late_claim_b
     await asyncio.gather(draining, late)
     assert len(worker.script.released) == 2
     assert worker.script.failed == []
+
+
+async def test_an_unknown_outcome_parks_the_task_once_the_steps_beside_it_have_ended(worker: Worker) -> None:
+    worker.script.will_fail("ExecuteTool", LOST, *[AWAY] * 4)
+    went_on = False
+
+    async def side_by_side(context: AgentContext, _: dict[str, Any]) -> Any:
+        nonlocal went_on
+        await asyncio.gather(*(context.call_tool("tool", {"n": n}) for n in range(2)))
+        went_on = True
+
+    await worker.run(side_by_side)
+    (asked,) = worker.script.asked
+    assert (asked.kind, asked.input_id) == (
+        task_pb2.INPUT_KIND_UNCERTAIN_STEP,
+        f"uncertain-{asked.step_key}",
+    )
+    # The other call was waited for, and its end is told before the attempt is over.
+    assert len(worker.script.executed) == 1 and worker.script.finished() == worker.script.executed
+    assert not went_on
+    assert (worker.script.completed, worker.script.failed, worker.script.released) == ([], [], [])
+
+
+async def test_what_ends_an_attempt_ends_it_though_the_agent_has_caught_it(worker: Worker) -> None:
+    worker.script.will_fail("RecordStep", CHANGED)
+
+    async def deaf(context: AgentContext, _: dict[str, Any]) -> Any:
+        with contextlib.suppress(Exception):
+            await context.call_tool("tool", {})
+        return "went on"
+
+    await worker.run(deaf)
+    (failed,) = worker.script.failed
+    assert (failed.error.error_class, failed.error.retryable) == ("NONDETERMINISM", False)
+    assert worker.script.completed == []

@@ -112,7 +112,10 @@ class _InputKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputKind.V
     INPUT_KIND_APPROVAL: _InputKind.ValueType  # 2
     """A yes or no to exactly one tool call."""
     INPUT_KIND_UNCERTAIN_STEP: _InputKind.ValueType  # 3
-    """A word on what became of a step whose outcome nobody knows."""
+    """A word on what became of a step whose outcome nobody knows: its tool may run at most once, and was lost while it ran. The answer is one of
+    `{"decision": "HAPPENED", "output": <the step's output>}`, `{"decision": "REPEAT"}` (it is called again, under a new call id) and
+    `{"decision": "FAIL", "message": "…"}` (the task fails with UNCERTAIN_STEP; the message may be left out).
+    """
 
 class InputKind(_InputKind, metaclass=_InputKindEnumTypeWrapper):
     """What a task that requires input waits for."""
@@ -124,7 +127,10 @@ INPUT_KIND_QUESTION: InputKind.ValueType  # 1
 INPUT_KIND_APPROVAL: InputKind.ValueType  # 2
 """A yes or no to exactly one tool call."""
 INPUT_KIND_UNCERTAIN_STEP: InputKind.ValueType  # 3
-"""A word on what became of a step whose outcome nobody knows."""
+"""A word on what became of a step whose outcome nobody knows: its tool may run at most once, and was lost while it ran. The answer is one of
+`{"decision": "HAPPENED", "output": <the step's output>}`, `{"decision": "REPEAT"}` (it is called again, under a new call id) and
+`{"decision": "FAIL", "message": "…"}` (the task fails with UNCERTAIN_STEP; the message may be left out).
+"""
 Global___InputKind: _TypeAlias = InputKind  # noqa: Y015
 
 class _TimeoutKind:

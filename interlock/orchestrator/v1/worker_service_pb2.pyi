@@ -755,7 +755,7 @@ class RequestInputRequest(_message.Message):
     SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
     input_id: _builtins.str
-    """Names the request within the task, the same in every attempt: `[A-Za-z0-9_.:-]{1,128}`."""
+    """Names the request within the task, the same in every attempt: `[A-Za-z0-9_.:-]{1,128}`. For UNCERTAIN_STEP: `uncertain-` and the step's call id."""
     kind: _task_pb2.InputKind.ValueType
     """What is asked for."""
     step_key: _builtins.str
@@ -763,7 +763,7 @@ class RequestInputRequest(_message.Message):
     prompt: _builtins.str
     """The question, for people; at most 16 KiB."""
     schema_json: _builtins.str
-    """JSON Schema 2020-12 of the answer, at most 64 KiB; empty = any JSON."""
+    """JSON Schema 2020-12 of the answer, at most 64 KiB; empty = any JSON. Empty for UNCERTAIN_STEP: what may be said of a step is fixed."""
     @_builtins.property
     def attempt_token(self) -> _permit_pb2.Signed:
         """Right to act for the attempt."""

@@ -135,7 +135,7 @@ class WorkerServiceServicer:
 
     def RequestInput(self, request, context):
         """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
-        that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

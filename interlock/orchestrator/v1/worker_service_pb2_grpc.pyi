@@ -61,7 +61,7 @@ class WorkerServiceStub:
     """
     RequestInput: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
-    that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
     """
     ReleaseTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]
     """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
@@ -99,7 +99,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
     RequestInput: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]  # type: ignore[assignment]
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
-    that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
     """
     ReleaseTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]  # type: ignore[assignment]
     """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
@@ -176,7 +176,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.RequestInputResponse, _abc.Awaitable[_worker_service_pb2.RequestInputResponse]]:
         """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
-        that asks the same is answered here at once. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
         """
 
     @_abc_1.abstractmethod
