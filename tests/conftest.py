@@ -1,6 +1,34 @@
 """What every test may ask for."""
 
+import pytest
+
 from tests.suite_fixtures import postgres_server, valkey_server
 from tests.suite_running import running_suite
 
 __all__ = ["postgres_server", "running_suite", "valkey_server"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The long forms of tests."""
+    parser.addoption(
+        "--chaos",
+        type=int,
+        nargs="?",
+        const=10_000,
+        default=0,
+        metavar="TASKS",
+        help="only the long chaos run, over so many tasks (10,000)",
+    )
+    parser.addoption("--chaos-number", type=int, help="replay the chaos run that printed this number")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --chaos nothing else runs."""
+    if config.getoption("--chaos"):
+        chosen = [
+            item
+            for item in items
+            if item.name == "test_nothing_is_lost_or_done_twice_over_faults_without_end"
+        ]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen

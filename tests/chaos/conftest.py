@@ -1,0 +1,50 @@
+"""One suite with two orchestrators and two workers, for what strikes at random or moves between them."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from interlock.client import Client
+from tests.chaos.load import WORKS
+from tests.e2e.catalogue import publish
+from tests.e2e.observing import people, settled
+from tests.e2e.suite import RunningSuite
+
+
+@pytest.fixture(scope="session")
+def suite() -> Iterator[RunningSuite]:
+    """A running suite that knows the works of the load."""
+    # Not pytest's own temporary folder: a unix socket's path may hold 107 bytes only.
+    folder = Path(tempfile.mkdtemp(prefix="il-"))
+    suite = RunningSuite(
+        folder / "a",
+        "--orchestrators=2",
+        "--workers=2",
+        # Ports that no other suite looks for: those of a killed one must still be free later.
+        port_base=30_000 + os.getpid() % 1_000 * 10,
+        # So short that hanging processes lose their leases.
+        INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="3",
+    )
+    try:
+        suite.start()
+        asyncio.run(publish(suite, WORKS))
+        yield suite
+        suite.stop()
+        assert suite.unexpected() == []
+    finally:
+        suite.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def client(suite: RunningSuite) -> AsyncIterator[Client]:
+    """A client of somebody who may do and read everything; the suite is whole before and after the test."""
+    await settled(suite)
+    async with people(suite) as client:
+        yield client
+        await settled(suite)
