@@ -224,4 +224,4 @@ def _of_the_calls(suite: RunningSuite, entries: Iterable[dict[str, Any]]) -> Ite
 
 def _ask(suite: RunningSuite, service: str, query: str, *values: object) -> list[tuple[Any, ...]]:
     with suite.database(service) as connection:
-        return connection.execute(query, values or None).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query, values or None).fetchall()

@@ -4,6 +4,7 @@ A tool can neither write a file nor open a socket, so one that must not run twic
 that its arguments say, and runs long enough to be seen.
 """
 
+import secrets
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,11 @@ def mark(number: int) -> str:
     name = f"{PREFIX}{number:x}"
     assert len(name) <= _NAME_BYTES
     return name
+
+
+def new_marks() -> int:
+    """Where the marks of a run begin: another run on the same machine must not see them as its own."""
+    return secrets.randbits(28) << 16
 
 
 class Ledger:

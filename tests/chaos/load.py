@@ -81,15 +81,13 @@ class Job:
     cancel_after: float | None = None
 
 
-def jobs(number: int, count: int) -> Iterator[Job]:
-    """What is submitted, in order; the same for the same number."""
+def jobs(number: int, count: int, *, marks: int) -> Iterator[Job]:
+    """What is submitted, in order; the same for the same number, but for the marks, counted from `marks`."""
     chance = random.Random(~number)
-    # Marks of one run must not be taken for those of another on the same machine.
-    base = chance.getrandbits(31) << 16
     for index in range(count):
         kind = chance.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
         if kind is Kind.ONCE:
-            yield Job(number=index, kind=kind, work=ONCE, task_input={"mark": ledger.mark(base + index)})
+            yield Job(number=index, kind=kind, work=ONCE, task_input={"mark": ledger.mark(marks + index)})
         elif kind in (Kind.NAP, Kind.CANCELED):
             seconds = round(chance.uniform(0.1, 2.0), 3)
             cancel_after = chance.uniform(0.0, 3.0) if kind is Kind.CANCELED else None
@@ -163,7 +161,7 @@ class Load:
 
     async def _submit(self, job: Job) -> str:
         request_id = str(uuid.uuid4())
-        submitted = await self._again(
+        submitted: task_pb2.Task = await self._again(
             lambda: self.client.submit(
                 job.work.name,
                 json.dumps(job.task_input),

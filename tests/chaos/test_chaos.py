@@ -1,6 +1,7 @@
 """Random faults under load: nothing is lost, nothing is done twice, everything is told and recorded once."""
 
 import asyncio
+import faulthandler
 import random
 from collections import Counter
 
@@ -9,7 +10,7 @@ import pytest
 from interlock.client import Client
 from tests.chaos import invariants
 from tests.chaos.faults import Striker, sequence
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, new_marks
 from tests.chaos.load import Load, jobs
 from tests.e2e.observing import eventually, settled
 from tests.e2e.suite import RunningSuite
@@ -29,7 +30,7 @@ _SECONDS = 120.0
 def test_a_number_stands_for_one_sequence_of_faults_and_one_of_tasks() -> None:
     def of(number: int) -> tuple[list[str], list[str]]:
         faults = sequence(number, shortest=1, longest=2, hang=3)
-        return [str(next(faults)) for _ in range(50)], [str(job) for job in jobs(number, 50)]
+        return [str(next(faults)) for _ in range(50)], [str(job) for job in jobs(number, 50, marks=0)]
 
     assert of(7) == of(7)
     assert of(7) != of(8)
@@ -47,6 +48,8 @@ async def test_nothing_is_lost_or_done_twice_over_faults_without_end(
     tasks = request.config.getoption("--chaos")
     if not tasks:
         pytest.skip("the long form runs with --chaos[=TASKS]")
+    # Bounded by itself, and longer than other tests may take.
+    faulthandler.cancel_dump_traceback_later()
     number = request.config.getoption("--chaos-number")
     if number is None:
         number = random.SystemRandom().getrandbits(32)
@@ -61,7 +64,7 @@ async def run_chaos(
     load, striker = Load(client, in_flight=min(_IN_FLIGHT, tasks)), Striker(suite)
     with Ledger() as ledger:
         async with asyncio.timeout(_SECONDS + _SECONDS_A_TASK * tasks):
-            loading = asyncio.create_task(load.run(jobs(number, tasks)))
+            loading = asyncio.create_task(load.run(jobs(number, tasks, marks=new_marks())))
             for fault, _ in zip(
                 sequence(number, shortest=0.3, longest=longest, hang=6), range(faults), strict=False
             ):
