@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
-from orchestrator_svc import uncertain
+from orchestrator_svc import placement_checks, uncertain
 from orchestrator_svc.attempts import Completion, Failure, Question
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.lifecycle import InputKind, TaskError, Timeout
@@ -76,6 +76,7 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
     found += _labels(request.labels)
     given_id = _uuid(request.request_id, "request_id", found) if request.request_id else None
     set_apart = overrides(request, found)
+    placement, start = placement_checks.placement(request, found), placement_checks.start(request, found)
     _raise(found)
     return Submission(
         agent=request.agent,
@@ -87,6 +88,8 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
         labels=dict(request.labels),
         request_id=given_id,
         overrides=set_apart,
+        placement=placement,
+        start=start,
     )
 
 

@@ -1,10 +1,13 @@
-"""Giving tasks to workers: one transaction decides for every worker that waits."""
+"""Giving tasks to workers: one transaction decides for every worker that waits.
+
+A queue without limits and keys is read past what others hold; of every other one the row is locked, and what
+runs in it is counted: so limits hold exactly, whoever else claims. The queues of a pool take turns.
+"""
 
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,37 +15,30 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import pool_forbidden, session_not_found
-from orchestrator_svc.records import NewClaim, Runnable, Session
+from orchestrator_svc.hand_out import HandOut, Queues, Served
+from orchestrator_svc.records import Claimer, ClaimRequest, HeldQueue, NewClaim, Runnable, Turn
 from svc_kit.errors import DomainError
 from svc_kit.group_commit import GroupCommit, Observer
 
 _ROW_BYTES = 1024
+# Queues that one transaction looks at, if there are so many: the first may have nothing after all.
+_LEAST_TURNS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRequest:
-    """A worker asks for one task of `pool`; `tenants` are those its token names with that pool."""
-
-    claim_id: uuid.UUID
-    session_id: uuid.UUID
-    subject: str
-    pool: str
-    tenants: frozenset[str]
-
-
-class ClaimStore(Protocol):
+class ClaimStore(Queues, Protocol):
     """What is asked of the store, which says what each does."""
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
     async def hold_sessions(
         self, connection: AsyncConnection, keys: Sequence[tuple[uuid.UUID, uuid.UUID]]
-    ) -> tuple[dict[uuid.UUID, Session], set[uuid.UUID]]: ...
+    ) -> tuple[dict[uuid.UUID, Claimer], set[uuid.UUID]]: ...
     async def replays(
         self, connection: AsyncConnection, claim_ids: Collection[uuid.UUID]
     ) -> dict[uuid.UUID, Runnable]: ...
-    async def pick(
-        self, connection: AsyncConnection, pool: str, tenants: Collection[str], limit: int
-    ) -> list[Runnable]: ...
+    async def turns(self, connection: AsyncConnection, pool: str, tenants: Collection[str]) -> list[Turn]: ...
+    async def hold_queues(
+        self, connection: AsyncConnection, turns: Collection[Turn]
+    ) -> dict[tuple[str, str], HeldQueue]: ...
     async def write(
         self, connection: AsyncConnection, accepted: Sequence[TaskChanges], claims: Sequence[NewClaim]
     ) -> None: ...
@@ -55,7 +51,7 @@ class Announcer(Protocol):
 
 
 class Claims:
-    """Hands out what is runnable, oldest first; a task goes to one claimer only."""
+    """Hands out what is runnable; a task goes to one claimer only."""
 
     def __init__(self, *, store: ClaimStore, announcer: Announcer, observe: Observer | None = None) -> None:
         self._store = store
@@ -79,63 +75,105 @@ class Claims:
         await self._lane.close()
 
     async def _commit(self, rows: Sequence[ClaimRequest]) -> Sequence[Runnable | DomainError | None]:
-        async with self._store.transaction() as connection:
-            sessions, known = await self._store.hold_sessions(
-                connection, [(row.session_id, row.claim_id) for row in rows]
-            )
-            answers: dict[uuid.UUID, Runnable | None] = {}
-            if known:
-                answers.update(await self._store.replays(connection, known))
-            refused = {id(row): error for row in rows if (error := _refusal(row, sessions)) is not None}
-            waiting = {
-                row.claim_id: row for row in rows if id(row) not in refused and row.claim_id not in answers
-            }
-            begun = await self._begin(connection, list(waiting.values()), sessions)
-            answers |= dict.fromkeys(waiting) | begun
-        if begun:
-            for runnable in begun.values():
-                metrics.CLAIMED.labels(runnable.task.pool).inc()
-            self._announcer.committed(runnable={})
-        return [refused[id(row)] if id(row) in refused else answers[row.claim_id] for row in rows]
+        answers: dict[int, Runnable | DomainError | None] = {}
+        tried: set[Turn] = set()
+        while True:
+            async with self._store.transaction() as connection:
+                asking = [row for row in rows if id(row) not in answers]
+                waiting = await self._known(connection, asking, answers)
+                begun, more = await self._begin(connection, waiting, tried)
+            if begun:
+                for runnable in begun.values():
+                    metrics.CLAIMED.labels(runnable.task.pool).inc()
+                self._announcer.committed(runnable={})
+            # A repeat within the batch is answered as the first is.
+            by_claim = {_claim(row): begun[id(row)] for row in asking if id(row) in begun}
+            answers |= {id(row): by_claim[_claim(row)] for row in asking if _claim(row) in by_claim}
+            if not more or len(answers) == len(rows):
+                return [answers.get(id(row)) for row in rows]
+
+    async def _known(
+        self,
+        connection: AsyncConnection,
+        rows: Sequence[ClaimRequest],
+        answers: dict[int, Runnable | DomainError | None],
+    ) -> list[tuple[ClaimRequest, Claimer]]:
+        """Answer what is refused or was answered before; the first of each claim that is left."""
+        claimers, answered = await self._store.hold_sessions(
+            connection, [(row.session_id, row.claim_id) for row in rows]
+        )
+        replays = await self._store.replays(connection, answered) if answered else {}
+        waiting: dict[tuple[uuid.UUID, uuid.UUID], tuple[ClaimRequest, Claimer]] = {}
+        for row in rows:
+            claimer = claimers.get(row.session_id)
+            if claimer is None or claimer.session.subject != row.subject:
+                answers[id(row)] = session_not_found(row.session_id)
+            elif row.pool not in claimer.session.pools:
+                answers[id(row)] = pool_forbidden(row.pool)
+            elif row.claim_id in replays:
+                answers[id(row)] = replays[row.claim_id]
+            elif claimer.draining:
+                answers[id(row)] = None
+            else:
+                waiting.setdefault(_claim(row), (row, claimer))
+        return list(waiting.values())
 
     async def _begin(
         self,
         connection: AsyncConnection,
-        rows: Sequence[ClaimRequest],
-        sessions: Mapping[uuid.UUID, Session],
-    ) -> dict[uuid.UUID, Runnable]:
-        """Begin an attempt for as many claims as there are runnable tasks."""
-        groups: defaultdict[tuple[str, frozenset[str]], list[ClaimRequest]] = defaultdict(list)
-        for row in rows:
-            groups[row.pool, row.tenants].append(row)
-        begun: dict[uuid.UUID, Runnable] = {}
+        waiting: Sequence[tuple[ClaimRequest, Claimer]],
+        tried: set[Turn],
+    ) -> tuple[dict[int, Runnable], bool]:
+        """Begin an attempt for as many claims as there are runnable tasks in the next queues.
+
+        Also whether there are queues that were not asked yet.
+        """
+        groups: defaultdict[tuple[str, frozenset[str]], list[tuple[ClaimRequest, Claimer]]] = defaultdict(
+            list
+        )
+        for row, claimer in waiting:
+            groups[row.pool, row.tenants].append((row, claimer))
+        plan: list[tuple[HandOut, list[Turn]]] = []
+        more = False
+        for (pool, tenants), claimers in groups.items():
+            found = await self._store.turns(connection, pool, tenants)
+            untried = [turn for turn in found if turn not in tried]
+            turns = untried[: max(len(claimers), _LEAST_TURNS)]
+            more = more or len(untried) > len(turns)
+            tried.update(turns)
+            plan.append((HandOut(self._store, connection, claimers), turns))
+        # All at once and in one order, before any task is: whoever claims locks the same way.
+        managed = {turn for _, turns in plan for turn in turns if turn.managed}
+        held = await self._store.hold_queues(connection, managed) if managed else {}
+        for hand_out, turns in plan:
+            await hand_out.serve(turns, held)
+            tried.difference_update(hand_out.unfinished)
+            more = more or bool(hand_out.unfinished)
+        served = [each for hand_out, _ in plan for each in hand_out.served]
+        return await self._write(connection, served), more
+
+    async def _write(self, connection: AsyncConnection, served: Sequence[Served]) -> dict[int, Runnable]:
+        begun: dict[int, Runnable] = {}
         accepted: list[TaskChanges] = []
         claims: list[NewClaim] = []
-        for (pool, tenants), claimers in groups.items():
-            picked = await self._store.pick(connection, pool, tenants, len(claimers))
-            for row, runnable in zip(claimers, picked, strict=False):
-                changes = TaskChanges(runnable.task)
-                changes.start_attempt(lifecycle.claim(runnable.task.status), sessions[row.session_id])
-                accepted.append(changes)
-                claims.append(
-                    NewClaim(
-                        claim_id=row.claim_id,
-                        session_id=row.session_id,
-                        tenant=changes.task.tenant,
-                        task_id=changes.task.task_id,
-                        attempt=changes.task.status.attempt,
-                    )
+        for each in served:
+            changes = TaskChanges(each.runnable.task)
+            changes.start_attempt(lifecycle.claim(changes.task.status), each.claimer.session)
+            accepted.append(changes)
+            claims.append(
+                NewClaim(
+                    claim_id=each.request.claim_id,
+                    session_id=each.request.session_id,
+                    tenant=changes.task.tenant,
+                    task_id=changes.task.task_id,
+                    attempt=changes.task.status.attempt,
                 )
-                begun[row.claim_id] = runnable.begun(changes.task)
+            )
+            begun[id(each.request)] = each.runnable.begun(changes.task)
         if accepted:
             await self._store.write(connection, accepted, claims)
         return begun
 
 
-def _refusal(row: ClaimRequest, sessions: Mapping[uuid.UUID, Session]) -> DomainError | None:
-    session = sessions.get(row.session_id)
-    if session is None or session.subject != row.subject:
-        return session_not_found(row.session_id)
-    if row.pool not in session.pools:
-        return pool_forbidden(row.pool)
-    return None
+def _claim(row: ClaimRequest) -> tuple[uuid.UUID, uuid.UUID]:
+    return row.claim_id, row.session_id

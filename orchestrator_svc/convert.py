@@ -73,6 +73,11 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         schedule_to_start_timeout=_duration(task.timeouts.schedule_to_start),
         schedule_to_close_timeout=_duration(task.timeouts.schedule_to_close),
         expire_time=_time(status.expires) if stored else None,
+        queue=task.placement.queue,
+        pool=task.pool,
+        priority=task.placement.priority,
+        fairness_key=task.placement.fairness_key,
+        concurrency_key=task.placement.concurrency_key,
     )
 
 

@@ -216,3 +216,33 @@ def payloads_forbidden(needed: Collection[Role]) -> PermissionDenied:
         metadata={"method": "ListTaskSteps", "needs": listed.replace(" ", "")},
         help="list the steps without include_payloads",
     )
+
+
+def queue_not_found(queue: str) -> NotFound:
+    """No such queue in the caller's tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_QUEUE_NOT_FOUND,
+        f"no queue named {queue!r}",
+        metadata={"queue": queue},
+        help="an ADMIN can create it",
+    )
+
+
+def queue_full(queue: str, limit: int) -> ResourceExhausted:
+    """As many tasks wait as the queue takes."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_QUEUE_FULL,
+        f"{limit} tasks wait in queue {queue!r}, as many as it takes",
+        metadata={"queue": queue, "limit": str(limit)},
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def concurrency_key_busy(queue: str, key: str, limit: int) -> FailedPrecondition:
+    """The key is at its limit, and the request asked to be refused then."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_CONCURRENCY_KEY_BUSY,
+        f"{limit} tasks of concurrency key {key!r} in queue {queue!r} have not ended",
+        metadata={"queue": queue, "concurrency_key": key, "limit": str(limit)},
+        help="submit again when one has ended, or with another strategy",
+    )

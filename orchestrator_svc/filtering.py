@@ -8,6 +8,7 @@ FIELDS = {
     "state": FilterField(values=frozenset(TaskState)),
     "task_type": FilterField(),
     "dead_lettered": FilterField(type=FieldType.BOOLEAN),
+    "queue": FilterField(),
     "create_time": FilterField(type=FieldType.TIME),
 }
 

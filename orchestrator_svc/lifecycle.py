@@ -51,6 +51,9 @@ class WaitReason(StrEnum):
     QUEUED = "QUEUED"
     RETRY_BACKOFF = "RETRY_BACKOFF"
     SCHEDULED = "SCHEDULED"
+    # Never stored: found out for an answer.
+    LIMITED = "LIMITED"
+    QUEUE_PAUSED = "QUEUE_PAUSED"
 
 
 class InputKind(StrEnum):
@@ -180,13 +183,20 @@ class Ending:
     error: TaskError | None = None
 
 
-def submitted(now: datetime, start_within: float | None = None, end_within: float | None = None) -> Status:
+def submitted(
+    now: datetime,
+    start_within: float | None = None,
+    end_within: float | None = None,
+    *,
+    run_after: datetime | None = None,
+) -> Status:
     """A task's first status; with the seconds of schedule-to-start and schedule-to-close."""
+    starts = max(now, run_after or now)
     return Status(
         state=TaskState.SUBMITTED,
-        wait_reason=WaitReason.QUEUED,
-        run_after=now,
-        start_by=_in(start_within, now),
+        wait_reason=WaitReason.SCHEDULED if starts > now else WaitReason.QUEUED,
+        run_after=starts,
+        start_by=_in(start_within, starts),
         expires=_in(end_within, now),
     )
 

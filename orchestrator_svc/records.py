@@ -4,9 +4,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 from orchestrator_svc.lifecycle import InputKind, Outcome, Status, TaskError, TaskState, Timeout, WaitReason
+from orchestrator_svc.placement import Placement, Start
 from orchestrator_svc.retry import RetryPolicy
 
 POOL = "default"
@@ -108,6 +109,27 @@ class NewTask:
     retried_from: uuid.UUID | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     request: RequestKey | None = None
+    placement: Placement = field(default_factory=Placement)
+    start: Start = field(default_factory=Start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What the database gave a new task; `ready` says that it may run at once."""
+
+    create_time: datetime
+    run_after: datetime
+    pool: str
+    ready: bool
+
+
+class NotPlaced(Enum):
+    """A new task that was not stored: its queue has to be asked first."""
+
+    NOT_PLACED = "NOT_PLACED"
+
+
+NOT_PLACED = NotPlaced.NOT_PLACED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +149,8 @@ class Task:
     start_time: datetime | None
     end_time: datetime | None
     timeouts: Timeouts = field(default_factory=Timeouts)
+    placement: Placement = field(default_factory=Placement)
+    pool: str = POOL
 
     @property
     def submitter(self) -> str:
@@ -333,13 +357,68 @@ class NewClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """A worker asks for one task of `pool`; `tenants` are those its token names with that pool."""
+
+    claim_id: uuid.UUID
+    session_id: uuid.UUID
+    subject: str
+    pool: str
+    tenants: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimer:
+    """A session that asks for tasks; `suspect` says that one is aboard, `draining` that it gets no more."""
+
+    session: Session
+    suspect: bool
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A queue whose turn it is; of a `managed` one tasks are handed out under its lock."""
+
+    pool: str
+    tenant: str
+    queue: str
+    managed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldQueue:
+    """The limits of a locked queue; `turns` are the fairness keys that had their turn last, by priority."""
+
+    paused: bool
+    max_running: int | None
+    max_running_per_key: int
+    tokens: int | None  # tasks that its rate lets start now; None = without limit
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Which waiting tasks are asked for: up to `limit`, of no concurrency key that is full."""
+
+    limit: int
+    turns: tuple[str, ...]
+    full: tuple[str, ...]
+    suspects: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Runnable:
-    """A task that a worker may run, with what it needs for it; `attempt` is 0 until one has begun."""
+    """A task that a worker may run, with what it needs for it; `attempt` is 0 until one has begun.
+
+    Of those that are to be `alone` no two run in one process: one of them may bring down what it runs in.
+    """
 
     task: LockedTask
     input_json: str = field(repr=False)
     finished_steps: tuple[str, ...]  # in the order in which they began
     attempt: int = 0
+    alone: bool = False
 
     def begun(self, task: LockedTask) -> "Runnable":
         """The same with the attempt that has begun."""

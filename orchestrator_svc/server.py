@@ -13,6 +13,7 @@ from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_service_pb2_grpc
 from orchestrator_svc import servicer, store, worker_servicer
+from orchestrator_svc.admission import Admission
 from orchestrator_svc.agents import Agents
 from orchestrator_svc.announcements import EVENTS, OUTBOX, Announcements
 from orchestrator_svc.attempts import Attempts
@@ -90,6 +91,9 @@ def build(settings: OrchestratorSettings) -> App:
     event_store, upkeep_store = store.EventStore(database), store.UpkeepStore(database)
     submissions = Submissions(
         store=store.SubmissionStore(database),
+        admission=Admission(
+            store=store.AdmissionStore(database), announcer=announcer, grace=settings.wind_up_seconds
+        ),
         tasks=task_store,
         agents=agents,
         gate=gate,

@@ -2,20 +2,23 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
-from orchestrator_svc.errors import request_id_reused, task_not_found, task_state
+from orchestrator_svc.errors import queue_not_found, request_id_reused, task_not_found, task_state
 from orchestrator_svc.lifecycle import submitted
 from orchestrator_svc.overrides import Overrides
+from orchestrator_svc.placement import Placement, Start, Strategy
 from orchestrator_svc.records import (
-    POOL,
+    NOT_PLACED,
     NewTask,
+    NotPlaced,
     RequestKey,
+    Stored,
     Submitter,
     Task,
     TaskDetails,
@@ -45,10 +48,12 @@ class Submission:
     labels: Mapping[str, str]
     request_id: uuid.UUID | None
     overrides: Overrides = field(default_factory=Overrides)
+    placement: Placement = field(default_factory=Placement)
+    start: Start = field(default_factory=Start)
 
     def digest(self) -> str:
         """Over everything that makes two requests the same; the input goes in as its own digest."""
-        body: JsonValue = {
+        body: dict[str, JsonValue] = {
             "agent": self.agent,
             "agent_version": self.agent_version,
             "task_type": self.task_type,
@@ -56,6 +61,16 @@ class Submission:
             "labels": dict(self.labels),
             **self.overrides.body(),
         }
+        # Left out where nothing is asked for: a repeat is known to a service that learnt of this later.
+        if self.placement != Placement():
+            body["placement"] = dict(asdict(self.placement))
+        if self.start != Start():
+            run_after = self.start.run_after
+            body["start"] = {
+                "strategy": str(self.start.strategy),
+                "run_after": run_after.isoformat() if run_after is not None else None,
+                "delay": round(self.start.delay * 1e9),
+            }
         return digest(canonical(body))
 
 
@@ -77,9 +92,16 @@ class Caller:
 class SubmissionStore(Protocol):
     """What is asked of the store, which says what each does."""
 
-    async def store(self, rows: Sequence[NewTask]) -> list[datetime | None]: ...
+    async def store(self, rows: Sequence[NewTask]) -> list[Stored | NotPlaced | None]: ...
+    async def queue_exists(self, tenant: str, queue: str) -> bool: ...
     async def recall(self, rows: Sequence[NewTask]) -> list[tuple[Task, str]]: ...
     async def find_request(self, tenant: str, key: RequestKey) -> tuple[uuid.UUID, str] | None: ...
+
+
+class Admission(Protocol):
+    """Decides what the queues take."""
+
+    async def admit(self, rows: Sequence[NewTask]) -> list[Stored | DomainError | None]: ...
 
 
 class TaskReader(Protocol):
@@ -115,6 +137,7 @@ class Submissions:
         self,
         *,
         store: SubmissionStore,
+        admission: Admission,
         tasks: TaskReader,
         agents: AgentChooser,
         gate: Gate,
@@ -122,6 +145,7 @@ class Submissions:
         observe: Observer | None = None,
     ) -> None:
         self._store = store
+        self._admission = admission
         self._tasks = tasks
         self._agents = agents
         self._gate = gate
@@ -162,11 +186,17 @@ class Submissions:
             traceparent=caller.traceparent,
             timeouts=asked.overrides.timeouts,
             request=key,
+            placement=asked.placement,
+            start=asked.start,
         )
-        return _stored(new, None) if validate_only else await self._lane.submit(new)
+        if not validate_only:
+            return await self._lane.submit(new)
+        if not await self._store.queue_exists(caller.tenant, asked.placement.queue):
+            raise queue_not_found(asked.placement.queue)
+        return _stored(new, None)
 
     async def retry(self, caller: Caller, task_id: uuid.UUID, request_id: uuid.UUID | None) -> Task:
-        """A new task from a terminal one, with its agent version, input, type and labels."""
+        """A new task from a terminal one, with its agent version, input, type, labels and place."""
         key = _key(caller, RETRY, request_id, digest(task_id.bytes))
         earlier = await self._earlier(caller.tenant, key)
         if earlier is not None:
@@ -192,6 +222,7 @@ class Submissions:
                 retried_from=task_id,
                 timeouts=old.timeouts,
                 request=key,
+                placement=old.placement,
             )
         )
 
@@ -216,17 +247,36 @@ class Submissions:
         return await self._tasks.find(tenant, task_id)
 
     async def _commit(self, rows: Sequence[NewTask]) -> Sequence[Task | DomainError]:
-        times = await self._store.store(rows)
-        runnable = Counter(POOL for time in times if time is not None)
-        if runnable:
-            metrics.SUBMITTED.labels(POOL).inc(runnable[POOL])
-            self._announcer.committed(runnable=runnable)
-        results: list[Task | DomainError] = []
-        missed = [row for row, time in zip(rows, times, strict=True) if time is None]
+        plain = [row for row in rows if row.start.strategy is Strategy.QUEUE]
+        outcomes: dict[uuid.UUID, Stored | NotPlaced | DomainError | None] = {}
+        if plain:
+            found = await self._store.store(plain)
+            outcomes.update(zip((row.task_id for row in plain), found, strict=True))
+        special = [row for row in rows if isinstance(outcomes.get(row.task_id, NOT_PLACED), NotPlaced)]
+        if special:
+            admitted = await self._admission.admit(special)
+            outcomes.update(zip((row.task_id for row in special), admitted, strict=True))
+        self._announce(outcomes.values())
+        missed = [row for row in rows if outcomes[row.task_id] is None]
         known = iter(await self._store.recall(missed) if missed else ())
-        for row, time in zip(rows, times, strict=True):
-            results.append(_stored(row, time) if time is not None else _recalled(row, *next(known)))
+        results: list[Task | DomainError] = []
+        for row in rows:
+            outcome = outcomes[row.task_id]
+            if isinstance(outcome, DomainError):
+                results.append(outcome)
+            elif isinstance(outcome, Stored):
+                results.append(_stored(row, outcome))
+            else:
+                results.append(_recalled(row, *next(known)))
         return results
+
+    def _announce(self, outcomes: Iterable[Stored | NotPlaced | DomainError | None]) -> None:
+        stored = [outcome for outcome in outcomes if isinstance(outcome, Stored)]
+        if not stored:
+            return
+        for pool, count in Counter(each.pool for each in stored).items():
+            metrics.SUBMITTED.labels(pool).inc(count)
+        self._announcer.committed(runnable=Counter(each.pool for each in stored if each.ready))
 
 
 def _recalled(row: NewTask, task: Task, body: str) -> Task | DomainError:
@@ -235,8 +285,10 @@ def _recalled(row: NewTask, task: Task, body: str) -> Task | DomainError:
     return task
 
 
-def _stored(row: NewTask, time: datetime | None) -> Task:
-    created = time or datetime.fromtimestamp(0).astimezone()
+def _stored(row: NewTask, stored: Stored | None) -> Task:
+    """The task as it was stored; without `stored`, as it would be."""
+    created = stored.create_time if stored is not None else datetime.fromtimestamp(0).astimezone()
+    starts = stored.run_after if stored is not None else created
     return Task(
         task_id=row.task_id,
         tenant=row.tenant,
@@ -245,12 +297,16 @@ def _stored(row: NewTask, time: datetime | None) -> Task:
         labels=row.labels,
         submitters=row.submitters,
         retried_from=row.retried_from,
-        status=submitted(created, row.timeouts.schedule_to_start, row.timeouts.schedule_to_close),
-        revision=0 if time is None else 1,
+        status=submitted(
+            created, row.timeouts.schedule_to_start, row.timeouts.schedule_to_close, run_after=starts
+        ),
+        revision=0 if stored is None else 1,
         create_time=created,
         start_time=None,
         end_time=None,
         timeouts=row.timeouts,
+        placement=row.placement,
+        pool=stored.pool if stored is not None else "",
     )
 
 

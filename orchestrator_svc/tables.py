@@ -5,7 +5,7 @@ definitions serve the others.
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from svc_kit.event_log import log_head_table
 from svc_kit.outbox import outbox_table
@@ -63,6 +63,36 @@ task = sa.Table(
     sa.Column("left_seconds", sa.Double),
     sa.Column("wind_up_by", _Time),
     sa.Column("due_time", _Time, sa.Computed("least(start_by, expires, close_by, wind_up_by)")),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("fairness_key", sa.Text, nullable=False),
+    sa.Column("concurrency_key", sa.Text, nullable=False),
+)
+
+queue = sa.Table(
+    "queue",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("pool", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    # A task with a fairness or concurrency key has come: from then on its tasks take turns.
+    sa.Column("keyed", sa.Boolean, nullable=False),
+    sa.Column("max_running", sa.Integer),
+    sa.Column("max_running_per_key", sa.Integer, nullable=False),
+    sa.Column("max_waiting", sa.Integer),
+    # A bucket of rate_burst tokens that rate_count are put into every rate_seconds.
+    sa.Column("rate_count", sa.Integer),
+    sa.Column("rate_seconds", sa.Double),
+    sa.Column("rate_burst", sa.Integer),
+    sa.Column("tokens", sa.Double, nullable=False),
+    sa.Column("tokens_time", _Time, nullable=False),
+    # By priority, the fairness key that had its turn last.
+    sa.Column("turns", ARRAY(sa.Text), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("create_time", _Time, nullable=False),
+    sa.Column("update_time", _Time, nullable=False),
 )
 
 attempt = sa.Table(
@@ -157,6 +187,9 @@ worker_session = sa.Table(
     sa.Column("start_time", _Time, nullable=False),
     sa.Column("lease_until", _Time, nullable=False),
     sa.Column("end_time", _Time),
+    # [{"tenant": …, "pool": …}], as its token names them.
+    sa.Column("serves", JSONB, nullable=False),
+    sa.Column("draining", sa.Boolean, nullable=False),
 )
 
 claim = sa.Table(

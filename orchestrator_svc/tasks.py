@@ -125,11 +125,7 @@ class Tasks:
         return found
 
     def _cancel(self, changes: TaskChanges, actor: str) -> None:
-        task = changes.task
-        with _explained(task, "it cannot be canceled any more"):
-            status = lifecycle.cancel(task.status, now=task.now, grace=self._grace)
-        if status != task.status:
-            changes.move(status, actor=actor)
+        cancel(changes, actor, grace=self._grace)
 
     def _pause(self, changes: TaskChanges, actor: str) -> None:
         task = changes.task
@@ -150,6 +146,15 @@ class Tasks:
             changes.tell(status, EventType.PAUSE_WITHDRAWN, actor=actor)
         elif status != task.status:
             changes.move(status, actor=actor)
+
+
+def cancel(changes: TaskChanges, actor: str, *, grace: float) -> None:
+    """Have a locked task end, by `grace` seconds at the latest; raises TASK_STATE when it has otherwise."""
+    task = changes.task
+    with _explained(task, "it cannot be canceled any more"):
+        status = lifecycle.cancel(task.status, now=task.now, grace=grace)
+    if status != task.status:
+        changes.move(status, actor=actor)
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from orchestrator_svc import checks, convert, metrics
 from orchestrator_svc.announcements import session_topic
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
-from orchestrator_svc.claims import ClaimRequest, Claims
+from orchestrator_svc.claims import Claims
 from orchestrator_svc.errors import pool_forbidden
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.receipts import Receipts
-from orchestrator_svc.records import AttemptRef, Runnable, Step, StepStatus
+from orchestrator_svc.records import AttemptRef, ClaimRequest, Runnable, Step, StepStatus
 from orchestrator_svc.rights import HeldAttempt, Rights
 from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.tasks import Tasks

@@ -12,4 +12,5 @@ GRANTS = {
     "idempotency": "SELECT, INSERT, DELETE",
     "worker_session": "SELECT, INSERT, UPDATE, DELETE",
     "claim": "SELECT, INSERT, DELETE",
+    "queue": "SELECT, INSERT, UPDATE, DELETE",
 }

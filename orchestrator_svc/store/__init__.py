@@ -1,5 +1,6 @@
 """The orchestrator's statements, a module per question. Each names the tenant, or a session."""
 
+from orchestrator_svc.store.admission import AdmissionStore
 from orchestrator_svc.store.attempts import AttemptStore
 from orchestrator_svc.store.audit import AuditStore
 from orchestrator_svc.store.claims import ClaimStore
@@ -11,6 +12,7 @@ from orchestrator_svc.store.tasks import TaskStore
 from orchestrator_svc.store.upkeep import UpkeepStore
 
 __all__ = [
+    "AdmissionStore",
     "AttemptStore",
     "AuditStore",
     "ClaimStore",

@@ -8,8 +8,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
-from orchestrator_svc.records import NewClaim, Runnable, Session
-from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_locked
+from orchestrator_svc.dispatch import Candidate
+from orchestrator_svc.records import Claimer, HeldQueue, NewClaim, Runnable, Turn, Waiting
+from orchestrator_svc.store.queue_state import OPEN_QUEUES, TOKENS
+from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
 from orchestrator_svc.store.sessions import to_session
 from orchestrator_svc.store.write import write_changes
 from svc_kit.database import Database
@@ -19,39 +21,134 @@ _FINISHED = (
     " WHERE task.attempt > 0 AND task_step.task_id = task.task_id"
     " AND task_step.status IN ('COMPLETED', 'FAILED')) AS finished"
 )
+# Aboard at two deaths in a row. After the first death what was aboard runs again side by side: otherwise one
+# dead worker would have its tasks run again one by one.
+_SUSPECT = (
+    "(task.suspect AND (SELECT count(*) FROM attempt"
+    " WHERE attempt.task_id = task.task_id AND attempt.outcome = 'LOST') > 1)"
+)
+_HAS_SUSPECT = (
+    f"EXISTS (SELECT FROM task WHERE task.session_id = worker_session.session_id AND {_SUSPECT}) AS suspect"
+)
 # Key share: a session cannot be ended while tasks are handed to it, and heartbeats do not wait for claims.
 _SESSIONS = sa.text(
-    "SELECT worker_session.*, asked.claim_id, claim.claim_id IS NOT NULL AS answered FROM worker_session"
+    f"SELECT worker_session.*, {_HAS_SUSPECT}, asked.claim_id, claim.claim_id IS NOT NULL AS answered"  # noqa: S608
+    " FROM worker_session"
     " JOIN unnest(CAST(:session_ids AS uuid[]), CAST(:claim_ids AS uuid[])) AS asked (session_id, claim_id)"
     " USING (session_id) LEFT JOIN claim USING (claim_id, session_id)"
     " WHERE end_time IS NULL ORDER BY session_id FOR KEY SHARE OF worker_session"
 )
+# Two replicas could find at once that a session has no suspect aboard: this makes one wait for the other.
+_SUSPECT_LOCK = sa.text(
+    "SELECT FROM worker_session WHERE session_id = :session_id AND end_time IS NULL FOR NO KEY UPDATE"
+)
+_SUSPECT_ABOARD = sa.text(f"SELECT FROM task WHERE session_id = :session_id AND {_SUSPECT} LIMIT 1")
 _REPLAY = sa.text(
     f"SELECT claim.claim_id, claim.attempt AS claimed, {LOCKED_COLUMNS},"  # noqa: S608
     f" task.input, {_FINISHED}, clock_timestamp() AS now FROM claim JOIN task USING (task_id, tenant)"
     " WHERE claim_id = ANY(CAST(:claim_ids AS uuid[]))"
 )
+_TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue ORDER BY random()")  # noqa: S608
+# From priority to priority along the index, so that what is not due yet is never stepped over. The rows come
+# in the order of the series: a lateral row source depends on the row before it. No row is locked that is not
+# returned.
 _PICK = sa.text(
-    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, clock_timestamp() AS now FROM task"  # noqa: S608
-    " WHERE task.state = 'SUBMITTED' AND task.pool = :pool AND task.run_after <= clock_timestamp()"
-    " AND task.tenant = ANY(CAST(:tenants AS text[]))"
-    " ORDER BY task.run_after, task.task_id LIMIT :limit FOR UPDATE OF task SKIP LOCKED"
+    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, {_SUSPECT} AS alone, clock_timestamp() AS now"  # noqa: S608
+    " FROM generate_series(9, 0, -1) AS level (priority), LATERAL (SELECT * FROM task"
+    " WHERE state = 'SUBMITTED' AND pool = :pool AND tenant = :tenant AND queue = :queue"
+    " AND task.priority = level.priority AND fairness_key = '' AND concurrency_key = ''"
+    f" AND run_after <= statement_timestamp() AND (:suspects OR NOT {_SUSPECT})"
+    " ORDER BY run_after, task_id LIMIT :limit FOR UPDATE SKIP LOCKED) AS task LIMIT :limit"
+)
+_HOLD = sa.text(
+    f"SELECT tenant, name, paused, max_running, max_running_per_key, turns, {TOKENS} AS tokens"  # noqa: S608
+    " FROM queue WHERE (tenant, name) IN (SELECT * FROM unnest(CAST(:tenants AS text[]),"
+    " CAST(:names AS text[]))) ORDER BY tenant, name FOR NO KEY UPDATE"
+)
+# Read by a statement that begins after the queue was locked: it sees every claim before this one.
+_RUNNING = sa.text(
+    "SELECT concurrency_key, count(*) AS n FROM (SELECT concurrency_key FROM task WHERE tenant = :tenant"
+    " AND queue = :queue AND session_id IS NOT NULL) AS live GROUP BY concurrency_key"
+)
+_CLASS = (
+    "state = 'SUBMITTED' AND pool = :pool AND task.tenant = :tenant AND task.queue = :queue"
+    " AND task.priority = level.priority"
+)
+_LANE = f"{_CLASS} AND task.fairness_key = class.fairness_key"
+# As many classes (a priority and a fairness key) as tasks are wanted, each with as many tasks. Every step
+# from key to key is one look into the index, however many tasks of a key wait.
+_CANDIDATES = sa.text(
+    f"""
+    SELECT level.priority, class.fairness_key, line.task_ids, line.concurrency_keys
+    FROM (SELECT priority, (CAST(:turns AS text[]))[priority + 1] COLLATE "C" AS last
+        FROM generate_series(9, 0, -1) AS priority) AS level,
+    LATERAL (
+        WITH RECURSIVE walk AS (
+            SELECT false AS again, (SELECT task.fairness_key FROM task
+                WHERE {_CLASS} AND task.fairness_key > level.last ORDER BY 1 LIMIT 1) AS fairness_key
+            UNION ALL
+            SELECT walk.again OR walk.fairness_key IS NULL, CASE WHEN walk.fairness_key IS NULL
+                THEN (SELECT task.fairness_key FROM task
+                    WHERE {_CLASS} AND task.fairness_key <= level.last ORDER BY 1 LIMIT 1)
+                WHEN walk.again THEN (SELECT task.fairness_key FROM task WHERE {_CLASS}
+                    AND task.fairness_key > walk.fairness_key AND task.fairness_key <= level.last
+                    ORDER BY 1 LIMIT 1)
+                ELSE (SELECT task.fairness_key FROM task
+                    WHERE {_CLASS} AND task.fairness_key > walk.fairness_key ORDER BY 1 LIMIT 1)
+                END
+            FROM walk WHERE walk.fairness_key IS NOT NULL OR NOT walk.again
+        )
+        SELECT fairness_key FROM walk WHERE fairness_key IS NOT NULL
+    ) AS class,
+    LATERAL (
+        SELECT array_agg(task_id ORDER BY run_after, task_id) AS task_ids,
+            array_agg(concurrency_key ORDER BY run_after, task_id) AS concurrency_keys
+        FROM (
+            WITH RECURSIVE lane AS (
+                (SELECT task.concurrency_key FROM task WHERE {_LANE} ORDER BY 1 LIMIT 1)
+                UNION ALL
+                SELECT (SELECT task.concurrency_key FROM task
+                    WHERE {_LANE} AND task.concurrency_key > lane.concurrency_key ORDER BY 1 LIMIT 1)
+                FROM lane WHERE lane.concurrency_key IS NOT NULL
+            )
+            SELECT first.* FROM lane, LATERAL (
+                SELECT task.task_id, task.run_after, task.concurrency_key FROM task
+                WHERE {_LANE} AND task.concurrency_key = lane.concurrency_key
+                    AND task.run_after <= statement_timestamp() AND (:suspects OR NOT {_SUSPECT})
+                ORDER BY task.run_after, task.task_id LIMIT :limit
+            ) AS first
+            WHERE NOT (lane.concurrency_key = ANY(CAST(:full AS text[])))
+            ORDER BY first.run_after, first.task_id LIMIT :limit
+        ) AS due
+    ) AS line
+    WHERE line.task_ids IS NOT NULL
+    LIMIT :limit
+    """  # noqa: S608 - parts of our own
+)
+_TAKE = sa.text(
+    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, {_SUSPECT} AS alone, clock_timestamp() AS now"  # noqa: S608
+    " FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[])) AND state = 'SUBMITTED'"
+    " ORDER BY array_position(CAST(:task_ids AS uuid[]), task_id) FOR UPDATE OF task SKIP LOCKED"
+)
+_SPEND = sa.text(
+    f"UPDATE queue SET turns = CAST(:turns AS text[]), tokens = coalesce({TOKENS} - :started, 0),"  # noqa: S608
+    " tokens_time = clock_timestamp() WHERE tenant = :tenant AND name = :name"
 )
 
 
 class ClaimStore:
-    """Sessions, earlier answers and runnable tasks, on the transaction that the caller holds."""
+    """Sessions, earlier answers, queues and runnable tasks, on the transaction that the caller holds."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """One transaction, for the methods below."""
+        """One transaction, for the methods below; lock order: sessions, queues, tasks, the log."""
         return self._database.transaction()
 
     async def hold_sessions(
         self, connection: AsyncConnection, keys: Sequence[tuple[uuid.UUID, uuid.UUID]]
-    ) -> tuple[dict[uuid.UUID, Session], set[uuid.UUID]]:
+    ) -> tuple[dict[uuid.UUID, Claimer], set[uuid.UUID]]:
         """For (session id, claim id): the sessions that have not ended, and the claim ids answered before.
 
         The sessions will not end before the transaction does.
@@ -61,8 +158,17 @@ class ClaimStore:
             "claim_ids": [claim_id for _, claim_id in keys],
         }
         rows = (await connection.execute(_SESSIONS, parameters)).all()
-        sessions = {row.session_id: to_session(row) for row in rows}
+        sessions = {
+            row.session_id: Claimer(session=to_session(row), suspect=row.suspect, draining=row.draining)
+            for row in rows
+        }
         return sessions, {row.claim_id for row in rows if row.answered}
+
+    async def may_take_suspect(self, connection: AsyncConnection, session_id: uuid.UUID) -> bool:
+        """Whether no suspect is aboard; none comes aboard before the transaction ends."""
+        keys = {"session_id": session_id}
+        await connection.execute(_SUSPECT_LOCK, keys)
+        return (await connection.execute(_SUSPECT_ABOARD, keys)).one_or_none() is None
 
     async def replays(
         self, connection: AsyncConnection, claim_ids: Collection[uuid.UUID]
@@ -79,19 +185,101 @@ class ClaimStore:
             for row in rows
         }
 
+    async def turns(self, connection: AsyncConnection, pool: str, tenants: Collection[str]) -> list[Turn]:
+        """Queues in which something waits and which are not paused or at a limit, in a random order."""
+        parameters = {"pool": pool, "tenants": sorted(tenants)}
+        rows = (await connection.execute(_TURNS, parameters)).all()
+        return [Turn(pool=pool, tenant=row.tenant, queue=row.queue, managed=row.managed) for row in rows]
+
+    async def hold_queues(
+        self, connection: AsyncConnection, turns: Collection[Turn]
+    ) -> dict[tuple[str, str], HeldQueue]:
+        """By tenant and name, the queues that exist, locked: nobody else claims from them now."""
+        names = sorted((turn.tenant, turn.queue) for turn in turns)
+        parameters = {"tenants": [tenant for tenant, _ in names], "names": [name for _, name in names]}
+        return {
+            (row.tenant, row.name): HeldQueue(
+                paused=row.paused,
+                max_running=row.max_running,
+                max_running_per_key=row.max_running_per_key,
+                tokens=int(row.tokens) if row.tokens is not None else None,
+                turns=tuple(row.turns),
+            )
+            for row in (await connection.execute(_HOLD, parameters)).all()
+        }
+
+    async def running(self, connection: AsyncConnection, turn: Turn) -> dict[str, int]:
+        """How many tasks of a locked queue run, by concurrency key."""
+        parameters = {"tenant": turn.tenant, "queue": turn.queue}
+        rows = (await connection.execute(_RUNNING, parameters)).all()
+        return {row.concurrency_key: row.n for row in rows}
+
     async def pick(
-        self, connection: AsyncConnection, pool: str, tenants: Collection[str], limit: int
+        self, connection: AsyncConnection, turn: Turn, *, limit: int, suspects: bool
     ) -> list[Runnable]:
-        """Up to `limit` tasks that have waited longest, locked; tasks that others hold are passed over."""
-        parameters = {"pool": pool, "tenants": sorted(tenants), "limit": limit}
-        rows = (await connection.execute(_PICK, parameters)).all()
+        """Up to `limit` tasks without keys, by priority and age, locked; those that others hold are left."""
+        parameters = {
+            "pool": turn.pool,
+            "tenant": turn.tenant,
+            "queue": turn.queue,
+            "limit": limit,
+            "suspects": suspects,
+        }
+        return _runnables((await connection.execute(_PICK, parameters)).all())
+
+    async def candidates(self, connection: AsyncConnection, turn: Turn, waiting: Waiting) -> list[Candidate]:
+        """Enough of the waiting tasks of a locked queue for `dispatch.choose`, in the order it asks for."""
+        parameters = {
+            "pool": turn.pool,
+            "tenant": turn.tenant,
+            "queue": turn.queue,
+            "turns": list(waiting.turns),
+            "full": list(waiting.full),
+            "limit": waiting.limit,
+            "suspects": waiting.suspects,
+        }
+        rows = (await connection.execute(_CANDIDATES, parameters)).all()
         return [
-            Runnable(task=to_locked(row), input_json=row.input, finished_steps=tuple(row.finished))
-            for row in rows
+            Candidate(
+                task_id=task_id,
+                priority=row.priority,
+                fairness_key=row.fairness_key,
+                concurrency_key=concurrency_key,
+            )
+            for row in sorted(rows, key=lambda row: -row.priority)
+            for task_id, concurrency_key in zip(row.task_ids, row.concurrency_keys, strict=True)
         ]
+
+    async def take(self, connection: AsyncConnection, task_ids: Sequence[uuid.UUID]) -> list[Runnable]:
+        """These tasks, locked, as far as they wait still and nobody else holds them."""
+        return _runnables((await connection.execute(_TAKE, {"task_ids": list(task_ids)})).all())
+
+    async def spend(
+        self, connection: AsyncConnection, turn: Turn, turns: Sequence[str], *, started: int
+    ) -> None:
+        """Note in a locked queue whose turn it was, and that so many tasks were started."""
+        parameters = {
+            "tenant": turn.tenant,
+            "name": turn.queue,
+            "turns": list(turns),
+            "started": started,
+        }
+        await connection.execute(_SPEND, parameters)
 
     async def write(
         self, connection: AsyncConnection, accepted: Sequence[TaskChanges], claims: Sequence[NewClaim]
     ) -> None:
         """Write the attempts that began; the last statement of the transaction."""
         await write_changes(connection, accepted, claims)
+
+
+def _runnables(rows: Sequence[AnyRow]) -> list[Runnable]:
+    return [
+        Runnable(
+            task=to_locked(row),
+            input_json=row.input,
+            finished_steps=tuple(row.finished),
+            alone=row.alone,
+        )
+        for row in rows
+    ]

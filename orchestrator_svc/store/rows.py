@@ -16,6 +16,7 @@ from orchestrator_svc.lifecycle import (
     Timeout,
     WaitReason,
 )
+from orchestrator_svc.placement import Placement
 from orchestrator_svc.records import (
     AgentPin,
     Answer,
@@ -56,7 +57,8 @@ TASK_COLUMNS = (
     "task.task_id, task.tenant, task.agent, task.agent_version, task.agent_digest, task.isolation,"
     " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.task_type,"
     " task.labels, task.submitters, task.retried_from, task.revision, task.create_time, task.start_time,"
-    f" task.end_time, {_MOVING}"
+    " task.end_time, task.pool, task.queue, task.priority, task.fairness_key, task.concurrency_key,"
+    f" {_MOVING}"
 )
 
 
@@ -76,6 +78,13 @@ def to_task(row: AnyRow) -> Task:
         start_time=row.start_time,
         end_time=row.end_time,
         timeouts=_timeouts(row),
+        placement=Placement(
+            queue=row.queue,
+            priority=row.priority,
+            fairness_key=row.fairness_key,
+            concurrency_key=row.concurrency_key,
+        ),
+        pool=row.pool,
     )
 
 

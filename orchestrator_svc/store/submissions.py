@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import AuditKind, AuditNote
-from orchestrator_svc.records import POOL, NewTask, RequestKey, Task
-from orchestrator_svc.store.rows import TASK_COLUMNS, retry_json, submitters_json, to_task
+from orchestrator_svc.placement import DEFAULT_QUEUE
+from orchestrator_svc.records import NOT_PLACED, POOL, NewTask, NotPlaced, RequestKey, Stored, Task
+from orchestrator_svc.store.rows import TASK_COLUMNS, AnyRow, retry_json, submitters_json, to_task
 from orchestrator_svc.store.write import note_body
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 from svc_kit.group_commit import in_row_order
 from svc_kit.ids import uuid7
 
-# A statement on its own is a transaction: request ids in key order, then tasks, then the head of the log.
+# A statement on its own is a transaction: queues, request ids in key order, tasks, then the head of the log.
+# A queue that is shared by the key cannot be deleted meanwhile. Rows that are not placed here need more than
+# this statement can decide: `admitted` says that it has been decided.
 _STORE = sa.text(
     """
     WITH row AS (
@@ -27,28 +31,44 @@ _STORE = sa.text(
             CAST(:retried_from AS uuid[]), CAST(:input AS text[]), CAST(:subject AS text[]),
             CAST(:method AS text[]), CAST(:request_id AS uuid[]), CAST(:body_digest AS text[]),
             CAST(:prompt_event AS uuid[]), CAST(:state_event AS uuid[]), CAST(:note AS text[]),
+            CAST(:queue AS text[]), CAST(:priority AS smallint[]), CAST(:fairness_key AS text[]),
+            CAST(:concurrency_key AS text[]), CAST(:run_after AS timestamptz[]), CAST(:delay AS float8[]),
             CAST(:to_start AS float8[]), CAST(:to_close AS float8[]))
             WITH ORDINALITY AS row (task_id, tenant, agent, version, agent_digest, isolation, retry,
                 start_to_close, task_type, labels, submitters, traceparent, retried_from, input, subject,
-                method, request_id, body_digest, prompt_event, state_event, note, to_start, to_close,
-                ordinal)
+                method, request_id, body_digest, prompt_event, state_event, note, queue, priority,
+                fairness_key, concurrency_key, run_after, delay, to_start, to_close, ordinal)
+    ), held AS MATERIALIZED (
+        SELECT tenant, name, pool, max_waiting, keyed FROM queue
+        WHERE (tenant, name) IN (SELECT tenant, queue FROM row) ORDER BY tenant, name FOR KEY SHARE OF queue
+    ), placed AS (
+        SELECT row.*, coalesce(held.pool, :pool) AS pool,
+            greatest(now(), row.run_after, now() + make_interval(secs => row.delay)) AS starts
+        FROM row LEFT JOIN held ON held.tenant = row.tenant AND held.name = row.queue
+        WHERE CASE WHEN held.name IS NULL
+            THEN row.queue = :default_queue AND row.fairness_key = '' AND row.concurrency_key = ''
+            ELSE :admitted OR (held.max_waiting IS NULL
+                AND (held.keyed OR (row.fairness_key = '' AND row.concurrency_key = '')))
+            END
     ), first AS (
         INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)
-        SELECT tenant, subject, method, request_id, body_digest, task_id, now() FROM row
+        SELECT tenant, subject, method, request_id, body_digest, task_id, now() FROM placed
         WHERE request_id IS NOT NULL ORDER BY tenant, subject, method, request_id
         ON CONFLICT DO NOTHING RETURNING task_id
     ), stored AS (
         INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
             start_to_close, task_type, labels, submitters, traceparent, retried_from, input, state,
             wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time,
-            schedule_to_start, schedule_to_close, start_by, expires)
-        SELECT task_id, tenant, :pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
+            schedule_to_start, schedule_to_close, start_by, expires, queue, priority, fairness_key,
+            concurrency_key)
+        SELECT task_id, tenant, pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
             task_type, labels::jsonb, submitters::jsonb, traceparent, retried_from, input, 'SUBMITTED',
-            'QUEUED', now(), 0, 0, 0, 1, 0, now(), to_start, to_close,
-            now() + make_interval(secs => to_start), now() + make_interval(secs => to_close)
-        FROM row WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
+            CASE WHEN starts > now() THEN 'SCHEDULED' ELSE 'QUEUED' END, starts, 0, 0, 0, 1, 0, now(),
+            to_start, to_close, starts + make_interval(secs => to_start),
+            now() + make_interval(secs => to_close), queue, priority, fairness_key, concurrency_key
+        FROM placed WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
         ORDER BY task_id
-        ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time
+        ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time, run_after, pool, wait_reason
     ), counted AS (
         SELECT count(*) AS n FROM stored
     ), head AS (
@@ -57,10 +77,11 @@ _STORE = sa.text(
         FROM counted WHERE id = 1 AND counted.n > 0
         RETURNING log_head.position - counted.n AS position, log_head.outbox_seq - 2 * counted.n AS outbox_seq
     ), numbered AS (
-        SELECT row.*, row_number() OVER (ORDER BY ordinal) AS n FROM row JOIN stored USING (task_id)
+        SELECT row.*, stored.wait_reason, row_number() OVER (ORDER BY ordinal) AS n
+        FROM row JOIN stored USING (task_id)
     ), event AS (
         INSERT INTO task_event (task_id, revision, position, tenant, type, state, wait_reason, attempt, time)
-        SELECT task_id, 1, head.position + n, tenant, 'STATE_CHANGED', 'SUBMITTED', 'QUEUED', 0, now()
+        SELECT task_id, 1, head.position + n, tenant, 'STATE_CHANGED', 'SUBMITTED', wait_reason, 0, now()
         FROM numbered, head
     ), notes AS (
         INSERT INTO outbox (seq, tenant, event_id, kind, body)
@@ -68,7 +89,9 @@ _STORE = sa.text(
         UNION ALL
         SELECT head.outbox_seq + 2 * n, tenant, state_event, 'STATE_CHANGE', note::jsonb FROM numbered, head
     )
-    SELECT row.ordinal, row.tenant, stored.create_time FROM row LEFT JOIN stored USING (task_id)
+    SELECT row.ordinal, row.tenant, placed.task_id IS NOT NULL AS placed, stored.create_time,
+        stored.run_after, stored.pool, stored.wait_reason = 'QUEUED' AS ready
+    FROM row LEFT JOIN placed USING (task_id) LEFT JOIN stored USING (task_id)
     """
 )
 _RECALL = sa.text(
@@ -82,22 +105,30 @@ _RECALL = sa.text(
 )
 
 
+async def store_tasks(
+    connection: AsyncConnection, rows: Sequence[NewTask], *, admitted: bool = False
+) -> list[Stored | NotPlaced | None]:
+    """What became of each row; `admitted` rows have met the bounds of their queues, which are locked."""
+    parameters = {**_parameters(rows), "admitted": admitted}
+    found = (await connection.execute(_STORE, parameters)).all()
+    return in_row_order(
+        [row.tenant for row in rows], [(each.ordinal, each.tenant, _outcome(each)) for each in found]
+    )
+
+
 class SubmissionStore:
     """New tasks and the requests that brought them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def store(self, rows: Sequence[NewTask]) -> list[Any]:
-        """When each was created, in the order of `rows`; None for a row that was not stored now.
+    async def store(self, rows: Sequence[NewTask]) -> list[Stored | NotPlaced | None]:
+        """What became of each, in the order of `rows`; None for a row that was not stored now.
 
         That is one whose request id is taken, or which an earlier try of this very batch stored.
         """
         async with self._database.autocommit() as connection:
-            found = (await connection.execute(_STORE, _parameters(rows))).all()
-        return in_row_order(
-            [row.tenant for row in rows], [(r.ordinal, r.tenant, r.create_time) for r in found]
-        )
+            return await store_tasks(connection, rows)
 
     async def recall(self, rows: Sequence[NewTask]) -> list[tuple[Task, str]]:
         """For rows that were not stored now: the task that stands for each, and its request's digest."""
@@ -113,6 +144,14 @@ class SubmissionStore:
             found = (await connection.execute(_RECALL, parameters)).all()
         replies = [(r.ordinal, r.tenant, (to_task(r), r.digest or "")) for r in found]
         return in_row_order([row.tenant for row in rows], replies)
+
+    @undisturbed
+    async def queue_exists(self, tenant: str, queue: str) -> bool:
+        """Whether tasks can wait in it; `default` is there for every tenant."""
+        query = sa.text("SELECT FROM queue WHERE tenant = :tenant AND name = :name")
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(query, {"tenant": tenant, "name": queue})).one_or_none()
+        return row is not None or queue == DEFAULT_QUEUE
 
     @undisturbed
     async def find_request(self, tenant: str, key: RequestKey) -> tuple[uuid.UUID, str] | None:
@@ -132,9 +171,18 @@ class SubmissionStore:
         return (row.task_id, row.digest) if row is not None else None
 
 
+def _outcome(row: AnyRow) -> Stored | NotPlaced | None:
+    if not row.placed:
+        return NOT_PLACED
+    if row.create_time is None:
+        return None
+    return Stored(create_time=row.create_time, run_after=row.run_after, pool=row.pool, ready=row.ready)
+
+
 def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
     return {
         "pool": POOL,
+        "default_queue": DEFAULT_QUEUE,
         "task_id": [row.task_id for row in rows],
         "tenant": [row.tenant for row in rows],
         "agent": [row.agent.name for row in rows],
@@ -158,6 +206,12 @@ def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
         "note": [_note(row) for row in rows],
         "to_start": [row.timeouts.schedule_to_start for row in rows],
         "to_close": [row.timeouts.schedule_to_close for row in rows],
+        "queue": [row.placement.queue for row in rows],
+        "priority": [row.placement.priority for row in rows],
+        "fairness_key": [row.placement.fairness_key for row in rows],
+        "concurrency_key": [row.placement.concurrency_key for row in rows],
+        "run_after": [row.start.run_after for row in rows],
+        "delay": [row.start.delay for row in rows],
     }
 
 

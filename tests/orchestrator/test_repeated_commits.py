@@ -11,12 +11,13 @@ from interlock_suite.databases import ServiceDatabase
 from orchestrator_svc import store
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Completion, Written
-from orchestrator_svc.claims import ClaimRequest, Claims
+from orchestrator_svc.claims import Claims
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.lifecycle import TaskState
 from orchestrator_svc.records import (
     AgentPin,
     AttemptRef,
+    ClaimRequest,
     Isolation,
     NewTask,
     RequestKey,
@@ -25,6 +26,7 @@ from orchestrator_svc.records import (
     StepInput,
     StepKind,
     StepStatus,
+    Stored,
     Submitter,
 )
 from orchestrator_svc.retry import RetryPolicy
@@ -101,12 +103,13 @@ async def test_a_batch_of_new_tasks_that_is_run_again_stores_nothing_more(opened
     submissions = store.SubmissionStore(opened)
     rows = [new_task(), new_task(uuid.uuid4()), new_task(tenant="acme")]
     first = await submissions.store(rows)
-    assert all(time is not None for time in first)
+    assert all(isinstance(stored, Stored) for stored in first)
     before = await counts(opened)
     assert await submissions.store(rows) == [None, None, None]
     recalled = await submissions.recall(rows)
     assert [task.task_id for task, _ in recalled] == [row.task_id for row in rows]
-    assert [task.create_time for task, _ in recalled] == first
+    times = [stored.create_time for stored in first if isinstance(stored, Stored)]
+    assert [task.create_time for task, _ in recalled] == times
     assert await counts(opened) == before
 
 

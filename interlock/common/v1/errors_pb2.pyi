@@ -80,6 +80,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. The worker session is unknown or has ended."""
     ERROR_REASON_STEP_NOT_FOUND: _ErrorReason.ValueType  # 49
     """NOT_FOUND. No such step in that task."""
+    ERROR_REASON_QUEUE_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """NOT_FOUND. No such queue in the caller's tenant. metadata: queue."""
+    ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 51
+    """NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -102,6 +106,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A later version with the same or a higher number exists, or the number is not above the last one as the change demands."""
     ERROR_REASON_INPUT_ALREADY_PROVIDED: _ErrorReason.ValueType  # 87
     """FAILED_PRECONDITION. The task's request for input has another answer already. metadata: input_id."""
+    ERROR_REASON_CONCURRENCY_KEY_BUSY: _ErrorReason.ValueType  # 88
+    """FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
+    ERROR_REASON_QUEUE_NOT_EMPTY: _ErrorReason.ValueType  # 89
+    """FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -120,6 +128,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The subscriber was too slow; resume from the last revision it has."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 162
     """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
+    ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 163
+    """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 180
     """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 181
@@ -204,6 +214,10 @@ ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 48
 """NOT_FOUND. The worker session is unknown or has ended."""
 ERROR_REASON_STEP_NOT_FOUND: ErrorReason.ValueType  # 49
 """NOT_FOUND. No such step in that task."""
+ERROR_REASON_QUEUE_NOT_FOUND: ErrorReason.ValueType  # 50
+"""NOT_FOUND. No such queue in the caller's tenant. metadata: queue."""
+ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 51
+"""NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61
@@ -226,6 +240,10 @@ ERROR_REASON_VERSION_TOO_LOW: ErrorReason.ValueType  # 85
 """FAILED_PRECONDITION. A later version with the same or a higher number exists, or the number is not above the last one as the change demands."""
 ERROR_REASON_INPUT_ALREADY_PROVIDED: ErrorReason.ValueType  # 87
 """FAILED_PRECONDITION. The task's request for input has another answer already. metadata: input_id."""
+ERROR_REASON_CONCURRENCY_KEY_BUSY: ErrorReason.ValueType  # 88
+"""FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
+ERROR_REASON_QUEUE_NOT_EMPTY: ErrorReason.ValueType  # 89
+"""FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101
@@ -244,6 +262,8 @@ ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 161
 """RESOURCE_EXHAUSTED. The subscriber was too slow; resume from the last revision it has."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 162
 """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
+ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 163
+"""RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 180
 """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 181

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_options__pb2
 from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_permit__pb2
 from interlock.orchestrator.v1 import task_pb2 as interlock_dot_orchestrator_dot_v1_dot_task__pb2
 from interlock.registry.v1 import agent_pb2 as interlock_dot_registry_dot_v1_dot_agent__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4interlock/orchestrator/v1/orchestrator_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\x1a!interlock/registry/v1/agent.proto\"\xa5\x04\n\x11SubmitTaskRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x38.interlock.orchestrator.v1.SubmitTaskRequest.LabelsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x12\x31\n\x05retry\x18\n \x01(\x0b\x32\".interlock.registry.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payload\"C\n\x12SubmitTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x0fGetTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"I\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"\\\n\x11ListTasksResponse\x12.\n\x05tasks\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12\x43\x61ncelTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"#\n\x10PauseTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"B\n\x11PauseTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12ResumeTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"M\n\x13ProvideInputRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_json\x18\x03 \x01(\t\"E\n\x14ProvideInputResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"7\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"B\n\x11RetryTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"\xc2\x01\n\x11WatchTaskResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.TaskH\x00\x12\x35\n\x05\x65vent\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskEventH\x00\x12\x37\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32#.interlock.orchestrator.v1.BookmarkH\x00\x42\x08\n\x06update\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\"h\n\x14ListTaskStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\"`\n\x15ListTaskStepsResponse\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\xf5\t\n\x13OrchestratorService\x12o\n\nSubmitTask\x12,.interlock.orchestrator.v1.SubmitTaskRequest\x1a-.interlock.orchestrator.v1.SubmitTaskResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x07GetTask\x12).interlock.orchestrator.v1.GetTaskRequest\x1a*.interlock.orchestrator.v1.GetTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tListTasks\x12+.interlock.orchestrator.v1.ListTasksRequest\x1a,.interlock.orchestrator.v1.ListTasksResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nCancelTask\x12,.interlock.orchestrator.v1.CancelTaskRequest\x1a-.interlock.orchestrator.v1.CancelTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tPauseTask\x12+.interlock.orchestrator.v1.PauseTaskRequest\x1a,.interlock.orchestrator.v1.PauseTaskResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nResumeTask\x12,.interlock.orchestrator.v1.ResumeTaskRequest\x1a-.interlock.orchestrator.v1.ResumeTaskResponse\"\x04\xe8\xe0\x18\x01\x12u\n\x0cProvideInput\x12..interlock.orchestrator.v1.ProvideInputRequest\x1a/.interlock.orchestrator.v1.ProvideInputResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tRetryTask\x12+.interlock.orchestrator.v1.RetryTaskRequest\x1a,.interlock.orchestrator.v1.RetryTaskResponse\"\x04\xe8\xe0\x18\x01\x12n\n\tWatchTask\x12+.interlock.orchestrator.v1.WatchTaskRequest\x1a,.interlock.orchestrator.v1.WatchTaskResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12x\n\rListTaskSteps\x12/.interlock.orchestrator.v1.ListTaskStepsRequest\x1a\x30.interlock.orchestrator.v1.ListTaskStepsResponse\"\x04\xe8\xe0\x18\x01\x12x\n\rGetPublicKeys\x12/.interlock.orchestrator.v1.GetPublicKeysRequest\x1a\x30.interlock.orchestrator.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4interlock/orchestrator/v1/orchestrator_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\x1a!interlock/registry/v1/agent.proto\"\xbb\x06\n\x11SubmitTaskRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\ttask_type\x18\x03 \x01(\t\x12(\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x05 \x01(\tH\x00\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12H\n\x06labels\x18\x07 \x03(\x0b\x32\x38.interlock.orchestrator.v1.SubmitTaskRequest.LabelsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x12\x31\n\x05retry\x18\n \x01(\x0b\x32\".interlock.registry.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05queue\x18\x14 \x01(\t\x12\x15\n\x08priority\x18\x15 \x01(\x05H\x02\x88\x01\x01\x12\x14\n\x0c\x66\x61irness_key\x18\x16 \x01(\t\x12\x17\n\x0f\x63oncurrency_key\x18\x17 \x01(\t\x12L\n\x14\x63oncurrency_strategy\x18\x18 \x01(\x0e\x32..interlock.orchestrator.v1.ConcurrencyStrategy\x12/\n\trun_after\x18\x19 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x12*\n\x05\x64\x65lay\x18\x1a \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07payloadB\x07\n\x05startB\x0b\n\t_priority\"C\n\x12SubmitTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"@\n\x0fGetTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"I\n\x10ListTasksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"\\\n\x11ListTasksResponse\x12.\n\x05tasks\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12\x43\x61ncelTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"#\n\x10PauseTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"B\n\x11PauseTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"$\n\x11ResumeTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"C\n\x12ResumeTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"M\n\x13ProvideInputRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12\x13\n\x0b\x61nswer_json\x18\x03 \x01(\t\"E\n\x14ProvideInputResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\"7\n\x10RetryTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"B\n\x11RetryTaskResponse\x12-\n\x04task\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Task\";\n\x10WatchTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"\xc2\x01\n\x11WatchTaskResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.TaskH\x00\x12\x35\n\x05\x65vent\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskEventH\x00\x12\x37\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32#.interlock.orchestrator.v1.BookmarkH\x00\x42\x08\n\x06update\"\x1c\n\x08\x42ookmark\x12\x10\n\x08revision\x18\x01 \x01(\x03\"h\n\x14ListTaskStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\"`\n\x15ListTaskStepsResponse\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.orchestrator.v1.Step\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\xf5\t\n\x13OrchestratorService\x12o\n\nSubmitTask\x12,.interlock.orchestrator.v1.SubmitTaskRequest\x1a-.interlock.orchestrator.v1.SubmitTaskResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x07GetTask\x12).interlock.orchestrator.v1.GetTaskRequest\x1a*.interlock.orchestrator.v1.GetTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tListTasks\x12+.interlock.orchestrator.v1.ListTasksRequest\x1a,.interlock.orchestrator.v1.ListTasksResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nCancelTask\x12,.interlock.orchestrator.v1.CancelTaskRequest\x1a-.interlock.orchestrator.v1.CancelTaskResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tPauseTask\x12+.interlock.orchestrator.v1.PauseTaskRequest\x1a,.interlock.orchestrator.v1.PauseTaskResponse\"\x04\xe8\xe0\x18\x01\x12o\n\nResumeTask\x12,.interlock.orchestrator.v1.ResumeTaskRequest\x1a-.interlock.orchestrator.v1.ResumeTaskResponse\"\x04\xe8\xe0\x18\x01\x12u\n\x0cProvideInput\x12..interlock.orchestrator.v1.ProvideInputRequest\x1a/.interlock.orchestrator.v1.ProvideInputResponse\"\x04\xe8\xe0\x18\x01\x12l\n\tRetryTask\x12+.interlock.orchestrator.v1.RetryTaskRequest\x1a,.interlock.orchestrator.v1.RetryTaskResponse\"\x04\xe8\xe0\x18\x01\x12n\n\tWatchTask\x12+.interlock.orchestrator.v1.WatchTaskRequest\x1a,.interlock.orchestrator.v1.WatchTaskResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12x\n\rListTaskSteps\x12/.interlock.orchestrator.v1.ListTaskStepsRequest\x1a\x30.interlock.orchestrator.v1.ListTaskStepsResponse\"\x04\xe8\xe0\x18\x01\x12x\n\rGetPublicKeys\x12/.interlock.orchestrator.v1.GetPublicKeysRequest\x1a\x30.interlock.orchestrator.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,54 +62,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['ListTaskSteps']._serialized_options = b'\350\340\030\001'
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['GetPublicKeys']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['GetPublicKeys']._serialized_options = b'\350\340\030\001'
-  _globals['_SUBMITTASKREQUEST']._serialized_start=288
-  _globals['_SUBMITTASKREQUEST']._serialized_end=837
-  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_start=781
-  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_end=826
-  _globals['_SUBMITTASKRESPONSE']._serialized_start=839
-  _globals['_SUBMITTASKRESPONSE']._serialized_end=906
-  _globals['_GETTASKREQUEST']._serialized_start=908
-  _globals['_GETTASKREQUEST']._serialized_end=941
-  _globals['_GETTASKRESPONSE']._serialized_start=943
-  _globals['_GETTASKRESPONSE']._serialized_end=1007
-  _globals['_LISTTASKSREQUEST']._serialized_start=1009
-  _globals['_LISTTASKSREQUEST']._serialized_end=1082
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1084
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1176
-  _globals['_CANCELTASKREQUEST']._serialized_start=1178
-  _globals['_CANCELTASKREQUEST']._serialized_end=1214
-  _globals['_CANCELTASKRESPONSE']._serialized_start=1216
-  _globals['_CANCELTASKRESPONSE']._serialized_end=1283
-  _globals['_PAUSETASKREQUEST']._serialized_start=1285
-  _globals['_PAUSETASKREQUEST']._serialized_end=1320
-  _globals['_PAUSETASKRESPONSE']._serialized_start=1322
-  _globals['_PAUSETASKRESPONSE']._serialized_end=1388
-  _globals['_RESUMETASKREQUEST']._serialized_start=1390
-  _globals['_RESUMETASKREQUEST']._serialized_end=1426
-  _globals['_RESUMETASKRESPONSE']._serialized_start=1428
-  _globals['_RESUMETASKRESPONSE']._serialized_end=1495
-  _globals['_PROVIDEINPUTREQUEST']._serialized_start=1497
-  _globals['_PROVIDEINPUTREQUEST']._serialized_end=1574
-  _globals['_PROVIDEINPUTRESPONSE']._serialized_start=1576
-  _globals['_PROVIDEINPUTRESPONSE']._serialized_end=1645
-  _globals['_RETRYTASKREQUEST']._serialized_start=1647
-  _globals['_RETRYTASKREQUEST']._serialized_end=1702
-  _globals['_RETRYTASKRESPONSE']._serialized_start=1704
-  _globals['_RETRYTASKRESPONSE']._serialized_end=1770
-  _globals['_WATCHTASKREQUEST']._serialized_start=1772
-  _globals['_WATCHTASKREQUEST']._serialized_end=1831
-  _globals['_WATCHTASKRESPONSE']._serialized_start=1834
-  _globals['_WATCHTASKRESPONSE']._serialized_end=2028
-  _globals['_BOOKMARK']._serialized_start=2030
-  _globals['_BOOKMARK']._serialized_end=2058
-  _globals['_LISTTASKSTEPSREQUEST']._serialized_start=2060
-  _globals['_LISTTASKSTEPSREQUEST']._serialized_end=2164
-  _globals['_LISTTASKSTEPSRESPONSE']._serialized_start=2166
-  _globals['_LISTTASKSTEPSRESPONSE']._serialized_end=2262
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2264
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2286
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2288
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2357
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2360
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=3629
+  _globals['_SUBMITTASKREQUEST']._serialized_start=321
+  _globals['_SUBMITTASKREQUEST']._serialized_end=1148
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_start=1070
+  _globals['_SUBMITTASKREQUEST_LABELSENTRY']._serialized_end=1115
+  _globals['_SUBMITTASKRESPONSE']._serialized_start=1150
+  _globals['_SUBMITTASKRESPONSE']._serialized_end=1217
+  _globals['_GETTASKREQUEST']._serialized_start=1219
+  _globals['_GETTASKREQUEST']._serialized_end=1252
+  _globals['_GETTASKRESPONSE']._serialized_start=1254
+  _globals['_GETTASKRESPONSE']._serialized_end=1318
+  _globals['_LISTTASKSREQUEST']._serialized_start=1320
+  _globals['_LISTTASKSREQUEST']._serialized_end=1393
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1395
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1487
+  _globals['_CANCELTASKREQUEST']._serialized_start=1489
+  _globals['_CANCELTASKREQUEST']._serialized_end=1525
+  _globals['_CANCELTASKRESPONSE']._serialized_start=1527
+  _globals['_CANCELTASKRESPONSE']._serialized_end=1594
+  _globals['_PAUSETASKREQUEST']._serialized_start=1596
+  _globals['_PAUSETASKREQUEST']._serialized_end=1631
+  _globals['_PAUSETASKRESPONSE']._serialized_start=1633
+  _globals['_PAUSETASKRESPONSE']._serialized_end=1699
+  _globals['_RESUMETASKREQUEST']._serialized_start=1701
+  _globals['_RESUMETASKREQUEST']._serialized_end=1737
+  _globals['_RESUMETASKRESPONSE']._serialized_start=1739
+  _globals['_RESUMETASKRESPONSE']._serialized_end=1806
+  _globals['_PROVIDEINPUTREQUEST']._serialized_start=1808
+  _globals['_PROVIDEINPUTREQUEST']._serialized_end=1885
+  _globals['_PROVIDEINPUTRESPONSE']._serialized_start=1887
+  _globals['_PROVIDEINPUTRESPONSE']._serialized_end=1956
+  _globals['_RETRYTASKREQUEST']._serialized_start=1958
+  _globals['_RETRYTASKREQUEST']._serialized_end=2013
+  _globals['_RETRYTASKRESPONSE']._serialized_start=2015
+  _globals['_RETRYTASKRESPONSE']._serialized_end=2081
+  _globals['_WATCHTASKREQUEST']._serialized_start=2083
+  _globals['_WATCHTASKREQUEST']._serialized_end=2142
+  _globals['_WATCHTASKRESPONSE']._serialized_start=2145
+  _globals['_WATCHTASKRESPONSE']._serialized_end=2339
+  _globals['_BOOKMARK']._serialized_start=2341
+  _globals['_BOOKMARK']._serialized_end=2369
+  _globals['_LISTTASKSTEPSREQUEST']._serialized_start=2371
+  _globals['_LISTTASKSTEPSREQUEST']._serialized_end=2475
+  _globals['_LISTTASKSTEPSRESPONSE']._serialized_start=2477
+  _globals['_LISTTASKSTEPSRESPONSE']._serialized_end=2573
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2575
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2597
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2599
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2668
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2671
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3940
 # @@protoc_insertion_point(module_scope)

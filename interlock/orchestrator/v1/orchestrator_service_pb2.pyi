@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from interlock.common.v1 import permit_pb2 as _permit_pb2
 from interlock.orchestrator.v1 import task_pb2 as _task_pb2
@@ -61,6 +62,13 @@ class SubmitTaskRequest(_message.Message):
     SCHEDULE_TO_START_TIMEOUT_FIELD_NUMBER: _builtins.int
     START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     SCHEDULE_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_STRATEGY_FIELD_NUMBER: _builtins.int
+    RUN_AFTER_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Name of the agent."""
     agent_version: _builtins.str
@@ -73,6 +81,16 @@ class SubmitTaskRequest(_message.Message):
     """UUID; a repeat with the same body answers the first task. Kept for at least 24 hours. Empty = no protection against repeats."""
     validate_only: _builtins.bool
     """True: check only, change nothing; the task in the answer has no id."""
+    queue: _builtins.str
+    """Queue to wait in; empty = `default`."""
+    priority: _builtins.int
+    """0 to 9; within the queue the higher goes first. Absent = 5."""
+    fairness_key: _builtins.str
+    """Tasks of one priority take turns by this key, so that nobody waits behind another's thousands. At most 128 printable characters; empty = the concurrency key."""
+    concurrency_key: _builtins.str
+    """At most so many tasks of one key run at a time as the queue's `max_running_per_key` says. At most 128 printable characters."""
+    concurrency_strategy: _task_pb2.ConcurrencyStrategy.ValueType
+    """What happens where the concurrency key is at its limit; needs a concurrency key."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """For callers that have it as a Struct."""
@@ -97,6 +115,14 @@ class SubmitTaskRequest(_message.Message):
     def schedule_to_close_timeout(self) -> _duration_pb2.Duration:
         """How long it may take in all, over every attempt; absent = for ever. Then it is FAILED. Stands still while it is PAUSED or INPUT_REQUIRED."""
 
+    @_builtins.property
+    def run_after(self) -> _timestamp_pb2.Timestamp:
+        """Not before this time."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """Not before this long after it is stored."""
+
     def __init__(
         self,
         *,
@@ -112,14 +138,30 @@ class SubmitTaskRequest(_message.Message):
         schedule_to_start_timeout: _duration_pb2.Duration | None = ...,
         start_to_close_timeout: _duration_pb2.Duration | None = ...,
         schedule_to_close_timeout: _duration_pb2.Duration | None = ...,
+        queue: _builtins.str = ...,
+        priority: _builtins.int | None = ...,
+        fairness_key: _builtins.str = ...,
+        concurrency_key: _builtins.str = ...,
+        concurrency_strategy: _task_pb2.ConcurrencyStrategy.ValueType = ...,
+        run_after: _timestamp_pb2.Timestamp | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_json", b"input_json", "payload", b"payload", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "delay", b"delay", "input", b"input", "input_json", b"input_json", "payload", b"payload", "priority", b"priority", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start", b"start", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "input", b"input", "input_json", b"input_json", "labels", b"labels", "payload", b"payload", "request_id", b"request_id", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout", "task_type", b"task_type", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "agent", b"agent", "agent_version", b"agent_version", "concurrency_key", b"concurrency_key", "concurrency_strategy", b"concurrency_strategy", "delay", b"delay", "fairness_key", b"fairness_key", "input", b"input", "input_json", b"input_json", "labels", b"labels", "payload", b"payload", "priority", b"priority", "queue", b"queue", "request_id", b"request_id", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start", b"start", "start_to_close_timeout", b"start_to_close_timeout", "task_type", b"task_type", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["input", "input_json"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["run_after", "delay"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
 
 Global___SubmitTaskRequest: _TypeAlias = SubmitTaskRequest  # noqa: Y015
 

@@ -99,8 +99,8 @@ class OrchestratorServiceServicer:
     def SubmitTask(self, request, context):
         """Stores a task; the answer means that it is durable and will run. Pins the agent's version. The same request id with the same body answers the first task.
         Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS (all violations), NOT_FOUND AGENT_NOT_FOUND or AGENT_VERSION_NOT_FOUND,
-        FAILED_PRECONDITION NOT_ACTIVE, ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG,
-        RESOURCE_EXHAUSTED OVERLOADED.
+        or QUEUE_NOT_FOUND, FAILED_PRECONDITION NOT_ACTIVE or CONCURRENCY_KEY_BUSY (by its own strategy), ALREADY_EXISTS REQUEST_ID_REUSED,
+        UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG, RESOURCE_EXHAUSTED OVERLOADED or QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +114,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,13 +36,13 @@ class OrchestratorServiceStub:
     SubmitTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.SubmitTaskRequest, _orchestrator_service_pb2.SubmitTaskResponse]
     """Stores a task; the answer means that it is durable and will run. Pins the agent's version. The same request id with the same body answers the first task.
     Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS (all violations), NOT_FOUND AGENT_NOT_FOUND or AGENT_VERSION_NOT_FOUND,
-    FAILED_PRECONDITION NOT_ACTIVE, ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG,
-    RESOURCE_EXHAUSTED OVERLOADED.
+    or QUEUE_NOT_FOUND, FAILED_PRECONDITION NOT_ACTIVE or CONCURRENCY_KEY_BUSY (by its own strategy), ALREADY_EXISTS REQUEST_ID_REUSED,
+    UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG, RESOURCE_EXHAUSTED OVERLOADED or QUEUE_FULL.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]
@@ -89,13 +89,13 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     SubmitTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.SubmitTaskRequest, _orchestrator_service_pb2.SubmitTaskResponse]  # type: ignore[assignment]
     """Stores a task; the answer means that it is durable and will run. Pins the agent's version. The same request id with the same body answers the first task.
     Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS (all violations), NOT_FOUND AGENT_NOT_FOUND or AGENT_VERSION_NOT_FOUND,
-    FAILED_PRECONDITION NOT_ACTIVE, ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG,
-    RESOURCE_EXHAUSTED OVERLOADED.
+    or QUEUE_NOT_FOUND, FAILED_PRECONDITION NOT_ACTIVE or CONCURRENCY_KEY_BUSY (by its own strategy), ALREADY_EXISTS REQUEST_ID_REUSED,
+    UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG, RESOURCE_EXHAUSTED OVERLOADED or QUEUE_FULL.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
@@ -145,8 +145,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.SubmitTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.SubmitTaskResponse]]:
         """Stores a task; the answer means that it is durable and will run. Pins the agent's version. The same request id with the same body answers the first task.
         Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS (all violations), NOT_FOUND AGENT_NOT_FOUND or AGENT_VERSION_NOT_FOUND,
-        FAILED_PRECONDITION NOT_ACTIVE, ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG,
-        RESOURCE_EXHAUSTED OVERLOADED.
+        or QUEUE_NOT_FOUND, FAILED_PRECONDITION NOT_ACTIVE or CONCURRENCY_KEY_BUSY (by its own strategy), ALREADY_EXISTS REQUEST_ID_REUSED,
+        UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG, RESOURCE_EXHAUSTED OVERLOADED or QUEUE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -163,7 +163,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ListTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.ListTasksResponse]]:
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
 

@@ -85,6 +85,10 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """For the back-off after a failure; `run_after` says until when."""
     WAIT_REASON_SCHEDULED: _WaitReason.ValueType  # 3
     """For the time at which it was asked to run; `run_after` says when that is."""
+    WAIT_REASON_LIMITED: _WaitReason.ValueType  # 4
+    """For a limit of its queue. Found out for an answer: events say QUEUED, since no task changes when a limit does."""
+    WAIT_REASON_QUEUE_PAUSED: _WaitReason.ValueType  # 5
+    """For its queue to be resumed. Found out for an answer, as LIMITED is."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """Why a submitted task waits."""
@@ -97,6 +101,10 @@ WAIT_REASON_RETRY_BACKOFF: WaitReason.ValueType  # 2
 """For the back-off after a failure; `run_after` says until when."""
 WAIT_REASON_SCHEDULED: WaitReason.ValueType  # 3
 """For the time at which it was asked to run; `run_after` says when that is."""
+WAIT_REASON_LIMITED: WaitReason.ValueType  # 4
+"""For a limit of its queue. Found out for an answer: events say QUEUED, since no task changes when a limit does."""
+WAIT_REASON_QUEUE_PAUSED: WaitReason.ValueType  # 5
+"""For its queue to be resumed. Found out for an answer, as LIMITED is."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _InputKind:
@@ -160,6 +168,34 @@ TIMEOUT_KIND_START_TO_CLOSE: TimeoutKind.ValueType  # 2
 TIMEOUT_KIND_SCHEDULE_TO_CLOSE: TimeoutKind.ValueType  # 3
 """The whole task took too long, over all attempts."""
 Global___TimeoutKind: _TypeAlias = TimeoutKind  # noqa: Y015
+
+class _ConcurrencyStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConcurrencyStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConcurrencyStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONCURRENCY_STRATEGY_UNSPECIFIED: _ConcurrencyStrategy.ValueType  # 0
+    """As QUEUE."""
+    CONCURRENCY_STRATEGY_QUEUE: _ConcurrencyStrategy.ValueType  # 1
+    """It waits for its turn."""
+    CONCURRENCY_STRATEGY_REJECT: _ConcurrencyStrategy.ValueType  # 2
+    """It is refused while as many tasks of the key as the limit allows have not ended."""
+    CONCURRENCY_STRATEGY_CANCEL_OLDEST: _ConcurrencyStrategy.ValueType  # 3
+    """The oldest tasks of the key are canceled, as many as keep it within the limit."""
+
+class ConcurrencyStrategy(_ConcurrencyStrategy, metaclass=_ConcurrencyStrategyEnumTypeWrapper):
+    """What happens to a task whose concurrency key is at its limit."""
+
+CONCURRENCY_STRATEGY_UNSPECIFIED: ConcurrencyStrategy.ValueType  # 0
+"""As QUEUE."""
+CONCURRENCY_STRATEGY_QUEUE: ConcurrencyStrategy.ValueType  # 1
+"""It waits for its turn."""
+CONCURRENCY_STRATEGY_REJECT: ConcurrencyStrategy.ValueType  # 2
+"""It is refused while as many tasks of the key as the limit allows have not ended."""
+CONCURRENCY_STRATEGY_CANCEL_OLDEST: ConcurrencyStrategy.ValueType  # 3
+"""The oldest tasks of the key are canceled, as many as keep it within the limit."""
+Global___ConcurrencyStrategy: _TypeAlias = ConcurrencyStrategy  # noqa: Y015
 
 class _EventType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -398,6 +434,11 @@ class Task(_message.Message):
     START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     SCHEDULE_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -436,6 +477,16 @@ class Task(_message.Message):
     """True while the live attempt winds up because the task is to be paused."""
     dead_lettered: _builtins.bool
     """True when it FAILED although a repeat might have done it: the retry budget or its time was used up, or it is POISON."""
+    queue: _builtins.str
+    """Queue that it waits in."""
+    pool: _builtins.str
+    """Pool of workers that serves the queue."""
+    priority: _builtins.int
+    """0 to 9; within a queue the higher goes first."""
+    fairness_key: _builtins.str
+    """Tasks of one priority take turns by this key; the concurrency key where none was given."""
+    concurrency_key: _builtins.str
+    """No more tasks of this key run at a time than the queue allows; empty = no such limit."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input. Only in GetTask, and only where it fits a Struct without loss."""
@@ -528,10 +579,15 @@ class Task(_message.Message):
         start_to_close_timeout: _duration_pb2.Duration | None = ...,
         schedule_to_close_timeout: _duration_pb2.Duration | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        queue: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        fairness_key: _builtins.str = ...,
+        concurrency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
