@@ -29,6 +29,8 @@ def suite() -> Iterator[RunningSuite]:
         port_base=30_000 + os.getpid() % 1_000 * 10,
         # So short that hanging processes lose their leases.
         INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="3",
+        # And workers give back what does not end at once.
+        INTERLOCK_WORKER_DRAIN_SECONDS="1",
     )
     try:
         suite.start()

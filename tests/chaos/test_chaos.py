@@ -1,18 +1,28 @@
-"""Random faults under load: nothing is lost, nothing is done twice, everything is told and recorded once."""
+"""Two orchestrators and two workers on one database.
+
+Whatever strikes them, nothing is lost, nothing is done twice, everything is told and recorded once; a rolling
+restart is not even noticed.
+"""
 
 import asyncio
 import faulthandler
+import itertools
 import random
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from interlock.client import Client
+from interlock.orchestrator.v1 import orchestrator_service_pb2
+from svc_kit.advisory import lock_key
 from tests.chaos import invariants
-from tests.chaos.faults import Striker, sequence
+from tests.chaos.faults import ORCHESTRATORS, WORKERS, Striker, sequence
 from tests.chaos.ledger import Ledger, new_marks
-from tests.chaos.load import Load, jobs
-from tests.e2e.observing import eventually, settled
+from tests.chaos.load import CHAIN, NAP, Job, Kind, Load, jobs
+from tests.e2e.observing import COMPLETED, ended, eventually, outcomes, settled, submit
 from tests.e2e.suite import RunningSuite
 
 pytestmark = pytest.mark.chaos
@@ -54,6 +64,89 @@ async def test_nothing_is_lost_or_done_twice_over_faults_without_end(
     if number is None:
         number = random.SystemRandom().getrandbits(32)
     await run_chaos(suite, client, number=number, tasks=tasks, faults=tasks, longest=4.0)
+
+
+async def test_a_rolling_restart_under_load_loses_nothing_and_burns_no_attempt(
+    suite: RunningSuite, client: Client
+) -> None:
+    load = Load(client, in_flight=12)
+    restarted = asyncio.Event()
+
+    def work() -> Iterator[Job]:
+        # Longer than a worker waits for what runs, so that it has to give tasks back as well.
+        naps = (
+            Job(number=number, kind=Kind.NAP, work=NAP, task_input={"seconds": 0.2 if number % 3 else 2.5})
+            for number in itertools.count()
+        )
+        return itertools.takewhile(lambda _: not restarted.is_set(), naps)
+
+    loading = asyncio.create_task(load.run(work()))
+    for process in (*ORCHESTRATORS, *WORKERS):
+        await eventually(lambda: _running(client))
+        await asyncio.to_thread(suite.ask, op="restart", process=process)
+    restarted.set()
+    await loading
+    tasks = await asyncio.gather(*(client.get(each.task_id) for each in load.followed))
+    assert {task.state for task in tasks} == {COMPLETED}
+    assert sum(task.failures + task.crashes for task in tasks) == 0
+    seen = {outcome for task in tasks for outcome in outcomes(task)}
+    assert seen == {"COMPLETED", "RELEASED"}
+    assert [*invariants.of_the_watchers(suite, load.followed)] == []
+
+
+async def _running(client: Client) -> bool:
+    """Whether an attempt is under way."""
+    request = orchestrator_service_pb2.ListTasksRequest(filter='state = "RUNNING"', page_size=1)
+    return bool((await client.call(client.tasks.ListTasks, request)).tasks)
+
+
+async def test_a_watcher_at_any_replica_sees_every_change(suite: RunningSuite) -> None:
+    token = suite.token("SUPER_ADMIN")
+    async with AsyncExitStack() as stack:
+        replicas = [
+            await stack.enter_async_context(Client({"orchestrator": address}, lambda: token))
+            for address in suite.context["addresses"]["orchestrator"].split(",")
+        ]
+        assert len(replicas) == 2
+        task_id = await submit(replicas[0], CHAIN.name, value=1)
+        seen = await asyncio.gather(*(_events_after_the_first(each, task_id) for each in replicas))
+        assert seen[0] == seen[1] == list(range(2, (await replicas[1].get(task_id)).revision + 1))
+
+
+async def _events_after_the_first(client: Client, task_id: str) -> list[int]:
+    return [update.event.revision async for update in client.watch(task_id, after_revision=1)]
+
+
+async def test_one_of_the_replicas_keeps_time_and_another_takes_over_when_it_dies(
+    suite: RunningSuite, client: Client
+) -> None:
+    keepers = set()
+    for process in ORCHESTRATORS:
+        keepers.add(await eventually(lambda: asyncio.to_thread(_keeper, suite)))
+        suite.send(process, signal.SIGKILL)
+        await settled(suite)
+    # It was one of the two, so the connection that keeps time is not the first one any more.
+    keepers.add(await eventually(lambda: asyncio.to_thread(_keeper, suite)))
+    assert len(keepers) > 1
+    # And it does its work: a worker that hangs loses its task to the other.
+    task_ids = [await submit(client, NAP.name, seconds=1) for _ in range(4)]
+    with suite.hanging(WORKERS[0]):
+        tasks = await ended(client, *task_ids)
+    assert {task.state for task in tasks} == {COMPLETED}
+
+
+def _keeper(suite: RunningSuite) -> int | None:
+    """The one connection that has the timekeeper's lock; None while nobody has it."""
+    key = lock_key("orchestrator timekeeper") % 2**64
+    with suite.database("orchestrator") as connection:
+        found = connection.execute(
+            "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+            " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+            " AND classid::bigint = %s AND objid::bigint = %s",
+            (key >> 32, key % 2**32),
+        ).fetchall()
+    assert len(found) < 2
+    return int(found[0][0]) if found else None
 
 
 async def run_chaos(
