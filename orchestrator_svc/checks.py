@@ -25,6 +25,8 @@ MAX_ERROR_MESSAGE = 8192
 MAX_POOLS = 32
 MAX_CAPACITY = 10_000
 MAX_TOLD_SECONDS = 7 * 24 * 3600.0
+REDRIVEN = 100
+MAX_REDRIVEN = 500
 MAX_PROMPT = 16 * 1024
 MAX_SCHEMA = 64 * 1024
 
@@ -91,6 +93,13 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
         placement=placement,
         start=start,
     )
+
+
+def max_tasks(count: int) -> int:
+    """How many dead letters one call redrives."""
+    if not 0 <= count <= MAX_REDRIVEN:
+        raise invalid([Violation("max_tasks", f"must be 1 to {MAX_REDRIVEN}, or 0 for {REDRIVEN}")])
+    return count or REDRIVEN
 
 
 def after_revision(revision: int) -> int:

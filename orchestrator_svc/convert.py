@@ -68,6 +68,7 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         input_kind=_input_kind(status.input_kind),
         pause_requested=status.pausing,
         dead_lettered=status.dead_lettered,
+        from_step=task.from_step,
         retry=_policy(task.agent.retry),
         start_to_close_timeout=_duration(task.agent.start_to_close),
         schedule_to_start_timeout=_duration(task.timeouts.schedule_to_start),

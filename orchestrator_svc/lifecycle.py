@@ -8,6 +8,9 @@ from enum import StrEnum
 from orchestrator_svc.retry import RetryPolicy, back_off
 
 MAX_CRASHES = 3
+# One death says little of the many tasks aboard, and they all shall run again at once; what is aboard at the
+# next one too may have caused both.
+SUSPECT_LOSSES = 2
 POISON = "POISON"
 # What an attempt is told to have ended by when it did not wind up in the time it was given.
 CANCEL_FORCED = "CANCEL_FORCED"
@@ -164,7 +167,8 @@ class Status:
     attempt: int = 0  # the fence: rises on every claim
     failures: int = 0  # the retry budget counts these
     crashes: int = 0  # worker deaths that are put down to the task
-    suspect: bool = False  # it was aboard when a worker died, and has not survived an attempt since
+    losses: int = 0  # worker deaths in a row with the task aboard
+    suspect: bool = False  # so many that it may have caused them: no worker takes two such tasks
     pausing: bool = False  # the live attempt winds up, and then the task is paused
     dead_lettered: bool = False  # given up although a repeat might have done it
     start_by: datetime | None = None  # schedule-to-start
@@ -226,7 +230,7 @@ def fail(
     """
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED, error=error)
-    failed = replace(status, failures=status.failures + 1, suspect=False, error=error)
+    failed = replace(_survived(status), failures=status.failures + 1, error=error)
     if not error.retryable or not policy.repeats(error.error_class):
         return Ending(status=_moved(failed, Move.FAIL), outcome=Outcome.FAILED, error=error)
     wait = back_off(policy, failures=failed.failures, told=told, chance=chance)
@@ -243,18 +247,19 @@ def release(status: Status, *, now: datetime) -> Ending:
     """The worker gives the task back unharmed."""
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED)
-    survived = replace(status, suspect=False)
+    survived = _survived(status)
     if status.pausing:
         return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PAUSED)
     return Ending(status=_queued(survived), outcome=Outcome.RELEASED)
 
 
-def lose(status: Status, *, blamed: bool, suspect: bool = True, now: datetime) -> Ending:
+def lose(status: Status, *, blamed: bool, died: bool = True, now: datetime) -> Ending:
     """The worker is gone: the task runs again at once, unless it has brought down too many.
 
-    `blamed` says that the worker's death is put down to this task; `suspect`, that the worker has died.
+    `blamed` says that the worker's death is put down to this task; `died` is False for one that just gave up.
     """
-    lost = replace(status, crashes=status.crashes + blamed, suspect=status.suspect or suspect)
+    losses = status.losses + died
+    lost = replace(status, crashes=status.crashes + blamed, losses=losses, suspect=losses >= SUSPECT_LOSSES)
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(lost, Move.WIND_UP), outcome=Outcome.LOST)
     if lost.crashes >= MAX_CRASHES:
@@ -339,7 +344,7 @@ def request_input(status: Status, kind: InputKind, *, now: datetime) -> Ending:
     """The attempt needs a person's answer and gives up its slot until it comes."""
     if status.state is TaskState.CANCELING:
         return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED)
-    survived = replace(status, suspect=False)
+    survived = _survived(status)
     if status.pausing:
         return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PARKED)
     parked = replace(_parked(survived, Move.REQUEST_INPUT, now), input_kind=kind)
@@ -378,13 +383,16 @@ def _forced(status: Status, now: datetime) -> Ending:
 def blamed(aboard: Sequence[Status]) -> int | None:
     """The place of the task that a worker's death is put down to; None when that cannot be told.
 
-    Every task aboard becomes a suspect, and no worker holds two of them: so it is the only suspect, or the
-    only task at all.
+    No worker holds two suspects: so it is the only one, or the only task at all.
     """
     if len(aboard) == 1:
         return 0
     suspects = [place for place, status in enumerate(aboard) if status.suspect]
     return suspects[0] if len(suspects) == 1 else None
+
+
+def _survived(status: Status) -> Status:
+    return replace(status, losses=0, suspect=False)
 
 
 def _queued(status: Status) -> Status:
@@ -415,5 +423,5 @@ def _moved(status: Status, move: Move) -> Status:
     if not target.live:
         moved = replace(moved, pausing=False, wind_up_by=None)
     if target.terminal:
-        moved = replace(moved, suspect=False, expires=None, left=None)
+        moved = replace(_survived(moved), expires=None, left=None)
     return moved

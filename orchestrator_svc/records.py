@@ -107,6 +107,8 @@ class NewTask:
     submitters: tuple[Submitter, ...]  # whoever submitted it, then those of the tasks above it
     traceparent: str = ""
     retried_from: uuid.UUID | None = None
+    from_step: str = ""  # of `retried_from`: it begins anew with this step
+    step_count: int = 0  # and takes over the finished ones of so many before it
     timeouts: Timeouts = field(default_factory=Timeouts)
     request: RequestKey | None = None
     placement: Placement = field(default_factory=Placement)
@@ -151,6 +153,7 @@ class Task:
     timeouts: Timeouts = field(default_factory=Timeouts)
     placement: Placement = field(default_factory=Placement)
     pool: str = POOL
+    from_step: str = ""
 
     @property
     def submitter(self) -> str:

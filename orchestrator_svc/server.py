@@ -25,6 +25,7 @@ from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
 from orchestrator_svc.reaper import Reaper
 from orchestrator_svc.receipts import GatewayKeys, Receipts
+from orchestrator_svc.repeats import Repeats
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.submissions import Submissions
@@ -107,6 +108,9 @@ def build(settings: OrchestratorSettings) -> App:
     attempts = Attempts(
         store=attempt_store, bindings=agents, announcer=announcer, observe=commit_lane("attempt")
     )
+    repeats = Repeats(
+        store=store.RepeatStore(database), tasks=task_store, submissions=submissions, agents=agents, gate=gate
+    )
     hub = Hub(event_store, wakeups.subscribe(EVENTS), buffer=settings.watch_buffer)
     watches = Watches(
         hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds
@@ -123,7 +127,12 @@ def build(settings: OrchestratorSettings) -> App:
 
     leader = Leader(database, "orchestrator timekeeper", keep_time)
     people = servicer.OrchestratorServicer(
-        submissions=submissions, tasks=tasks, inputs=inputs, watches=watches, rights=rights
+        submissions=submissions,
+        repeats=repeats,
+        tasks=tasks,
+        inputs=inputs,
+        watches=watches,
+        rights=rights,
     )
     workers = worker_servicer.WorkerServicer(
         sessions=sessions,

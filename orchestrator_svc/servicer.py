@@ -12,6 +12,7 @@ from orchestrator_svc import checks, convert, filtering, metrics
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.inputs import Inputs, Provision
 from orchestrator_svc.records import Place
+from orchestrator_svc.repeats import RedriveRequest, Repeats
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.submissions import Caller, Submissions
 from orchestrator_svc.tasks import Tasks
@@ -34,6 +35,7 @@ ROLES = {
     "ResumeTask": SUBMITTERS,
     "ProvideInput": SUBMITTERS | {Role.SERVICE},
     "RetryTask": SUBMITTERS,
+    "RedriveTasks": SUBMITTERS,
     "WatchTask": READERS,
     "ListTaskSteps": READERS,
     "GetPublicKeys": frozenset(Role),
@@ -49,12 +51,14 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self,
         *,
         submissions: Submissions,
+        repeats: Repeats,
         tasks: Tasks,
         inputs: Inputs,
         watches: Watches,
         rights: Rights,
     ) -> None:
         self._submissions = submissions
+        self._repeats = repeats
         self._tasks = tasks
         self._inputs = inputs
         self._watches = watches
@@ -126,8 +130,26 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
 
     async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
         task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)
-        task = await self._submissions.retry(_caller(), task_id, request_id)
+        from_step = checks.step_key(request.from_step) if request.from_step else ""
+        task = await self._repeats.retry(_caller(), task_id, request_id, from_step=from_step)
         return messages.RetryTaskResponse(task=convert.task_to_proto(task))
+
+    async def RedriveTasks(
+        self, request: messages.RedriveTasksRequest, context: Any
+    ) -> messages.RedriveTasksResponse:
+        asked = RedriveRequest(
+            filter=request.filter,
+            conditions=filtering.conditions(request.filter),
+            limit=checks.max_tasks(request.max_tasks),
+            request_id=checks.request_id(request.request_id),
+        )
+        done = await self._repeats.redrive(_caller(), asked, validate_only=request.validate_only)
+        return messages.RedriveTasksResponse(
+            count=done.count,
+            task_ids=[str(task_id) for task_id in done.task_ids],
+            inactive=done.inactive,
+            more=done.more,
+        )
 
     async def WatchTask(
         self, request: messages.WatchTaskRequest, context: Any

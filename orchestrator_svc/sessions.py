@@ -118,7 +118,7 @@ class Sessions:
             ending = lifecycle.lose(
                 task.status,
                 blamed=task.task_id in guilty,
-                suspect=task.session_id in dead,
+                died=task.session_id in dead,
                 now=task.now,
             )
             changes.end_attempt(ending, actor=REAPER)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
-from orchestrator_svc.errors import queue_not_found, request_id_reused, task_not_found, task_state
+from orchestrator_svc.errors import queue_not_found, request_id_reused
 from orchestrator_svc.lifecycle import submitted
 from orchestrator_svc.overrides import Overrides
 from orchestrator_svc.placement import Placement, Start, Strategy
@@ -21,16 +21,15 @@ from orchestrator_svc.records import (
     Stored,
     Submitter,
     Task,
-    TaskDetails,
 )
 from orchestrator_svc.schemas import InputSchemas
+from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.errors import DomainError, invalid
 from svc_kit.group_commit import GroupCommit, Observer
 from svc_kit.ids import uuid7
 from svc_kit.strict_json import JsonValue, canonical, digest
 
 SUBMIT = "SubmitTask"
-RETRY = "RetryTask"
 _ROW_BYTES = 1024
 _NIL = uuid.UUID(int=0)
 
@@ -108,14 +107,12 @@ class TaskReader(Protocol):
     """Reads single tasks."""
 
     async def find(self, tenant: str, task_id: uuid.UUID) -> Task | None: ...
-    async def details(self, tenant: str, task_id: uuid.UUID) -> TaskDetails | None: ...
 
 
 class AgentChooser(Protocol):
     """Knows which agent versions may run."""
 
     async def choose(self, tenant: str, name: str, version: str) -> ChosenAgent: ...
-    async def check_active(self, tenant: str, name: str) -> None: ...
 
 
 class Gate(Protocol):
@@ -164,14 +161,14 @@ class Submissions:
         With `validate_only` nothing is stored, and the task has the nil id.
         """
         request_id = None if validate_only else asked.request_id
-        key = _key(caller, SUBMIT, request_id, asked.digest())
+        key = request_key(caller, SUBMIT, request_id, asked.digest())
         try:
             self._gate.check()
             chosen = await self._agents.choose(caller.tenant, asked.agent, asked.agent_version)
             self._check_input(chosen, asked)
         except DomainError:
             # The world may have changed since the first request; its answer stands all the same.
-            earlier = await self._earlier(caller.tenant, key)
+            earlier = await self.earlier(caller.tenant, key)
             if earlier is None:
                 raise
             return earlier
@@ -195,36 +192,24 @@ class Submissions:
             raise queue_not_found(asked.placement.queue)
         return _stored(new, None)
 
-    async def retry(self, caller: Caller, task_id: uuid.UUID, request_id: uuid.UUID | None) -> Task:
-        """A new task from a terminal one, with its agent version, input, type, labels and place."""
-        key = _key(caller, RETRY, request_id, digest(task_id.bytes))
-        earlier = await self._earlier(caller.tenant, key)
-        if earlier is not None:
-            return earlier
-        self._gate.check()
-        details = await self._tasks.details(caller.tenant, task_id)
-        if details is None:
-            raise task_not_found(task_id)
-        old = details.task
-        if not old.status.state.terminal:
-            raise task_state(task_id, old.status.state, "only a task that has ended can be retried")
-        await self._agents.check_active(caller.tenant, old.agent.name)
-        return await self._lane.submit(
-            NewTask(
-                task_id=uuid7(),
-                tenant=caller.tenant,
-                agent=old.agent,
-                task_type=old.task_type,
-                input_json=details.input_json,
-                labels=old.labels,
-                submitters=(caller.submitter(),),
-                traceparent=caller.traceparent,
-                retried_from=task_id,
-                timeouts=old.timeouts,
-                request=key,
-                placement=old.placement,
-            )
-        )
+    async def earlier(self, tenant: str, key: RequestKey | None) -> Task | None:
+        """The task that an earlier request with this key brought; raises REQUEST_ID_REUSED."""
+        known = await self._store.find_request(tenant, key) if key is not None else None
+        if known is None or key is None:
+            return None
+        task_id, body = known
+        if body != key.digest:
+            raise request_id_reused(key.request_id)
+        return await self._tasks.find(tenant, task_id)
+
+    async def store(self, new: NewTask) -> Task:
+        """Store a task in a commit that it may share."""
+        return await self._lane.submit(new)
+
+    @undisturbed
+    async def store_together(self, rows: Sequence[NewTask]) -> Sequence[Task | DomainError]:
+        """Store tasks beside the shared commits; as long as their queues take them."""
+        return await self._commit(rows)
 
     async def close(self) -> None:
         """Answer whoever waits and take nothing more."""
@@ -236,15 +221,6 @@ class Submissions:
         )
         if found:
             raise invalid(found)
-
-    async def _earlier(self, tenant: str, key: RequestKey | None) -> Task | None:
-        known = await self._store.find_request(tenant, key) if key is not None else None
-        if known is None or key is None:
-            return None
-        task_id, body = known
-        if body != key.digest:
-            raise request_id_reused(key.request_id)
-        return await self._tasks.find(tenant, task_id)
 
     async def _commit(self, rows: Sequence[NewTask]) -> Sequence[Task | DomainError]:
         plain = [row for row in rows if row.start.strategy is Strategy.QUEUE]
@@ -307,10 +283,12 @@ def _stored(row: NewTask, stored: Stored | None) -> Task:
         timeouts=row.timeouts,
         placement=row.placement,
         pool=stored.pool if stored is not None else "",
+        from_step=row.from_step,
     )
 
 
-def _key(caller: Caller, method: str, request_id: uuid.UUID | None, body: str) -> RequestKey | None:
+def request_key(caller: Caller, method: str, request_id: uuid.UUID | None, body: str) -> RequestKey | None:
+    """By which a repeat is known, where the caller gave an id."""
     if request_id is None:
         return None
     return RequestKey(subject=caller.subject, method=method, request_id=request_id, digest=body)

@@ -53,6 +53,8 @@ task = sa.Table(
     sa.Column("end_time", _Time),
     # Of the task that waits for a person; of the clocks that run on it, the next one is `due_time`.
     sa.Column("input_kind", sa.Text),
+    sa.Column("from_step", sa.Text),
+    sa.Column("losses", sa.Integer, nullable=False),
     sa.Column("suspect", sa.Boolean, nullable=False),
     sa.Column("pausing", sa.Boolean, nullable=False),
     sa.Column("dead_lettered", sa.Boolean, nullable=False),

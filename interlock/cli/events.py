@@ -7,6 +7,11 @@ from interlock.cli.escaping import one_line
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 
 _WHAT_WIDTH = 24
+_SAID = {
+    task_pb2.EVENT_TYPE_PAUSE_REQUESTED: "  pause requested",
+    task_pb2.EVENT_TYPE_PAUSE_WITHDRAWN: "  pause withdrawn",
+    task_pb2.EVENT_TYPE_INPUT_PROVIDED: "  input provided",
+}
 
 
 def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
@@ -17,6 +22,8 @@ def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
             display.clock_time(_last_time(task)), task.revision, state_name(task), error_text(task.error)
         )
     event = update.event
+    if event.type in _SAID:
+        return _line(display.clock_time(event.time), event.revision, _SAID[event.type], "")
     time = display.clock_time(event.time)
     if event.type == task_pb2.EVENT_TYPE_STATE_CHANGED:
         attempt = f"attempt {event.attempt}" if event.attempt else ""
@@ -37,6 +44,8 @@ def state_name(holder: task_pb2.Task | task_pb2.TaskEvent) -> str:
     state = display.name_of(task_pb2.TaskState.Name(holder.state), "TASK_STATE_")
     if holder.state == task_pb2.TASK_STATE_SUBMITTED and holder.wait_reason:
         return f"{state} ({display.name_of(task_pb2.WaitReason.Name(holder.wait_reason), 'WAIT_REASON_')})"
+    if holder.input_kind:
+        return f"{state} ({display.name_of(task_pb2.InputKind.Name(holder.input_kind), 'INPUT_KIND_')})"
     return state
 
 
@@ -68,6 +77,7 @@ def task_text(task: task_pb2.Task) -> str:
     if task.HasField("end_time"):
         lines.append(("ended", display.short_time(task.end_time)))
     lines += [(f"attempt {each.attempt}", _attempt(each)) for each in task.attempts]
+    lines += _what_it_waits_for(task)
     if task.HasField("error"):
         lines.append(("error", error_text(task.error)))
     if task.input_json:
@@ -76,6 +86,16 @@ def task_text(task: task_pb2.Task) -> str:
         lines.append(("result", one_line(task.result_json)))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _what_it_waits_for(task: task_pb2.Task) -> list[tuple[str, str]]:
+    """What somebody has to do, or has been asked to."""
+    lines = [(f"asks {one_line(each.input_id)}", one_line(each.prompt)) for each in task.input_requests]
+    if task.pause_requested:
+        lines.append(("pause", "requested; the attempt winds up"))
+    if task.dead_lettered:
+        lines.append(("given up", "a dead letter: interlock redrive, or interlock retry TASK"))
+    return lines
 
 
 def _last_time(task: task_pb2.Task) -> Timestamp:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,10 @@ _WRITE = ("DEVELOPER",)
 @click.option("--type", "task_type", default="", help="A free word for sorting and filtering.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
 @click.option("--request-id", default="", help="A UUID; a repeat with the same body answers the first task.")
+@click.option("--max-failures", default=0, type=click.IntRange(0, 100), help="Instead of the agent's.")
+@click.option("--start-timeout", default=0.0, metavar="SECONDS", help="Longest wait for the first attempt.")
+@click.option("--attempt-timeout", default=0.0, metavar="SECONDS", help="Longest time of one attempt.")
+@click.option("--timeout", default=0.0, metavar="SECONDS", help="Longest time in all.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless it is COMPLETED.")
 @output_option
 @click.pass_obj
@@ -36,6 +40,10 @@ def submit(
     task_type: str,
     labels: tuple[str, ...],
     request_id: str,
+    max_failures: int,
+    start_timeout: float,
+    attempt_timeout: float,
+    timeout: float,
     *,
     wait: bool,
     as_json: bool,
@@ -54,11 +62,12 @@ def submit(
                 task_type=task_type,
                 labels=label_map,
                 request_id=request_id,
+                **_set_apart(max_failures, start_timeout, attempt_timeout, timeout),
             )
             return await suite.wait(task.task_id) if wait else task
 
     task = run(work)
-    _show(task, as_json=as_json)
+    show_task(task, as_json=as_json)
     return _code_of(task.state) if wait else 0
 
 
@@ -114,7 +123,7 @@ def get(data_dir: str, task_id: str, *, as_json: bool) -> None:
         async with client(data_dir, *_READ_PAYLOADS) as suite:
             return await suite.get(task_id)
 
-    _show(run(work), as_json=as_json)
+    show_task(run(work), as_json=as_json)
 
 
 @click.command("list")
@@ -174,31 +183,33 @@ def cancel(data_dir: str, task_id: str, *, as_json: bool) -> None:
         async with client(data_dir, *_WRITE) as suite:
             return await suite.cancel(task_id)
 
-    _show(run(work), as_json=as_json)
+    show_task(run(work), as_json=as_json)
 
 
 @click.command(short_help="Make a new task from one that has ended.")
 @click.argument("task_id")
+@click.option("--from-step", default="", metavar="KEY", help="Take over the finished steps before this one.")
 @click.option("--request-id", default="", help="A UUID; a repeat answers the first new task.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless it is COMPLETED.")
 @output_option
 @click.pass_obj
-def retry(data_dir: str, task_id: str, request_id: str, *, wait: bool, as_json: bool) -> int:
+def retry(data_dir: str, task_id: str, from_step: str, request_id: str, *, wait: bool, as_json: bool) -> int:
     """Make a new task from one that has ended: same agent version, same input."""
 
     async def work() -> "task_pb2.Task":
         from interlock.cli.connection import client
 
         async with client(data_dir, *_WRITE) as suite:
-            task = await suite.retry(task_id, request_id=request_id)
+            task = await suite.retry(task_id, request_id=request_id, from_step=from_step)
             return await suite.wait(task.task_id) if wait else task
 
     task = run(work)
-    _show(task, as_json=as_json)
+    show_task(task, as_json=as_json)
     return _code_of(task.state) if wait else 0
 
 
-def _show(task: "task_pb2.Task", *, as_json: bool) -> None:
+def show_task(task: "task_pb2.Task", *, as_json: bool) -> None:
+    """Show a task for people, or as JSON."""
     from interlock.cli.events import task_text
     from interlock.cli.message_json import message_json
 
@@ -230,6 +241,28 @@ def _filter(*, agent: str, state: str, extra: str) -> str:
 def _quoted(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def _set_apart(max_failures: int, start: float, attempt: float, whole: float) -> "dict[str, Any]":
+    """The fields of a submission that were given; the server says what is wrong with them."""
+    from google.protobuf.duration_pb2 import Duration
+
+    from interlock.registry.v1 import agent_pb2
+
+    def clock(seconds: float) -> Duration:
+        duration = Duration()
+        duration.FromNanoseconds(round(seconds * 1e9))
+        return duration
+
+    clocks = {
+        "schedule_to_start_timeout": start,
+        "start_to_close_timeout": attempt,
+        "schedule_to_close_timeout": whole,
+    }
+    fields: dict[str, Any] = {name: clock(seconds) for name, seconds in clocks.items() if seconds}
+    if max_failures:
+        fields["retry"] = agent_pb2.RetryPolicy(max_failures=max_failures)
+    return fields
 
 
 def _read(text: str) -> str:

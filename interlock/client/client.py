@@ -88,10 +88,12 @@ class Client:
         task_type: str = "",
         labels: Mapping[str, str] | None = None,
         request_id: str = "",
+        **options: Any,
     ) -> task_pb2.Task:
         """Submit a task and return it, durable. Raises InterlockError.
 
         A request id is made when none is given, so that a repeat over a lost connection makes no second task.
+        `options` are further fields of SubmitTaskRequest, such as `retry` or `schedule_to_close_timeout`.
         """
         request = messages.SubmitTaskRequest(
             agent=agent,
@@ -100,12 +102,18 @@ class Client:
             input_json=input_json,
             labels=labels,
             request_id=request_id or str(uuid.uuid4()),
+            **options,
         )
         return (await self.call(self.tasks.SubmitTask, request)).task
 
-    async def retry(self, task_id: str, *, request_id: str = "") -> task_pb2.Task:
-        """A new task from one that has ended: same agent version, same input. Raises InterlockError."""
-        request = messages.RetryTaskRequest(task_id=task_id, request_id=request_id or str(uuid.uuid4()))
+    async def retry(self, task_id: str, *, request_id: str = "", from_step: str = "") -> task_pb2.Task:
+        """A new task from one that has ended: same agent version, same input. Raises InterlockError.
+
+        With `from_step` it takes over the finished steps that began before that one.
+        """
+        request = messages.RetryTaskRequest(
+            task_id=task_id, request_id=request_id or str(uuid.uuid4()), from_step=from_step
+        )
         return (await self.call(self.tasks.RetryTask, request)).task
 
     async def get(self, task_id: str) -> task_pb2.Task:
@@ -115,6 +123,19 @@ class Client:
     async def cancel(self, task_id: str) -> task_pb2.Task:
         """End a task; the task after the request. Raises InterlockError."""
         return (await self.call(self.tasks.CancelTask, messages.CancelTaskRequest(task_id=task_id))).task
+
+    async def pause(self, task_id: str) -> task_pb2.Task:
+        """Make a task stand still; the task after the request. Raises InterlockError."""
+        return (await self.call(self.tasks.PauseTask, messages.PauseTaskRequest(task_id=task_id))).task
+
+    async def resume(self, task_id: str) -> task_pb2.Task:
+        """Let a paused task go on; the task after the request. Raises InterlockError."""
+        return (await self.call(self.tasks.ResumeTask, messages.ResumeTaskRequest(task_id=task_id))).task
+
+    async def answer(self, task_id: str, answer_json: str, *, input_id: str = "") -> task_pb2.Task:
+        """Give a task the input that it asks for; the task after the request. Raises InterlockError."""
+        request = messages.ProvideInputRequest(task_id=task_id, input_id=input_id, answer_json=answer_json)
+        return (await self.call(self.tasks.ProvideInput, request)).task
 
     def watch(
         self, task_id: str, *, after_revision: int = 0, interrupted: Interrupted | None = None

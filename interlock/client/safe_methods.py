@@ -15,6 +15,7 @@ SAFE_METHODS = frozenset(
         _ORCHESTRATOR: (
             "SubmitTask",  # with a request id, as the channel makes sure
             "RetryTask",
+            "RedriveTasks",  # likewise
             "CancelTask",
             "PauseTask",
             "ResumeTask",

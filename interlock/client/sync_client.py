@@ -43,9 +43,9 @@ class SyncClient:
         """As Client.submit, with the same options."""
         return self._run(self._client.submit(agent, input_json, **options))
 
-    def retry(self, task_id: str, *, request_id: str = "") -> task_pb2.Task:
+    def retry(self, task_id: str, *, request_id: str = "", from_step: str = "") -> task_pb2.Task:
         """As Client.retry."""
-        return self._run(self._client.retry(task_id, request_id=request_id))
+        return self._run(self._client.retry(task_id, request_id=request_id, from_step=from_step))
 
     def get(self, task_id: str) -> task_pb2.Task:
         """As Client.get."""
@@ -54,6 +54,18 @@ class SyncClient:
     def cancel(self, task_id: str) -> task_pb2.Task:
         """As Client.cancel."""
         return self._run(self._client.cancel(task_id))
+
+    def pause(self, task_id: str) -> task_pb2.Task:
+        """As Client.pause."""
+        return self._run(self._client.pause(task_id))
+
+    def resume(self, task_id: str) -> task_pb2.Task:
+        """As Client.resume."""
+        return self._run(self._client.resume(task_id))
+
+    def answer(self, task_id: str, answer_json: str, *, input_id: str = "") -> task_pb2.Task:
+        """As Client.answer."""
+        return self._run(self._client.answer(task_id, answer_json, input_id=input_id))
 
     def wait(self, task_id: str) -> task_pb2.Task:
         """As Client.wait."""

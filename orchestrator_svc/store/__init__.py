@@ -6,6 +6,7 @@ from orchestrator_svc.store.audit import AuditStore
 from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
 from orchestrator_svc.store.inputs import InputStore
+from orchestrator_svc.store.repeats import RepeatStore
 from orchestrator_svc.store.sessions import SessionStore
 from orchestrator_svc.store.submissions import SubmissionStore
 from orchestrator_svc.store.tasks import TaskStore
@@ -18,6 +19,7 @@ __all__ = [
     "ClaimStore",
     "EventStore",
     "InputStore",
+    "RepeatStore",
     "SessionStore",
     "SubmissionStore",
     "TaskStore",

@@ -18,7 +18,7 @@ from svc_kit.database import Database
 
 _FINISHED = (
     "(SELECT coalesce(array_agg(step_key ORDER BY ordinal), '{}') FROM task_step"
-    " WHERE task.attempt > 0 AND task_step.task_id = task.task_id"
+    " WHERE task.step_count > 0 AND task_step.task_id = task.task_id"
     " AND task_step.status IN ('COMPLETED', 'FAILED')) AS finished"
 )
 # Aboard at two deaths in a row. After the first death what was aboard runs again side by side: otherwise one

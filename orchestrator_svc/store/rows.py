@@ -42,7 +42,7 @@ AnyRow = Row[*tuple[Any, ...]]
 
 _MOVING = (
     "task.state, task.wait_reason, task.input_kind, task.run_after, task.attempt, task.failures,"
-    " task.crashes, task.suspect, task.pausing, task.dead_lettered, task.start_by, task.expires,"
+    " task.crashes, task.losses, task.suspect, task.pausing, task.dead_lettered, task.start_by, task.expires,"
     " task.left_seconds, task.wind_up_by, task.error"
 )
 # What `to_locked` reads; the statement adds `now`.
@@ -56,9 +56,9 @@ LOCKED_COLUMNS = (
 TASK_COLUMNS = (
     "task.task_id, task.tenant, task.agent, task.agent_version, task.agent_digest, task.isolation,"
     " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.task_type,"
-    " task.labels, task.submitters, task.retried_from, task.revision, task.create_time, task.start_time,"
-    " task.end_time, task.pool, task.queue, task.priority, task.fairness_key, task.concurrency_key,"
-    f" {_MOVING}"
+    " task.labels, task.submitters, task.retried_from, task.from_step, task.revision, task.create_time,"
+    " task.start_time, task.end_time, task.pool, task.queue, task.priority, task.fairness_key,"
+    f" task.concurrency_key, {_MOVING}"
 )
 
 
@@ -85,6 +85,7 @@ def to_task(row: AnyRow) -> Task:
             concurrency_key=row.concurrency_key,
         ),
         pool=row.pool,
+        from_step=row.from_step or "",
     )
 
 
@@ -269,6 +270,7 @@ def _status(row: AnyRow) -> Status:
         attempt=row.attempt,
         failures=row.failures,
         crashes=row.crashes,
+        losses=row.losses,
         suspect=row.suspect,
         pausing=row.pausing,
         dead_lettered=row.dead_lettered,

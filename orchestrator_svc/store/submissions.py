@@ -33,11 +33,13 @@ _STORE = sa.text(
             CAST(:prompt_event AS uuid[]), CAST(:state_event AS uuid[]), CAST(:note AS text[]),
             CAST(:queue AS text[]), CAST(:priority AS smallint[]), CAST(:fairness_key AS text[]),
             CAST(:concurrency_key AS text[]), CAST(:run_after AS timestamptz[]), CAST(:delay AS float8[]),
-            CAST(:to_start AS float8[]), CAST(:to_close AS float8[]))
+            CAST(:to_start AS float8[]), CAST(:to_close AS float8[]), CAST(:from_step AS text[]),
+            CAST(:step_count AS int[]))
             WITH ORDINALITY AS row (task_id, tenant, agent, version, agent_digest, isolation, retry,
                 start_to_close, task_type, labels, submitters, traceparent, retried_from, input, subject,
                 method, request_id, body_digest, prompt_event, state_event, note, queue, priority,
-                fairness_key, concurrency_key, run_after, delay, to_start, to_close, ordinal)
+                fairness_key, concurrency_key, run_after, delay, to_start, to_close, from_step, step_count,
+                ordinal)
     ), held AS MATERIALIZED (
         SELECT tenant, name, pool, max_waiting, keyed FROM queue
         WHERE (tenant, name) IN (SELECT tenant, queue FROM row) ORDER BY tenant, name FOR KEY SHARE OF queue
@@ -60,12 +62,13 @@ _STORE = sa.text(
             start_to_close, task_type, labels, submitters, traceparent, retried_from, input, state,
             wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time,
             schedule_to_start, schedule_to_close, start_by, expires, queue, priority, fairness_key,
-            concurrency_key)
+            concurrency_key, from_step)
         SELECT task_id, tenant, pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
             task_type, labels::jsonb, submitters::jsonb, traceparent, retried_from, input, 'SUBMITTED',
-            CASE WHEN starts > now() THEN 'SCHEDULED' ELSE 'QUEUED' END, starts, 0, 0, 0, 1, 0, now(),
-            to_start, to_close, starts + make_interval(secs => to_start),
-            now() + make_interval(secs => to_close), queue, priority, fairness_key, concurrency_key
+            CASE WHEN starts > now() THEN 'SCHEDULED' ELSE 'QUEUED' END, starts, 0, 0, 0, 1, step_count,
+            now(), to_start, to_close, starts + make_interval(secs => to_start),
+            now() + make_interval(secs => to_close), queue, priority, fairness_key, concurrency_key,
+            from_step
         FROM placed WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
         ORDER BY task_id
         ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time, run_after, pool, wait_reason
@@ -94,6 +97,23 @@ _STORE = sa.text(
     FROM row LEFT JOIN placed USING (task_id) LEFT JOIN stored USING (task_id)
     """
 )
+# Steps are taken over as they are, with the ids of the calls that brought their outcomes.
+_STORE_WITH_STEPS = sa.text(
+    str(_STORE).replace(
+        "SELECT row.ordinal, row.tenant",
+        """, copied AS (
+        INSERT INTO task_step (task_id, step_key, tenant, ordinal, kind, name, status, call_id, input_digest,
+            input, output, error, attempt, start_time, end_time)
+        SELECT row.task_id, step.step_key, step.tenant, step.ordinal, step.kind, step.name, step.status,
+            step.call_id, step.input_digest, step.input, step.output, step.error, 0, step.start_time,
+            step.end_time
+        FROM row JOIN stored USING (task_id) JOIN task_step AS step
+            ON step.task_id = row.retried_from AND step.tenant = row.tenant
+        WHERE step.ordinal <= row.step_count AND step.status IN ('COMPLETED', 'FAILED')
+    )
+    SELECT row.ordinal, row.tenant""",
+    )
+)
 _RECALL = sa.text(
     f"SELECT asked.ordinal, asked.tenant, known.digest, {TASK_COLUMNS}"  # noqa: S608 - a list of our own
     " FROM unnest(CAST(:task_id AS uuid[]), CAST(:tenant AS text[]), CAST(:subject AS text[]),"
@@ -110,7 +130,8 @@ async def store_tasks(
 ) -> list[Stored | NotPlaced | None]:
     """What became of each row; `admitted` rows have met the bounds of their queues, which are locked."""
     parameters = {**_parameters(rows), "admitted": admitted}
-    found = (await connection.execute(_STORE, parameters)).all()
+    statement = _STORE_WITH_STEPS if any(row.step_count for row in rows) else _STORE
+    found = (await connection.execute(statement, parameters)).all()
     return in_row_order(
         [row.tenant for row in rows], [(each.ordinal, each.tenant, _outcome(each)) for each in found]
     )
@@ -205,6 +226,8 @@ def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
         "state_event": [uuid7() for _ in rows],
         "note": [_note(row) for row in rows],
         "to_start": [row.timeouts.schedule_to_start for row in rows],
+        "from_step": [row.from_step or None for row in rows],
+        "step_count": [row.step_count for row in rows],
         "to_close": [row.timeouts.schedule_to_close for row in rows],
         "queue": [row.placement.queue for row in rows],
         "priority": [row.placement.priority for row in rows],

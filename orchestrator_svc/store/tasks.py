@@ -37,7 +37,9 @@ _COMPARE: Mapping[Operator, Callable[[Any, Any], Any]] = {
     Operator.GREATER_OR_EQUAL: operator.ge,
 }
 # The same columns as a list of expressions.
-_LISTED = [tables.task.c[name.strip().removeprefix("task.")] for name in TASK_COLUMNS.split(",")]
+_LISTED: Sequence[sa.ColumnElement[Any]] = [
+    tables.task.c[name.strip().removeprefix("task.")] for name in TASK_COLUMNS.split(",")
+]
 
 
 class TaskStore:
@@ -107,6 +109,16 @@ class TaskStore:
         return to_step(row) if row is not None else None
 
 
+def listed() -> Sequence[sa.ColumnElement[Any]]:
+    """What `to_task` reads, for composed statements."""
+    return _LISTED
+
+
+def meets(conditions: Sequence[Condition]) -> Sequence[sa.ColumnElement[bool]]:
+    """What a task must be to meet a filter."""
+    return [_COMPARE[each.operator](tables.task.c[each.field], each.value) for each in conditions]
+
+
 def page_query(
     tenant: str, conditions: Sequence[Condition], *, after: Place | None, limit: int
 ) -> sa.Select[*tuple[object, ...]]:
@@ -114,7 +126,7 @@ def page_query(
     task = tables.task.c
     query = (
         sa.select(*_LISTED)
-        .where(task.tenant == tenant, *(_COMPARE[c.operator](task[c.field], c.value) for c in conditions))
+        .where(task.tenant == tenant, *meets(conditions))
         .order_by(task.create_time.desc(), task.task_id.desc())
         .limit(limit)
     )

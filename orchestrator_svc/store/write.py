@@ -28,7 +28,7 @@ _TASK = """changed AS (
         revision = c.revision, step_count = c.step_count, session_id = c.session_id,
         last_outcome = c.last_outcome, result = c.result, input_kind = c.input_kind, suspect = c.suspect,
         pausing = c.pausing, dead_lettered = c.dead_lettered, start_by = c.start_by, expires = c.expires,
-        left_seconds = c.left_seconds, wind_up_by = c.wind_up_by,
+        left_seconds = c.left_seconds, wind_up_by = c.wind_up_by, losses = c.losses,
         close_by = CASE WHEN c.session_id IS NULL THEN NULL
             WHEN task.session_id IS NOT NULL THEN task.close_by
             ELSE statement_timestamp() + make_interval(secs => task.start_to_close) END,
@@ -42,10 +42,10 @@ _TASK = """changed AS (
         CAST(:t_outcome AS text[]), CAST(:t_result AS text[]), CAST(:t_over AS bool[]),
         CAST(:t_input_kind AS text[]), CAST(:t_suspect AS bool[]), CAST(:t_pausing AS bool[]),
         CAST(:t_dead AS bool[]), CAST(:t_start_by AS timestamptz[]), CAST(:t_expires AS timestamptz[]),
-        CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]))
+        CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]), CAST(:t_losses AS int[]))
         AS c (task_id, tenant, state, wait_reason, run_after, attempt, failures, crashes, error, revision,
             step_count, session_id, last_outcome, result, over, input_kind, suspect, pausing, dead_lettered,
-            start_by, expires, left_seconds, wind_up_by)
+            start_by, expires, left_seconds, wind_up_by, losses)
     WHERE task.task_id = c.task_id AND task.tenant = c.tenant
     RETURNING task.task_id
 )"""
@@ -197,6 +197,7 @@ def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, str]) -> Par
         "t_expires": [task.status.expires for task in tasks],
         "t_left": [task.status.left for task in tasks],
         "t_wind_up_by": [task.status.wind_up_by for task in tasks],
+        "t_losses": [task.status.losses for task in tasks],
     }
 
 

@@ -24,6 +24,7 @@ _METHODS = {
     "PauseTask": messages.PauseTaskRequest(),
     "ResumeTask": messages.ResumeTaskRequest(),
     "ProvideInput": messages.ProvideInputRequest(),
+    "RedriveTasks": messages.RedriveTasksRequest(max_tasks=-1),
     "RetryTask": messages.RetryTaskRequest(),
     "ListTaskSteps": messages.ListTaskStepsRequest(),
     "GetPublicKeys": messages.GetPublicKeysRequest(),

@@ -133,6 +133,26 @@ def test_only_a_failure_that_a_repeat_might_have_mended_makes_a_dead_letter() ->
         assert (ending.status.state, ending.status.dead_lettered) == (TaskState.FAILED, expected)
 
 
+def test_a_death_is_put_down_to_the_only_suspect_aboard_or_to_the_only_task() -> None:
+    innocent = lifecycle.claim(lifecycle.submitted(NOW))
+    suspect = replace(innocent, suspect=True)
+    assert lifecycle.blamed([innocent]) == lifecycle.blamed([suspect]) == 0
+    assert lifecycle.blamed([innocent, suspect, innocent]) == 1
+    assert lifecycle.blamed([]) is lifecycle.blamed([innocent] * 2) is lifecycle.blamed([suspect] * 2) is None
+
+
+def test_a_task_becomes_a_suspect_with_the_second_death_in_a_row_and_is_cleared_by_what_it_survives() -> None:
+    status = lifecycle.claim(lifecycle.submitted(NOW))
+    once = lifecycle.lose(status, blamed=False, now=NOW).status
+    assert not once.suspect
+    given_up = lifecycle.lose(lifecycle.claim(once), blamed=False, died=False, now=NOW).status
+    assert not given_up.suspect
+    twice = lifecycle.lose(lifecycle.claim(given_up), blamed=False, now=NOW).status
+    assert twice.suspect and twice.crashes == 0
+    survived = lifecycle.release(lifecycle.claim(twice), now=NOW).status
+    assert (survived.suspect, survived.losses) == (False, 0)
+
+
 def test_the_table_has_no_way_out_of_a_terminal_state() -> None:
     assert all(not source.terminal for source, _ in LEGAL)
 

@@ -1,6 +1,7 @@
 """Worker sessions: leases, successors, directives, renewed tokens."""
 
 import asyncio
+import itertools
 import uuid
 
 import grpc
@@ -205,6 +206,39 @@ async def test_a_task_that_three_workers_died_of_is_failed_as_poison(world: Worl
         stored = await world.until(task.task_id, task_pb2.TASK_STATE_FAILED)
     assert stored.error.error_class == "POISON" and stored.crashes == 3
     assert [attempt.outcome for attempt in stored.attempts] == ["LOST"] * 3
+
+
+async def test_of_the_tasks_aboard_two_deaths_in_a_row_only_the_one_that_goes_on_to_kill_is_poison(
+    world: World,
+) -> None:
+    tasks = [await world.submit() for _ in range(3)]
+    killer = tasks[1].task_id
+    worker = world.worker()
+    incarnations = itertools.count(1)
+
+    async def die_of(count: int) -> list[worker_service_pb2.ClaimedTask]:
+        """A process that takes so many tasks and dies, when the killer is among them."""
+        async with worker.session(incarnation=next(incarnations)) as session:
+            claimed = [await worker.must_claim(session) for _ in range(count)]
+            if killer not in {each.task_id for each in claimed}:
+                for each in claimed:
+                    await worker.complete(each)
+            return claimed
+
+    await die_of(3)
+    await die_of(3)
+    async with worker.session(incarnation=next(incarnations)):
+        suspects = await world.rows("SELECT suspect, crashes FROM task")
+    assert suspects == [(True, 0)] * 3
+    async with asyncio.timeout(20):
+        while (await world.get(killer)).state == task_pb2.TASK_STATE_SUBMITTED:
+            await die_of(1)
+            async with worker.session(incarnation=next(incarnations)):
+                pass
+    poison = await world.get(killer)
+    assert (poison.error.error_class, poison.crashes, poison.dead_lettered) == ("POISON", 3, True)
+    others = [await world.get(task.task_id) for task in tasks if task.task_id != killer]
+    assert all(task.crashes == 0 for task in others)
 
 
 async def test_after_a_restart_of_the_orchestrator_a_running_session_loses_no_attempt(

@@ -493,19 +493,23 @@ class RetryTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of a terminal task."""
     request_id: _builtins.str
     """UUID; a repeat answers the first new task."""
+    from_step: _builtins.str
+    """Key of the step to begin anew with; empty = with the first."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        from_step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_step", b"from_step", "request_id", b"request_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,6 +538,76 @@ class RetryTaskResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryTaskResponse: _TypeAlias = RetryTaskResponse  # noqa: Y015
+
+@_typing.final
+class RedriveTasksRequest(_message.Message):
+    """Request of RedriveTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    MAX_TASKS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Which dead letters, as in ListTasks; empty = all."""
+    max_tasks: _builtins.int
+    """At most this many; 0 = 100, at most 500."""
+    request_id: _builtins.str
+    """UUID; a repeat with the same body answers the same tasks."""
+    validate_only: _builtins.bool
+    """True: make no task, and say how many it would be."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        max_tasks: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "max_tasks", b"max_tasks", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveTasksRequest: _TypeAlias = RedriveTasksRequest  # noqa: Y015
+
+@_typing.final
+class RedriveTasksResponse(_message.Message):
+    """Response of RedriveTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Dead letters that were repeated, or would be."""
+    inactive: _builtins.int
+    """Dead letters that were left out because their agent is not active."""
+    more: _builtins.bool
+    """True when there are more: ask again, with another request id. One call takes at most 8 MiB of inputs."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The new tasks."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        inactive: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "inactive", b"inactive", "more", b"more", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveTasksResponse: _TypeAlias = RedriveTasksResponse  # noqa: Y015
 
 @_typing.final
 class WatchTaskRequest(_message.Message):

@@ -75,6 +75,11 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskResponse.FromString,
                 _registered_method=True)
+        self.RedriveTasks = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/RedriveTasks',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksResponse.FromString,
+                _registered_method=True)
         self.WatchTask = channel.unary_stream(
                 '/interlock.orchestrator.v1.OrchestratorService/WatchTask',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTaskRequest.SerializeToString,
@@ -158,8 +163,18 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryTask(self, request, context):
-        """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
-        and FAILED_PRECONDITION TASK_STATE when the task is not terminal.
+        """Makes a new task from a terminal one: same agent version, input, type, labels, retries and clocks; `retried_from` links them. With `from_step` the finished steps that began
+        before that one are taken over, so that the new task goes on from there; approvals are not. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
+        and FAILED_PRECONDITION TASK_STATE when the task is not terminal, NOT_FOUND STEP_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveTasks(self, request, context):
+        """Makes new tasks from dead letters that have not been repeated yet, oldest first. Tasks of agents that are not active are left out and counted; those
+        whose queue is full stay as they are. The same request id with the same body answers the same tasks. Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS or FILTER_INVALID,
+        ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +246,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.RetryTask,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskResponse.SerializeToString,
+            ),
+            'RedriveTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveTasks,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksResponse.SerializeToString,
             ),
             'WatchTask': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTask,
@@ -465,6 +485,33 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/RetryTask',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RetryTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/RedriveTasks',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.RedriveTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,8 +66,14 @@ class OrchestratorServiceStub:
     is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
     RetryTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryTaskRequest, _orchestrator_service_pb2.RetryTaskResponse]
-    """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
-    and FAILED_PRECONDITION TASK_STATE when the task is not terminal.
+    """Makes a new task from a terminal one: same agent version, input, type, labels, retries and clocks; `retried_from` links them. With `from_step` the finished steps that began
+    before that one are taken over, so that the new task goes on from there; approvals are not. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
+    and FAILED_PRECONDITION TASK_STATE when the task is not terminal, NOT_FOUND STEP_NOT_FOUND.
+    """
+    RedriveTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RedriveTasksRequest, _orchestrator_service_pb2.RedriveTasksResponse]
+    """Makes new tasks from dead letters that have not been repeated yet, oldest first. Tasks of agents that are not active are left out and counted; those
+    whose queue is full stay as they are. The same request id with the same body answers the same tasks. Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS or FILTER_INVALID,
+    ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG.
     """
     WatchTask: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTaskRequest, _orchestrator_service_pb2.WatchTaskResponse]
     """Streams the changes of one task. after_revision 0: a snapshot with its revision, then every later event; k: every event from k+1. Without gaps and without
@@ -119,8 +125,14 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
     RetryTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RetryTaskRequest, _orchestrator_service_pb2.RetryTaskResponse]  # type: ignore[assignment]
-    """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
-    and FAILED_PRECONDITION TASK_STATE when the task is not terminal.
+    """Makes a new task from a terminal one: same agent version, input, type, labels, retries and clocks; `retried_from` links them. With `from_step` the finished steps that began
+    before that one are taken over, so that the new task goes on from there; approvals are not. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
+    and FAILED_PRECONDITION TASK_STATE when the task is not terminal, NOT_FOUND STEP_NOT_FOUND.
+    """
+    RedriveTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.RedriveTasksRequest, _orchestrator_service_pb2.RedriveTasksResponse]  # type: ignore[assignment]
+    """Makes new tasks from dead letters that have not been repeated yet, oldest first. Tasks of agents that are not active are left out and counted; those
+    whose queue is full stay as they are. The same request id with the same body answers the same tasks. Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS or FILTER_INVALID,
+    ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG.
     """
     WatchTask: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTaskRequest, _orchestrator_service_pb2.WatchTaskResponse]  # type: ignore[assignment]
     """Streams the changes of one task. after_revision 0: a snapshot with its revision, then every later event; k: every event from k+1. Without gaps and without
@@ -217,8 +229,20 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.RetryTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.RetryTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.RetryTaskResponse]]:
-        """Makes a new task from a terminal one: same agent version, input, type and labels; `retried_from` links them. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
-        and FAILED_PRECONDITION TASK_STATE when the task is not terminal.
+        """Makes a new task from a terminal one: same agent version, input, type, labels, retries and clocks; `retried_from` links them. With `from_step` the finished steps that began
+        before that one are taken over, so that the new task goes on from there; approvals are not. Needs SUBMITTER or DEVELOPER. Errors: as SubmitTask,
+        and FAILED_PRECONDITION TASK_STATE when the task is not terminal, NOT_FOUND STEP_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveTasks(
+        self,
+        request: _orchestrator_service_pb2.RedriveTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.RedriveTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.RedriveTasksResponse]]:
+        """Makes new tasks from dead letters that have not been repeated yet, oldest first. Tasks of agents that are not active are left out and counted; those
+        whose queue is full stay as they are. The same request id with the same body answers the same tasks. Needs SUBMITTER or DEVELOPER. Errors: INVALID_ARGUMENT INVALID_FIELDS or FILTER_INVALID,
+        ALREADY_EXISTS REQUEST_ID_REUSED, UNAVAILABLE DATABASE_UNAVAILABLE, REGISTRY_UNAVAILABLE or AUDIT_BACKLOG.
         """
 
     @_abc_1.abstractmethod

@@ -439,6 +439,7 @@ class Task(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -460,7 +461,7 @@ class Task(_message.Message):
     failures: _builtins.int
     """Failures so far; the retry budget counts these."""
     crashes: _builtins.int
-    """Worker deaths that are put down to this task: nothing else aboard had seen one before. Three end it as POISON."""
+    """Worker deaths that are put down to this task: it was alone aboard, or the only one there that had seen two deaths in a row. Three end it as POISON."""
     retry_count: _builtins.int
     """Repeats so far: attempts after the first."""
     revision: _builtins.int
@@ -487,6 +488,8 @@ class Task(_message.Message):
     """Tasks of one priority take turns by this key; the concurrency key where none was given."""
     concurrency_key: _builtins.str
     """No more tasks of this key run at a time than the queue allows; empty = no such limit."""
+    from_step: _builtins.str
+    """The step that this task began anew with, if it took over the steps before it from the task it repeats."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input. Only in GetTask, and only where it fits a Struct without loss."""
@@ -584,10 +587,11 @@ class Task(_message.Message):
         priority: _builtins.int = ...,
         fairness_key: _builtins.str = ...,
         concurrency_key: _builtins.str = ...,
+        from_step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

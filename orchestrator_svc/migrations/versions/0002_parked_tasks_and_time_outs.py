@@ -8,6 +8,8 @@ down_revision = "0001"
 _COLUMNS = """
 ALTER TABLE task
     ADD COLUMN input_kind text CHECK (input_kind IN ('QUESTION', 'APPROVAL', 'UNCERTAIN_STEP')),
+    ADD COLUMN from_step text,
+    ADD COLUMN losses integer NOT NULL DEFAULT 0,
     ADD COLUMN suspect boolean NOT NULL DEFAULT false,
     ADD COLUMN pausing boolean NOT NULL DEFAULT false,
     ADD COLUMN dead_lettered boolean NOT NULL DEFAULT false,
@@ -56,4 +58,6 @@ def upgrade() -> None:
     op.execute(
         "CREATE INDEX task_dead_lettered ON task (tenant, create_time DESC, task_id DESC) WHERE dead_lettered"
     )
+    # Which dead letters have been repeated.
+    op.execute("CREATE INDEX task_retried_from ON task (retried_from) WHERE retried_from IS NOT NULL")
     op.execute(_INPUT)
