@@ -21,14 +21,8 @@ _FINISHED = (
     " WHERE task.step_count > 0 AND task_step.task_id = task.task_id"
     " AND task_step.status IN ('COMPLETED', 'FAILED')) AS finished"
 )
-# Aboard at two deaths in a row. After the first death what was aboard runs again side by side: otherwise one
-# dead worker would have its tasks run again one by one.
-_SUSPECT = (
-    "(task.suspect AND (SELECT count(*) FROM attempt"
-    " WHERE attempt.task_id = task.task_id AND attempt.outcome = 'LOST') > 1)"
-)
 _HAS_SUSPECT = (
-    f"EXISTS (SELECT FROM task WHERE task.session_id = worker_session.session_id AND {_SUSPECT}) AS suspect"
+    "EXISTS (SELECT FROM task WHERE task.session_id = worker_session.session_id AND task.suspect) AS suspect"
 )
 # Key share: a session cannot be ended while tasks are handed to it, and heartbeats do not wait for claims.
 _SESSIONS = sa.text(
@@ -42,7 +36,7 @@ _SESSIONS = sa.text(
 _SUSPECT_LOCK = sa.text(
     "SELECT FROM worker_session WHERE session_id = :session_id AND end_time IS NULL FOR NO KEY UPDATE"
 )
-_SUSPECT_ABOARD = sa.text(f"SELECT FROM task WHERE session_id = :session_id AND {_SUSPECT} LIMIT 1")
+_SUSPECT_ABOARD = sa.text("SELECT FROM task WHERE session_id = :session_id AND suspect LIMIT 1")
 _REPLAY = sa.text(
     f"SELECT claim.claim_id, claim.attempt AS claimed, {LOCKED_COLUMNS},"  # noqa: S608
     f" task.input, {_FINISHED}, clock_timestamp() AS now FROM claim JOIN task USING (task_id, tenant)"
@@ -53,11 +47,11 @@ _TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue O
 # in the order of the series: a lateral row source depends on the row before it. No row is locked that is not
 # returned.
 _PICK = sa.text(
-    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, {_SUSPECT} AS alone, clock_timestamp() AS now"  # noqa: S608
+    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, task.suspect AS alone, clock_timestamp() AS now"  # noqa: S608
     " FROM generate_series(9, 0, -1) AS level (priority), LATERAL (SELECT * FROM task"
     " WHERE state = 'SUBMITTED' AND pool = :pool AND tenant = :tenant AND queue = :queue"
     " AND task.priority = level.priority AND fairness_key = '' AND concurrency_key = ''"
-    f" AND run_after <= statement_timestamp() AND (:suspects OR NOT {_SUSPECT})"
+    f" AND run_after <= statement_timestamp() AND (:suspects OR NOT task.suspect)"
     " ORDER BY run_after, task_id LIMIT :limit FOR UPDATE SKIP LOCKED) AS task LIMIT :limit"
 )
 _HOLD = sa.text(
@@ -114,7 +108,7 @@ _CANDIDATES = sa.text(
             SELECT first.* FROM lane, LATERAL (
                 SELECT task.task_id, task.run_after, task.concurrency_key FROM task
                 WHERE {_LANE} AND task.concurrency_key = lane.concurrency_key
-                    AND task.run_after <= statement_timestamp() AND (:suspects OR NOT {_SUSPECT})
+                    AND task.run_after <= statement_timestamp() AND (:suspects OR NOT task.suspect)
                 ORDER BY task.run_after, task.task_id LIMIT :limit
             ) AS first
             WHERE NOT (lane.concurrency_key = ANY(CAST(:full AS text[])))
@@ -126,7 +120,7 @@ _CANDIDATES = sa.text(
     """  # noqa: S608 - parts of our own
 )
 _TAKE = sa.text(
-    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, {_SUSPECT} AS alone, clock_timestamp() AS now"  # noqa: S608
+    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, task.suspect AS alone, clock_timestamp() AS now"  # noqa: S608
     " FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[])) AND state = 'SUBMITTED'"
     " ORDER BY array_position(CAST(:task_ids AS uuid[]), task_id) FOR UPDATE OF task SKIP LOCKED"
 )
