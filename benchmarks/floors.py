@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import grpc
 import psycopg
@@ -39,7 +40,7 @@ async def empty_rpc() -> AsyncIterator[Callable[[], Awaitable[object]]]:
     process.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ours.recv()}") as channel:
-            call = channel.unary_unary(_METHOD)
+            call: Any = channel.unary_unary(_METHOD)
             yield lambda: call(b"")
     finally:
         process.terminate()

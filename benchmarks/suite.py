@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import quote
+
+import psycopg
 
 from interlock.cli.connection import client
 from interlock.cli.session import Suite
@@ -20,6 +22,24 @@ from interlock.client.client import Client
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How many tasks have ended at all, and well."""
+
+    total: int
+    completed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """How many of some tasks have begun a step, ended, completed, and ended more than once."""
+
+    begun: int
+    ended: int
+    completed: int
+    twice: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +64,61 @@ class Running:
         run = Path(str(self.suite.context["control"])).parent
         return f"postgresql://postgres:{password}@/postgres?host={quote(str(run / 'pg'), safe='')}"
 
+    async def ended_tasks(self) -> Ended:
+        """Counted by the orchestrator's database."""
+        total, completed = await self._count(
+            "SELECT count(*), count(*) FILTER (WHERE state = 'COMPLETED') FROM task"
+            " WHERE state IN ('COMPLETED', 'FAILED', 'CANCELED')"
+        )
+        return Ended(total=total, completed=completed)
+
+    async def ends(self, task_ids: list[str]) -> Ends:
+        """Counted by the events of these tasks."""
+        begun, ended, completed, twice = await self._count(
+            "SELECT count(*) FILTER (WHERE began > 0), count(*) FILTER (WHERE over > 0),"
+            " count(*) FILTER (WHERE well > 0), count(*) FILTER (WHERE over > 1) FROM (SELECT"
+            " count(*) FILTER (WHERE type = 'STEP_STARTED') AS began,"
+            " count(*) FILTER (WHERE state = 'COMPLETED') AS well,"
+            " count(*) FILTER (WHERE state IN ('COMPLETED', 'FAILED', 'CANCELED')) AS over"
+            " FROM task_event WHERE task_id = ANY(%s::uuid[]) GROUP BY task_id) AS each",
+            task_ids,
+        )
+        return Ends(begun=begun, ended=ended, completed=completed, twice=twice)
+
+    def kill(self, process: str) -> None:
+        """End one process of the suite as a crash would."""
+        os.kill(self._pid(process), signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def hanging(self, process: str) -> Iterator[None]:
+        """Have one process of the suite neither work nor end inside the block."""
+        pid = self._pid(process)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time used so far by each process of the suite with its children."""
         status: dict[str, Any] = self.suite.ask({"op": "status"})
         used = {each["name"]: each["pid"] for each in status["processes"]}
         return {name: _tree_seconds(pid) for name, pid in used.items()}
 
+    def _pid(self, process: str) -> int:
+        status: dict[str, Any] = self.suite.ask({"op": "status"})
+        return next(int(each["pid"]) for each in status["processes"] if each["name"] == process)
+
+    async def _count(self, query: LiteralString, *values: object) -> tuple[int, ...]:
+        url = self.admin_url.replace("/postgres?", "/interlock_orchestrator?")
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            found = await (await connection.execute(query, values)).fetchone()
+        return found or ()
+
 
 @contextlib.asynccontextmanager
-async def running_suite() -> AsyncIterator[Running]:
-    """Start a suite in a new folder; stop it in order at the end."""
+async def running_suite(*options: str) -> AsyncIterator[Running]:
+    """Start a suite in a new folder, with further options of `up`; stop it in order at the end."""
     with tempfile.TemporaryDirectory(prefix="interlock-bench-") as folder:
         data_dir = Path(folder) / "data"
         # A session of its own, so that Ctrl-C reaches this program first and the suite is stopped in order.
@@ -67,6 +132,7 @@ async def running_suite() -> AsyncIterator[Running]:
                 str(data_dir),
                 "--log-level",
                 "warning",
+                *options,
             ],
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -113,4 +179,4 @@ def manifest(name: str) -> Path:
     return Path(__file__).parent / name
 
 
-__all__ = ["Running", "manifest", "running_suite"]
+__all__ = ["Ended", "Ends", "Running", "manifest", "running_suite"]
