@@ -39,6 +39,14 @@ _PAYLOADS = sa.text(
     "SELECT event_id, part, content_type, body FROM audit_payload"
     " WHERE event_id = ANY(CAST(:event_ids AS uuid[]))"
 )
+_ASK_TO_CANCEL = sa.text(
+    "UPDATE tool_call SET cancel_by = coalesce(cancel_by, :by)"
+    " WHERE tenant = :tenant AND call_id = :call_id AND status = 'RUNNING'"
+)
+_TO_CANCEL = sa.text(
+    "SELECT tenant, call_id, cancel_by FROM tool_call"
+    " WHERE owner = :owner AND status = 'RUNNING' AND cancel_by IS NOT NULL"
+)
 _FORGET = sa.text("DELETE FROM audit_payload WHERE event_id = ANY(CAST(:event_ids AS uuid[]))")
 
 
@@ -108,6 +116,17 @@ class CallStore:
         return await self._endings.submit(
             Ending(call=call, outcome=outcome, audit_index=audit_index, told=told)
         )
+
+    async def ask_to_cancel(self, key: CallKey, *, by: str) -> None:
+        """Note who wants a running call to end."""
+        async with self._database.autocommit() as connection:
+            await connection.execute(_ASK_TO_CANCEL, {"tenant": key.tenant, "call_id": key.call_id, "by": by})
+
+    async def to_cancel(self, owner: uuid.UUID) -> dict[CallKey, str]:
+        """The running calls of one gateway that are to end, and who wants it."""
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(_TO_CANCEL, {"owner": owner})).all()
+        return {CallKey(row.tenant, row.call_id): row.cancel_by for row in rows}
 
     async def give_up_lost(
         self, abandoned: Sequence[uuid.UUID], end: Callable[[ToolCall], tuple[Outcome, Message]]

@@ -95,6 +95,7 @@ _CONTENT = {"part": "text", "content_type": "text", "content": "bytea"}
 # Of a call that has not ended.
 _EMPTY = {
     "audit_index": "NULL",
+    "cancel_by": "NULL",
     "isolation": "''",
     "is_error": "false",
     "error_class": "''",

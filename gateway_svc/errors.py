@@ -24,6 +24,9 @@ STARTED = "STARTED"
 COMPLETED = "COMPLETED"
 UNKNOWN = "UNKNOWN"
 
+STALE_ATTEMPT = "STALE_ATTEMPT"
+TOOL_CANCELED = "TOOL_CANCELED"
+
 _RETRY_SECONDS = 1.0
 
 
@@ -36,12 +39,13 @@ def with_state(error: DomainError, state: str) -> DomainError:
 
 def is_refusal(error: DomainError) -> bool:
     """Whether a check refused the call, as against something that is away, full or broken for now."""
-    return isinstance(error, (PermissionDenied, FailedPrecondition, InvalidArgument))
+    refusals = (PermissionDenied, FailedPrecondition, InvalidArgument)
+    return isinstance(error, refusals) or error.reason_name == STALE_ATTEMPT
 
 
 def is_verdict(error: DomainError) -> bool:
     """Whether asking for the same call again, with whatever permit, would be refused again."""
-    not_of_the_call = error.reason_name in ("PERMIT_EXPIRED", "SIGNATURE_INVALID")
+    not_of_the_call = error.reason_name in ("PERMIT_EXPIRED", "SIGNATURE_INVALID", STALE_ATTEMPT)
     unstarted = error.metadata.get("execution_state") == NOT_STARTED
     return is_refusal(error) and unstarted and not not_of_the_call
 
@@ -93,6 +97,18 @@ def tenant_forbidden(tenant: str) -> DomainError:
         ErrorReason.ERROR_REASON_TENANT_FORBIDDEN,
         f"the worker's token names no pool of tenant {tenant}",
         metadata={"tenant": tenant},
+    )
+
+
+# Attempt
+
+
+def stale_attempt(asked: Asked, why: str) -> DomainError:
+    """Nobody works on that attempt any more, or nobody should begin anything for it."""
+    return Aborted(
+        ErrorReason.ERROR_REASON_STALE_ATTEMPT,
+        f"attempt {asked.attempt} of task {asked.task_id} {why}",
+        metadata={"task_id": str(asked.task_id), "attempt": str(asked.attempt)},
     )
 
 
@@ -249,6 +265,10 @@ def outcome_error(outcome: Outcome) -> DomainError | None:
         return DeadlineExceeded(
             ErrorReason.ERROR_REASON_TOOL_TIMEOUT, outcome.message, metadata=completed, details=receipt
         )
+    if outcome.reason == TOOL_CANCELED:
+        return Aborted(
+            ErrorReason.ERROR_REASON_TOOL_CANCELED, outcome.message, metadata=completed, details=receipt
+        )
     if outcome.reason == "LIMIT_EXCEEDED":
         return ResourceExhausted(
             ErrorReason.ERROR_REASON_LIMIT_EXCEEDED,
@@ -267,7 +287,16 @@ def _signed(receipt: SignedReceipt) -> Signed:
     return Signed(key_id=receipt.key_id, payload=receipt.payload, signature=receipt.signature)
 
 
-# Reading calls, and policies
+# Reading and ending calls, and policies
+
+
+def not_ended(call_id: str) -> DomainError:
+    """The gateway that runs the call has not ended it in time."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_PEER_UNAVAILABLE,
+        f"the gateway that runs tool call {call_id} has not ended it yet; it was told, ask again",
+        retry_after=_RETRY_SECONDS,
+    )
 
 
 def tool_call_not_found(call_id: str) -> DomainError:

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 import grpc
 import structlog
 
-from gateway_svc import policy_servicer, servicer
+from gateway_svc import cancels, policy_servicer, servicer
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
 from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
 from gateway_svc.gateway_store import GatewayStore
+from gateway_svc.live_attempts import LiveAttempts
 from gateway_svc.measures import measures
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.ownership import Ownership
 from gateway_svc.pipeline.admission import Admission
 from gateway_svc.pipeline.arguments import ArgumentCheck
+from gateway_svc.pipeline.attempt import AttemptCheck
 from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.execute import Answer, ExecuteTool, Steps
 from gateway_svc.pipeline.flights import Flights
@@ -94,12 +96,18 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
     runner = ToolRunner(
         sandbox or make_sandbox(settings), minimum=IsolationLevel[settings.sandbox_minimum], clock=clock
     )
+    attempts = LiveAttempts(peers.orchestrator)
+    attempts.on_over(runner.cancel_task)
+    canceling = cancels.Cancels(
+        call_store, Calls(call_store), runner, owner=ownership.owner, notify=wakeups.notify
+    )
     flights: Flights[Answer] = Flights()
     admission = Admission(running=settings.max_running, waiting=settings.max_waiting)
     schemas = SchemaCache()
     steps = Steps(
         admission=admission,
         permits=PermitCheck(OrchestratorKeys(peers.orchestrator)),
+        attempts=AttemptCheck(attempts),
         flights=flights,
         replay=Replay(call_store),
         binding=Binding(feed),
@@ -121,6 +129,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
     gateway = servicer.GatewayServicer(
         execute=ExecuteTool(steps, clock, measures()),
         calls=Calls(call_store),
+        cancels=canceling,
         runner=runner,
         receipt_key=receipt_key,
     )
@@ -142,9 +151,16 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
             woken = stack.enter_context(wakeups.subscribe(TOPIC))
-            loops = (ownership.run, relay.run, functools.partial(book.follow, woken))
+            asked_to_end = stack.enter_context(wakeups.subscribe(cancels.TOPIC))
+            loops = (
+                ownership.run,
+                relay.run,
+                attempts.run,
+                functools.partial(book.follow, woken),
+                functools.partial(canceling.follow, asked_to_end),
+            )
             await stack.enter_async_context(background(*loops, name="gateway"))
-            await _heard(feed, book)
+            await _heard(feed, book, attempts)
             stack.push_async_callback(flights.drain, settings.drain_seconds)
             stack.callback(admission.close)
             yield
@@ -203,11 +219,13 @@ def make_sandbox(settings: GatewaySettings) -> Sandbox:
     )
 
 
-async def _heard(feed: RegistryFeed, book: PolicyBook) -> None:
+async def _heard(feed: RegistryFeed, book: PolicyBook, attempts: LiveAttempts) -> None:
     """Wait a little for what decisions stand on, so that the first calls are not refused as POLICY_STALE."""
     try:
         async with asyncio.timeout(_FEEDS_SECONDS):
             await book.refresh()
             await feed.wait_ready()
+            if not attempts.words:
+                await attempts.word()
     except (TimeoutError, Unavailable):
         log.warning("feeds_not_heard_yet")

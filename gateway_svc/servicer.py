@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from gateway_svc.calls import Calls
+from gateway_svc.cancels import Cancels
 from gateway_svc.convert import from_answer, from_call, from_layer
 from gateway_svc.pipeline.execute import ExecuteTool
 from gateway_svc.pipeline.run import ToolRunner
@@ -24,6 +25,7 @@ NAME = "interlock.gateway.v1.GatewayService"
 _READERS = frozenset({Role.VIEWER, Role.AUDITOR})
 ROLES: Mapping[str, frozenset[Role]] = {
     "ExecuteTool": frozenset({Role.WORKER}),
+    "CancelToolCall": frozenset({Role.DEVELOPER}),
     "GetToolCall": _READERS,
     "ListToolCalls": _READERS,
     "GetSandboxStatus": frozenset({Role.VIEWER}),
@@ -37,10 +39,17 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     """Workers execute; readers see the calls of the tenant they act for."""
 
     def __init__(
-        self, *, execute: ExecuteTool, calls: Calls, runner: ToolRunner, receipt_key: SigningKey
+        self,
+        *,
+        execute: ExecuteTool,
+        calls: Calls,
+        cancels: Cancels,
+        runner: ToolRunner,
+        receipt_key: SigningKey,
     ) -> None:
         self._execute = execute
         self._calls = calls
+        self._cancels = cancels
         self._runner = runner
         self._receipt_key = receipt_key
 
@@ -49,6 +58,12 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     ) -> messages.ExecuteToolResponse:
         answer = await self._execute(request.permit, request.arguments_json, principal(), _seconds_left())
         return from_answer(answer)
+
+    async def CancelToolCall(
+        self, request: messages.CancelToolCallRequest, context: Context
+    ) -> messages.CancelToolCallResponse:
+        call = await self._cancels.cancel(acting_tenant(), request.call_id, by=principal().subject)
+        return messages.CancelToolCallResponse(tool_call=from_call(call))
 
     async def GetToolCall(
         self, request: messages.GetToolCallRequest, context: Context

@@ -38,6 +38,8 @@ tool_call = sa.Table(
     sa.Column("audit_event", sa.Uuid, nullable=False),
     sa.Column("audit_index", sa.BigInteger),
     sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    # Who asked for the end of the running call.
+    sa.Column("cancel_by", sa.Text),
     # From here on: the outcome, empty until there is one.
     sa.Column("end_time", sa.DateTime(timezone=True)),
     sa.Column("isolation", sa.Text, nullable=False),

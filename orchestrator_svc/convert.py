@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2
 from orchestrator_svc import records
+from orchestrator_svc.attempt_feed import Slice, Standing
 from orchestrator_svc.lifecycle import InputKind, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.retry import RetryPolicy
 from orchestrator_svc.watch import Update, UpToDate
@@ -33,6 +34,9 @@ _TIMEOUTS = {kind: task_pb2.TimeoutKind.Value(f"TIMEOUT_KIND_{kind}") for kind i
 _KINDS = {kind: task_pb2.StepKind.Value(f"STEP_KIND_{kind}") for kind in records.StepKind}
 _STATUSES = {status: task_pb2.StepStatus.Value(f"STEP_STATUS_{status}") for status in records.StepStatus}
 _EVENTS = {kind: task_pb2.EventType.Value(f"EVENT_TYPE_{kind}") for kind in records.EventType}
+_STANDINGS = {
+    each: orchestrator_service_pb2.AttemptStanding.Value(f"ATTEMPT_STANDING_{each}") for each in Standing
+}
 
 
 def state_to_proto(state: TaskState) -> task_pb2.TaskState.ValueType:
@@ -249,3 +253,19 @@ def _time(time: datetime | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(time)
     return stamp
+
+
+def attempts_to_proto(found: Slice) -> orchestrator_service_pb2.WatchAttemptsResponse:
+    """A slice of the feed of attempts."""
+    return orchestrator_service_pb2.WatchAttemptsResponse(
+        changes=[
+            orchestrator_service_pb2.AttemptChange(
+                tenant=change.tenant,
+                task_id=str(change.task_id),
+                attempt=change.attempt,
+                standing=_STANDINGS[change.standing],
+            )
+            for change in found.changes
+        ],
+        up_to_date=found.up_to_date,
+    )

@@ -16,6 +16,7 @@ from orchestrator_svc import servicer, store, worker_servicer
 from orchestrator_svc.admission import Admission
 from orchestrator_svc.agents import Agents
 from orchestrator_svc.announcements import EVENTS, OUTBOX, Announcements
+from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.attempts import Attempts
 from orchestrator_svc.audit import AuditTrail
 from orchestrator_svc.claims import Claims
@@ -132,6 +133,7 @@ def build(settings: OrchestratorSettings) -> App:
         tasks=tasks,
         inputs=inputs,
         watches=watches,
+        attempts=AttemptFeed(store.AttemptFeedStore(database), wakeups, topic=EVENTS),
         rights=rights,
     )
     workers = worker_servicer.WorkerServicer(

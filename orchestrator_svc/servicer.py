@@ -9,6 +9,7 @@ from typing import Any
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
 from orchestrator_svc import checks, convert, filtering, metrics
+from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.inputs import Inputs, Provision
 from orchestrator_svc.records import Place
@@ -38,6 +39,7 @@ ROLES = {
     "RedriveTasks": SUBMITTERS,
     "WatchTask": READERS,
     "ListTaskSteps": READERS,
+    "WatchAttempts": frozenset({Role.SERVICE}),
     "GetPublicKeys": frozenset(Role),
 }
 # A page of steps with payloads must fit one message.
@@ -55,6 +57,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         tasks: Tasks,
         inputs: Inputs,
         watches: Watches,
+        attempts: AttemptFeed,
         rights: Rights,
     ) -> None:
         self._submissions = submissions
@@ -62,6 +65,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._tasks = tasks
         self._inputs = inputs
         self._watches = watches
+        self._attempts = attempts
         self._rights = rights
 
     async def SubmitTask(
@@ -179,6 +183,14 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
             steps=page,
             next_page_token=encode_page_token([page[-1].ordinal], question) if more else "",
         )
+
+    async def WatchAttempts(
+        self, request: messages.WatchAttemptsRequest, context: Any
+    ) -> AsyncGenerator[messages.WatchAttemptsResponse]:
+        slices = self._attempts.follow()
+        async with aclosing(slices):
+            async for each in slices:
+                yield convert.attempts_to_proto(each)
 
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Any

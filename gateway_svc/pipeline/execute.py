@@ -22,6 +22,7 @@ from gateway_svc.errors import (
 from gateway_svc.measures import Measures
 from gateway_svc.pipeline.admission import Admission
 from gateway_svc.pipeline.arguments import ArgumentCheck
+from gateway_svc.pipeline.attempt import AttemptCheck
 from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.outcome import Outcomes
@@ -30,8 +31,8 @@ from gateway_svc.pipeline.permit import PermitCheck, check_unexpired
 from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.refusal import Refusal
 from gateway_svc.pipeline.replay import Replay
-from gateway_svc.pipeline.result import ResultCheck, lost
-from gateway_svc.pipeline.run import ToolRunner
+from gateway_svc.pipeline.result import ResultCheck, canceled, lost
+from gateway_svc.pipeline.run import ToolCanceledError, ToolRunner
 from gateway_svc.pipeline.write_ahead import WriteAhead
 from gateway_svc.tool_call import CallStatus, Outcome, ToolCall
 from gateway_svc.verdicts import Verdicts
@@ -61,6 +62,7 @@ class Steps:
 
     admission: Admission
     permits: PermitCheck
+    attempts: AttemptCheck
     flights: Flights[Answer]
     replay: Replay
     binding: Binding
@@ -117,6 +119,8 @@ class ExecuteTool:
         )
         async with self._refusals_recorded(pending):
             self._steps.permits.check(pending, caller, self._clock.now())
+            await self._steps.attempts.catch_up(asked)
+            self._steps.attempts.check(pending)
             self._steps.flights.check(pending.asked)
         answer, joined = await self._steps.flights.join(pending.asked, lambda: self._fly(pending))
         return Answer(outcome=answer.outcome, replayed=answer.replayed or joined)
@@ -152,10 +156,11 @@ class ExecuteTool:
         return Cleared(pending=pending, tool=tool, arguments=arguments, decision=decision)
 
     async def _confirm(self, begun: Begun) -> None:
-        """The end of step 9: status, policy and permit may have changed while the call was written ahead."""
+        """The end of step 9: attempt, status, policy and permit may have changed during the write-ahead."""
         cleared = begun.cleared
         pending = cleared.pending
         try:
+            self._steps.attempts.check(pending)
             self._steps.binding.check(pending)
             self._steps.policies.check(pending, cleared.arguments)
             check_unexpired(pending, self._clock.now())
@@ -171,6 +176,8 @@ class ExecuteTool:
         try:
             with self._measures.step("run"):
                 ended = await self._steps.runner.run(begun)
+        except ToolCanceledError as error:
+            outcome = canceled(now=self._clock.now(), isolation=self._steps.runner.level, why=error.why)
         except DomainError as error:
             # Raised only when nothing was executed.
             await self._steps.write_ahead.withdraw(begun.call, error)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from gateway_svc.errors import TOOL_CANCELED
 from gateway_svc.pipeline.pending import Tool
 from gateway_svc.schemas import SchemaCache, SchemaUnusable
 from gateway_svc.tool_call import CallStatus, Outcome
@@ -75,6 +76,12 @@ def lost(*, now: datetime, isolation: str = "") -> Outcome:
         reason="OUTCOME_UNKNOWN",
         message="The call was lost in the middle; whether it had an effect is not known.",
     )
+
+
+def canceled(*, now: datetime, isolation: str, why: str) -> Outcome:
+    """The outcome of a call whose tool was ended before it was done."""
+    base = Outcome(status=CallStatus.FAILED, end_time=now, isolation=isolation)
+    return _failed(base, TOOL_CANCELED, f"The tool was ended before it was done: {why}.")
 
 
 def _tool_error(ended: SandboxOutcome, base: Outcome) -> Outcome:

@@ -1,11 +1,15 @@
 """Step 11: the tool runs in the sandbox, and nowhere else."""
 
+import asyncio
 import time
+import uuid
+from dataclasses import dataclass
 
 import structlog
 
 from gateway_svc.errors import no_time_left, sandbox_failed, sandbox_unavailable
 from gateway_svc.pipeline.pending import Begun, Pending
+from gateway_svc.tool_call import Asked, CallKey
 from gateway_svc.verdicts import Check
 from interlock_sandbox import (
     IsolationLevel,
@@ -17,9 +21,30 @@ from interlock_sandbox import (
     SandboxUnavailable,
     ToolProgram,
 )
+from svc_kit.cancellation import being_cancelled
 from svc_kit.clock import Clock
 
 log = structlog.get_logger(__name__)
+
+
+class ToolCanceledError(Exception):
+    """Somebody wanted the tool to end before it was done."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(slots=True)
+class _Running:
+    asked: Asked
+    work: "asyncio.Future[Outcome]"
+    why: str = ""  # it was ended from outside
+
+    def cancel(self, why: str) -> None:
+        """End it; the first reason stands."""
+        self.why = self.why or why
+        self.work.cancel()
 
 
 class ToolRunner:
@@ -30,6 +55,7 @@ class ToolRunner:
         self.minimum = minimum
         self._clock = clock
         self._status: SandboxStatus | None = None
+        self._running: dict[CallKey, _Running] = {}
         self._refusal = "the sandbox was not started"
         self.probe_time = clock.now()
 
@@ -71,12 +97,32 @@ class ToolRunner:
             Check.REACH, f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets."
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether any tool runs."""
+        return bool(self._running)
+
+    def cancel(self, key: CallKey, why: str) -> None:
+        """End the tool of one call with everything that it has started, if it runs here."""
+        if key in self._running:
+            self._running[key].cancel(why)
+
+    def cancel_task(self, tenant: str, task_id: uuid.UUID) -> None:
+        """End every tool of a task that is over or was asked to end; nobody waits for their results."""
+        for running in list(self._running.values()):
+            if (running.asked.tenant, running.asked.task_id) == (tenant, task_id):
+                running.cancel("its task is over or was asked to end")
+
     async def run(self, begun: Begun) -> Outcome:
-        """How the program ended; raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed."""
+        """How the program ended.
+
+        Raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed, and ToolCanceledError.
+        """
         tool, pending = begun.cleared.tool, begun.cleared.pending
         seconds = min(tool.wall_seconds, pending.seconds_left())
         try:
-            outcome = await self._sandbox.run(
+            outcome = await self._cancelable(
+                pending.asked,
                 ToolProgram(
                     source=tool.source,
                     entrypoint=tool.entrypoint,
@@ -97,3 +143,17 @@ class ToolRunner:
         if not outcome.started:
             raise no_time_left()
         return outcome
+
+    async def _cancelable(
+        self, asked: Asked, program: ToolProgram, *, limits: Limits, deadline: float
+    ) -> Outcome:
+        work = asyncio.ensure_future(self._sandbox.run(program, limits=limits, deadline=deadline))
+        running = self._running[asked.key] = _Running(asked, work)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if running.why and not being_cancelled():
+                raise ToolCanceledError(running.why) from None
+            raise
+        finally:
+            del self._running[asked.key]

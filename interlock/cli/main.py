@@ -31,6 +31,7 @@ COMMANDS = {
     "tools": "interlock.cli.registry:tools",
     "allow": "interlock.cli.policies:allow",
     "why": "interlock.cli.policies:why",
+    "cancel-call": "interlock.cli.policies:cancel_call",
     "audit": "interlock.cli.audit:audit",
     "call": "interlock.cli.call:call",
     "completion": "interlock.cli.completion:completion",

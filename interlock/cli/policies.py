@@ -64,3 +64,32 @@ def why(data_dir: str, call_id: str, *, as_json: bool) -> None:
             display.emit(line)
 
     run(work)
+
+
+@click.command("cancel-call", short_help="End a running tool call.")
+@click.argument("call_id")
+@output_option
+@click.pass_obj
+def cancel_call(data_dir: str, call_id: str, *, as_json: bool) -> None:
+    """End a running tool call with everything that its tool has started; its task goes on.
+
+    The agent gets a failure of the tool, TOOL_CANCELED. To end a whole task: interlock cancel.
+    """
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+        from interlock.cli.verdicts import call_lines
+        from interlock.gateway.v1 import gateway_service_pb2 as messages
+
+        async with client(data_dir, "DEVELOPER") as suite:
+            ended = await suite.call(
+                suite.gateway.CancelToolCall, messages.CancelToolCallRequest(call_id=call_id)
+            )
+        if as_json:
+            display.emit_json(message_json(ended.tool_call))
+            return
+        for line in call_lines(ended.tool_call):
+            display.emit(line)
+
+    run(work)

@@ -34,7 +34,13 @@ SAFE_METHODS = frozenset(
             "PublishAgentVersion",
         ),
         _TOOLS: ("GetTool", "ListTools", "GetToolVersion", "ListToolVersions", "PublishToolVersion"),
-        _GATEWAY: ("GetToolCall", "ListToolCalls", "GetSandboxStatus", "GetPublicKeys"),
+        _GATEWAY: (
+            "CancelToolCall",
+            "GetToolCall",
+            "ListToolCalls",
+            "GetSandboxStatus",
+            "GetPublicKeys",
+        ),
         _POLICIES: ("GetPolicy", "ListPolicies"),
         _AUDIT: (
             "GetEntry",

@@ -1,6 +1,7 @@
 """The orchestrator's statements, a module per question. Each names the tenant, or a session."""
 
 from orchestrator_svc.store.admission import AdmissionStore
+from orchestrator_svc.store.attempt_feed import AttemptFeedStore
 from orchestrator_svc.store.attempts import AttemptStore
 from orchestrator_svc.store.audit import AuditStore
 from orchestrator_svc.store.claims import ClaimStore
@@ -14,6 +15,7 @@ from orchestrator_svc.store.upkeep import UpkeepStore
 
 __all__ = [
     "AdmissionStore",
+    "AttemptFeedStore",
     "AttemptStore",
     "AuditStore",
     "ClaimStore",

@@ -49,6 +49,10 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
     PauseTask = ResumeTask = ProvideInput = RedriveTasks = CancelTask
 
+    async def WatchAttempts(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
+        yield
+
     async def _take(self, request: Any, context: Any) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))

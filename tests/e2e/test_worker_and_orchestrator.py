@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from interlock.client import Client
+from interlock.orchestrator.v1 import task_pb2
 from tests.e2e.observing import (
     COMPLETED,
     assert_ended_once,
@@ -40,6 +41,17 @@ async def test_a_task_whose_worker_is_killed_runs_again_and_ends_once(
     recorded = await full_trail(client, task)
     assert [entry.said[1] for entry in entries_of(recorded, "TOOL_CALL")] == ["RUNNING"]
     assert [entry.said[1] for entry in entries_of(recorded, "TOOL_RESULT")] == ["COMPLETED"]
+
+
+async def test_canceling_a_task_ends_the_tool_that_it_runs(client: Client) -> None:
+    task_id = await submit(client, NAP.name, seconds=18)
+    await running_call(client, task_id)
+    await client.cancel(task_id)
+    (task,) = await ended(client, task_id)
+    assert (task.state, outcomes(task)) == (task_pb2.TASK_STATE_CANCELED, ["CANCELED"])
+    recorded = await full_trail(client, task)
+    # Long before the tool would have ended by itself.
+    assert [entry.said[1:3] for entry in entries_of(recorded, "TOOL_RESULT")] == [("FAILED", "TOOL_CANCELED")]
 
 
 async def test_a_task_that_was_answered_runs_although_the_orchestrator_is_killed_at_once(

@@ -58,7 +58,7 @@ async def closed_world(
         database_url=gateway_database.service_url,
         issuer=LocalIssuer(folder / "issuer.pem", "test"),
         permit_key=key,
-        orchestrator=Orchestrator(key),  # type: ignore[abstract]  # one method is enough here
+        orchestrator=Orchestrator(key),  # type: ignore[abstract]  # what the gateway asks for is enough
         sandboxes=sandboxes,
     )
     async with neighbours(world):

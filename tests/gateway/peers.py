@@ -1,6 +1,7 @@
 """The gateway's neighbours as small real gRPC servers, which a test can make fail."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,10 +30,65 @@ _FIELDS = {
 
 
 class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
-    """Publishes the keys of permits."""
+    """Publishes the keys of permits, and which attempts are live; falls silent when told to."""
 
     def __init__(self, *keys: SigningKey) -> None:
         self.keys = list(keys)
+        self.silent = False
+        self.watchers = 0
+        self._attempts: dict[str, orchestrator_service_pb2.AttemptChange] = {}
+        self._changes: list[orchestrator_service_pb2.AttemptChange] = []
+        self._changed = asyncio.Event()
+
+    def stand(
+        self,
+        tenant: str,
+        task_id: str,
+        attempt: int,
+        standing: orchestrator_service_pb2.AttemptStanding.ValueType,
+    ) -> None:
+        """The last attempt of a task stands so from now on."""
+        change = orchestrator_service_pb2.AttemptChange(
+            tenant=tenant, task_id=task_id, attempt=attempt, standing=standing
+        )
+        self._attempts[task_id] = change
+        self._changes.append(change)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def WatchAttempts(
+        self, request: orchestrator_service_pb2.WatchAttemptsRequest, context: Any
+    ) -> AsyncIterator[orchestrator_service_pb2.WatchAttemptsResponse]:
+        self.watchers += 1
+        try:
+            async for message in self._watch(context):
+                yield message
+        finally:
+            self.watchers -= 1
+
+    async def _watch(self, context: Any) -> AsyncIterator[orchestrator_service_pb2.WatchAttemptsResponse]:
+        if self.silent:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
+        sent = len(self._changes)
+        live = [
+            change
+            for change in self._attempts.values()
+            if change.standing
+            in (
+                orchestrator_service_pb2.ATTEMPT_STANDING_LIVE,
+                orchestrator_service_pb2.ATTEMPT_STANDING_CANCELING,
+            )
+        ]
+        yield orchestrator_service_pb2.WatchAttemptsResponse(changes=live)
+        while True:
+            changed = self._changed
+            news, sent = self._changes[sent:], len(self._changes)
+            yield orchestrator_service_pb2.WatchAttemptsResponse(changes=news, up_to_date=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await changed.wait()
+            if self.silent:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
 
     async def GetPublicKeys(
         self, request: orchestrator_service_pb2.GetPublicKeysRequest, context: Any
@@ -144,8 +200,8 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
             )
 
     async def _misbehave(self, context: Any) -> None:
-        if self.hangs:
-            await asyncio.sleep(3600)
+        while self.hangs:
+            await asyncio.sleep(0.01)
         if self.refuses:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
 

@@ -25,6 +25,7 @@ from interlock.gateway.v1 import (
     policy_service_pb2_grpc,
     tool_call_pb2,
 )
+from interlock.orchestrator.v1 import orchestrator_service_pb2
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from interlock_sandbox import Sandbox
 from svc_kit.database import Database
@@ -145,7 +146,17 @@ class World:
             "worker_subject": WORKER,
             "expire_time": datetime.now(UTC) + timedelta(minutes=1),
         }
-        return issue_step_permit(key or self.permit_key, permit_pb2.StepPermit(**(fields | changes)))
+        permit = permit_pb2.StepPermit(**(fields | changes))
+        self.stand(permit, orchestrator_service_pb2.ATTEMPT_STANDING_LIVE)
+        return issue_step_permit(key or self.permit_key, permit)
+
+    def stand(
+        self,
+        permit: permit_pb2.StepPermit,
+        standing: orchestrator_service_pb2.AttemptStanding.ValueType,
+    ) -> None:
+        """The attempt of a permit stands so from now on."""
+        self.orchestrator.stand(permit.tenant, permit.task_id, permit.attempt, standing)
 
     async def execute(
         self,

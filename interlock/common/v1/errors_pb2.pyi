@@ -150,6 +150,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. The tool's result does not fit its output schema, and is withheld."""
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 202
     """UNKNOWN outcome. The call had started when its gateway was lost; whether it had an effect is not known."""
+    ERROR_REASON_TOOL_CANCELED: _ErrorReason.ValueType  # 206
+    """ABORTED. The tool was ended before it was done, because its task was or somebody asked for it. Metadata: `execution_state`."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 255
     """INTERNAL. A bug; the text stays in the log, under the request id."""
 
@@ -284,6 +286,8 @@ ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 201
 """INTERNAL. The tool's result does not fit its output schema, and is withheld."""
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 202
 """UNKNOWN outcome. The call had started when its gateway was lost; whether it had an effect is not known."""
+ERROR_REASON_TOOL_CANCELED: ErrorReason.ValueType  # 206
+"""ABORTED. The tool was ended before it was done, because its task was or somebody asked for it. Metadata: `execution_state`."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 255
 """INTERNAL. A bug; the text stays in the log, under the request id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

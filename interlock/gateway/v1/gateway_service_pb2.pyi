@@ -94,6 +94,52 @@ class ExecuteToolResponse(_message.Message):
 Global___ExecuteToolResponse: _TypeAlias = ExecuteToolResponse  # noqa: Y015
 
 @_typing.final
+class CancelToolCallRequest(_message.Message):
+    """Request of CancelToolCall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """Id of the call."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelToolCallRequest: _TypeAlias = CancelToolCallRequest  # noqa: Y015
+
+@_typing.final
+class CancelToolCallResponse(_message.Message):
+    """Response of CancelToolCall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tool_call(self) -> _tool_call_pb2.ToolCall:
+        """The call as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        tool_call: _tool_call_pb2.ToolCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tool_call", b"tool_call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool_call", b"tool_call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelToolCallResponse: _TypeAlias = CancelToolCallResponse  # noqa: Y015
+
+@_typing.final
 class GetToolCallRequest(_message.Message):
     """Request of GetToolCall."""
 

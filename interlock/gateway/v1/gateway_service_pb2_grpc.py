@@ -40,6 +40,11 @@ class GatewayServiceStub:
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolRequest.SerializeToString,
                 response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolResponse.FromString,
                 _registered_method=True)
+        self.CancelToolCall = channel.unary_unary(
+                '/interlock.gateway.v1.GatewayService/CancelToolCall',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.FromString,
+                _registered_method=True)
         self.GetToolCall = channel.unary_unary(
                 '/interlock.gateway.v1.GatewayService/GetToolCall',
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolCallRequest.SerializeToString,
@@ -70,9 +75,19 @@ class GatewayServiceServicer:
         """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
         the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
         call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+        A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelToolCall(self, request, context):
+        """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
+        FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
+        DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +128,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.ExecuteTool,
                     request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolRequest.FromString,
                     response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolResponse.SerializeToString,
+            ),
+            'CancelToolCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelToolCall,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.SerializeToString,
             ),
             'GetToolCall': grpc.unary_unary_rpc_method_handler(
                     servicer.GetToolCall,
@@ -163,6 +183,33 @@ class GatewayService:
             '/interlock.gateway.v1.GatewayService/ExecuteTool',
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolRequest.SerializeToString,
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ExecuteToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelToolCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.GatewayService/CancelToolCall',
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

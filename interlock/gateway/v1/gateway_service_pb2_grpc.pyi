@@ -37,9 +37,15 @@ class GatewayServiceStub:
     """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+    """
+    CancelToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]
+    """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
+    FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
+    DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
     """
     GetToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
@@ -59,9 +65,15 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+    """
+    CancelToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]  # type: ignore[assignment]
+    """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
+    FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
+    DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
     """
     GetToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]  # type: ignore[assignment]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
@@ -84,9 +96,21 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Executes one tool call. Nothing has an effect before the audit log has recorded the call; every failure before that is closed. The same call id again answers
         the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
         call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+        A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelToolCall(
+        self,
+        request: _gateway_service_pb2.CancelToolCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CancelToolCallResponse, _abc.Awaitable[_gateway_service_pb2.CancelToolCallResponse]]:
+        """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
+        FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
+        DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
         """
 
     @_abc_1.abstractmethod

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from interlock.common.v1 import permit_pb2 as _permit_pb2
 from interlock.orchestrator.v1 import task_pb2 as _task_pb2
 from interlock.registry.v1 import agent_pb2 as _agent_pb2
@@ -23,6 +24,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AttemptStanding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptStandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptStanding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_STANDING_UNSPECIFIED: _AttemptStanding.ValueType  # 0
+    """Never sent."""
+    ATTEMPT_STANDING_LIVE: _AttemptStanding.ValueType  # 1
+    """It works."""
+    ATTEMPT_STANDING_CANCELING: _AttemptStanding.ValueType  # 2
+    """Its task was asked to end: it winds up, and begins nothing new."""
+    ATTEMPT_STANDING_OVER: _AttemptStanding.ValueType  # 3
+    """It is over; another attempt of the task may follow, and take up its calls."""
+    ATTEMPT_STANDING_TASK_OVER: _AttemptStanding.ValueType  # 4
+    """It is over, and so is the task."""
+
+class AttemptStanding(_AttemptStanding, metaclass=_AttemptStandingEnumTypeWrapper):
+    """How an attempt stands."""
+
+ATTEMPT_STANDING_UNSPECIFIED: AttemptStanding.ValueType  # 0
+"""Never sent."""
+ATTEMPT_STANDING_LIVE: AttemptStanding.ValueType  # 1
+"""It works."""
+ATTEMPT_STANDING_CANCELING: AttemptStanding.ValueType  # 2
+"""Its task was asked to end: it winds up, and begins nothing new."""
+ATTEMPT_STANDING_OVER: AttemptStanding.ValueType  # 3
+"""It is over; another attempt of the task may follow, and take up its calls."""
+ATTEMPT_STANDING_TASK_OVER: AttemptStanding.ValueType  # 4
+"""It is over, and so is the task."""
+Global___AttemptStanding: _TypeAlias = AttemptStanding  # noqa: Y015
 
 @_typing.final
 class SubmitTaskRequest(_message.Message):
@@ -756,6 +789,85 @@ class ListTaskStepsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTaskStepsResponse: _TypeAlias = ListTaskStepsResponse  # noqa: Y015
+
+@_typing.final
+class WatchAttemptsRequest(_message.Message):
+    """Request of WatchAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAttemptsRequest: _TypeAlias = WatchAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class WatchAttemptsResponse(_message.Message):
+    """One message of WatchAttempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    UP_TO_DATE_FIELD_NUMBER: _builtins.int
+    up_to_date: _builtins.bool
+    """True when nothing that was committed before this message was made is missing; false while all live attempts are still being sent."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptChange]:
+        """In the order in which they were committed; several of one attempt are possible, and the last one counts."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___AttemptChange] | None = ...,
+        up_to_date: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "up_to_date", b"up_to_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAttemptsResponse: _TypeAlias = WatchAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class AttemptChange(_message.Message):
+    """What has become of an attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the task."""
+    task_id: _builtins.str
+    """UUID of the task."""
+    attempt: _builtins.int
+    """Number of the attempt."""
+    standing: Global___AttemptStanding.ValueType
+    """How it stands."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        standing: Global___AttemptStanding.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "standing", b"standing", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptChange: _TypeAlias = AttemptChange  # noqa: Y015
 
 @_typing.final
 class GetPublicKeysRequest(_message.Message):

@@ -90,6 +90,11 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsResponse.FromString,
                 _registered_method=True)
+        self.WatchAttempts = channel.unary_stream(
+                '/interlock.orchestrator.v1.OrchestratorService/WatchAttempts',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.orchestrator.v1.OrchestratorService/GetPublicKeys',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -197,6 +202,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchAttempts(self, request, context):
+        """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
+        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign attempt tokens and step permits. Needs any role.
         """
@@ -261,6 +274,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.ListTaskSteps,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsResponse.SerializeToString,
+            ),
+            'WatchAttempts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAttempts,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -566,6 +584,33 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/ListTaskSteps',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/WatchAttempts',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,10 @@ class OrchestratorServiceStub:
     """Lists the steps of a task in order. Needs VIEWER, SUBMITTER or AUDITOR; inputs and outputs need DEVELOPER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
     INVALID_ARGUMENT PAGE_TOKEN_INVALID.
     """
+    WatchAttempts: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchAttemptsRequest, _orchestrator_service_pb2.WatchAttemptsResponse]
+    """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
+    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
 
@@ -142,6 +146,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ListTaskSteps: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTaskStepsRequest, _orchestrator_service_pb2.ListTaskStepsResponse]  # type: ignore[assignment]
     """Lists the steps of a task in order. Needs VIEWER, SUBMITTER or AUDITOR; inputs and outputs need DEVELOPER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
     INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    """
+    WatchAttempts: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchAttemptsRequest, _orchestrator_service_pb2.WatchAttemptsResponse]  # type: ignore[assignment]
+    """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
+    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
@@ -264,6 +272,16 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.ListTaskStepsResponse, _abc.Awaitable[_orchestrator_service_pb2.ListTaskStepsResponse]]:
         """Lists the steps of a task in order. Needs VIEWER, SUBMITTER or AUDITOR; inputs and outputs need DEVELOPER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
         INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAttempts(
+        self,
+        request: _orchestrator_service_pb2.WatchAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.WatchAttemptsResponse], _abc.AsyncIterator[_orchestrator_service_pb2.WatchAttemptsResponse]]:
+        """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
+        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
         """
 
     @_abc_1.abstractmethod
