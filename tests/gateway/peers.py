@@ -200,7 +200,7 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
             )
 
     async def _misbehave(self, context: Any) -> None:
-        while self.hangs:
+        while self.hangs:  # noqa: ASYNC110 - a test sets it
             await asyncio.sleep(0.01)
         if self.refuses:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
