@@ -27,7 +27,13 @@ def to_row(call: ToolCall) -> dict[str, Any]:
         "argument_digest": asked.argument_digest,
         "worker": asked.worker,
         "submitters": [
-            {"tenant": each.tenant, "subject": each.subject, "roles": list(each.roles)}
+            {
+                "tenant": each.tenant,
+                "subject": each.subject,
+                "roles": list(each.roles),
+                "agent": each.agent,
+                "agent_version": each.agent_version,
+            }
             for each in asked.submitters
         ],
         "status": call.status,
@@ -94,7 +100,13 @@ def from_row(row: RowMapping) -> ToolCall:
             argument_digest=row["argument_digest"],
             worker=row["worker"],
             submitters=tuple(
-                Submitter(tenant=each["tenant"], subject=each["subject"], roles=tuple(each["roles"]))
+                Submitter(
+                    tenant=each["tenant"],
+                    subject=each["subject"],
+                    roles=tuple(each["roles"]),
+                    agent=each.get("agent", ""),
+                    agent_version=each.get("agent_version", ""),
+                )
                 for each in row["submitters"]
             ),
         ),

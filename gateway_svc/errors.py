@@ -186,6 +186,22 @@ def policy_denied(asked: Asked, *, forbidden: bool) -> DomainError:
     )
 
 
+def ancestor_denied(asked: Asked, ancestor: str) -> DomainError:
+    """The agent itself would be allowed; the one that it works for is not."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_ANCESTOR_DENIED,
+        f"agent {asked.agent} works for agent {ancestor}, which may not call tool {asked.tool} with these"
+        " arguments",
+        metadata={
+            "agent": asked.agent,
+            "ancestor": ancestor,
+            "tool": asked.tool,
+            "call_id": str(asked.call_id),
+        },
+        help=f"Why: interlock why {asked.call_id}. To allow it: interlock allow {ancestor} {asked.tool}",
+    )
+
+
 # Reach and execution
 
 

@@ -58,6 +58,16 @@ class Asked:
         """By which the call is known."""
         return CallKey(self.tenant, self.call_id)
 
+    @property
+    def submitter(self) -> Submitter | None:
+        """The person or service at the top, for which all agents of the chain work."""
+        return next((each for each in self.submitters if not each.agent), None)
+
+    @property
+    def ancestors(self) -> tuple[Submitter, ...]:
+        """The agents above this one, nearest first."""
+        return tuple(each for each in self.submitters if each.agent)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedReceipt:

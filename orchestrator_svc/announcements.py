@@ -10,6 +10,8 @@ from svc_kit.wakeup import Wakeups
 # Topics of the wake-ups that say: events were committed; the outbox has rows.
 EVENTS = "events"
 OUTBOX = "outbox"
+# A child task has ended, a task waits for its children, or one was canceled that may have some.
+FAMILY = "family"
 # The relay hears of commits together: a pass of its own for each would cost more than the commit itself.
 _OUTBOX_SECONDS = 0.02
 
@@ -39,6 +41,10 @@ class Announcements:
     def directed(self, session_id: uuid.UUID) -> None:
         """An attempt of the session has to wind up, or need not any more."""
         self._wakeups.notify(session_topic(session_id))
+
+    def family(self) -> None:
+        """A child task has ended, a task waits for its children, or one was canceled that may have some."""
+        self._wakeups.notify(FAMILY)
 
     def _tell_relay(self) -> None:
         self._outbox_timer = None

@@ -10,20 +10,24 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator_svc import inputs, journal, lifecycle, metrics, uncertain
+from orchestrator_svc import children, inputs, journal, lifecycle, metrics, uncertain
 from orchestrator_svc.agents import AgentUnknownError, BoundTool
 from orchestrator_svc.changes import AuditKind, Batch, TaskChanges
+from orchestrator_svc.children import ChildLimits, Prepared
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
 from orchestrator_svc.failures import log_failures
 from orchestrator_svc.lifecycle import Ending, InputKind, Outcome, TaskError, TaskState
 from orchestrator_svc.records import (
     AgentPin,
     Answer,
+    ChildEnd,
     EventType,
     InputRequest,
     LockedTask,
+    Siblings,
     Step,
     StepInput,
+    StepKind,
     StepStatus,
     StoredInput,
 )
@@ -63,7 +67,14 @@ class Question:
     request: InputRequest
 
 
-End = Completion | Failure | Release | Question
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Await:
+    """The attempt needs the outcome of a child task: it goes on with it, or ends until it is there."""
+
+    step_keys: tuple[str, ...]
+
+
+End = Completion | Failure | Release | Question | Await
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +84,7 @@ class AttemptWrite:
     held: HeldAttempt
     finish: journal.StepFinish | None = None
     begin: StepInput | None = None
+    child: Prepared | None = None  # for a step that begins a child task
     end: End | None = None
 
     @property
@@ -90,7 +102,8 @@ class AttemptWrite:
 class Written:
     """What came of a write; `begun` may start with `tool`, `recorded` is to be taken as it is.
 
-    `answer` is that to the question; without it the attempt is over.
+    `answer` is that to the question, `ended` the steps whose child tasks have ended; without it the attempt
+    is over.
     """
 
     task: LockedTask
@@ -98,6 +111,7 @@ class Written:
     tool: BoundTool | None = None
     recorded: Step | None = None
     answer: Answer | None = None
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +135,12 @@ class AttemptStore(Protocol):
     async def inputs(
         self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID, str]]
     ) -> list[StoredInput]: ...
+    async def child_ends(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, UUID]]
+    ) -> list[ChildEnd]: ...
+    async def siblings(
+        self, connection: AsyncConnection, parents: Sequence[LockedTask]
+    ) -> dict[UUID, Siblings]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
 
 
@@ -135,6 +155,7 @@ class Announcer(Protocol):
     """Told after each commit."""
 
     def committed(self, *, runnable: Mapping[str, int]) -> None: ...
+    def family(self) -> None: ...
 
 
 class Attempts:
@@ -148,11 +169,13 @@ class Attempts:
         announcer: Announcer,
         observe: Observer | None = None,
         chance: Callable[[], float] = random.random,
+        limits: ChildLimits | None = None,
     ) -> None:
         self._store = store
         self._bindings = bindings
         self._announcer = announcer
         self._chance = chance
+        self._limits = limits or ChildLimits()
         self._lane: GroupCommit[AttemptWrite, Written | _AgentMissing] = GroupCommit(
             self._commit,
             size_of=lambda write: write.size,
@@ -197,6 +220,8 @@ class Attempts:
                 tasks,
                 await self._store.steps(connection, _step_keys(writes)),
                 await self._store.inputs(connection, _input_keys(writes)),
+                await self._store.child_ends(connection, _awaited(writes)),
+                await self._store.siblings(connection, _parents(tasks, writes)),
             )
             for write in writes:
                 try:
@@ -209,6 +234,8 @@ class Attempts:
             metrics.count_finished(batch.accepted)
             log_failures(batch.accepted)
             self._announcer.committed(runnable=_runnable(batch.accepted))
+            if any(children.concerned(changes) for changes in batch.accepted):
+                self._announcer.family()
         return results
 
     def _apply(self, batch: Batch, write: AttemptWrite) -> Written | _AgentMissing:
@@ -225,30 +252,41 @@ class Attempts:
         written = Written(task=changes.task)
         if write.begin is not None:
             try:
-                written = self._begin(batch, changes, write.begin)
+                written = self._begin(batch, changes, write)
             except AgentUnknownError:
                 return _AgentMissing(tenant=changes.task.tenant, pin=changes.task.agent)
             except PermissionDenied as error:
                 batch.accept(_refusal(batch.tasks[changes.task.task_id], write, error))
                 raise
-        answer = _answer(batch, changes.task, write.end)
-        if answer is not None and isinstance(write.end, Question):
-            _settle(batch, changes, write.end.request, answer)
-            written = replace(written, answer=answer)
+        answer, ended = _at_once(batch, changes, write.end)
+        if answer is not None or ended:
+            written = replace(written, answer=answer, ended=ended)
         elif write.end is not None:
             changes.asked = write.end.request if isinstance(write.end, Question) else None
             result = write.end.result_json if isinstance(write.end, Completion) else None
+            if isinstance(write.end, Await):
+                changes.awaited = children.awaited(changes.task, write.end.step_keys)
             ending = self._ending(changes.task, write.end)
             changes.end_attempt(ending, actor=write.held.subject, result_json=result)
         batch.accept(changes)
         return replace(written, task=changes.task)
 
-    def _begin(self, batch: Batch, changes: TaskChanges, asked: StepInput) -> Written:
-        task = changes.task
+    def _begin(self, batch: Batch, changes: TaskChanges, write: AttemptWrite) -> Written:
+        task, asked = changes.task, write.begin
+        if asked is None:
+            return Written(task=task)
         known = changes.steps.get(asked.step_key) or batch.step(task.task_id, asked.step_key)
         outcome = journal.begin(task, known, asked)
         if isinstance(outcome, journal.Recorded):
             return Written(task=task, recorded=outcome.step)
+        if asked.kind is StepKind.CHILD_TASK:
+            if outcome.changed and write.child is not None:
+                child = children.new_child(
+                    task, outcome.step, write.child, siblings=batch.siblings(task), limits=self._limits
+                )
+                changes.put_step(outcome.step, EventType.STEP_STARTED)
+                changes.children.append(child)
+            return Written(task=task, begun=outcome.step)
         tool = self._bindings.bound_tool(task.tenant, task.agent, asked.name)
         if outcome.changed:
             changes.put_step(outcome.step, EventType.STEP_STARTED)
@@ -261,6 +299,8 @@ class Attempts:
             return lifecycle.release(task.status, now=task.now)
         if isinstance(end, Question):
             return lifecycle.request_input(task.status, end.request.kind, now=task.now)
+        if isinstance(end, Await):
+            return lifecycle.await_children(task.status, now=task.now)
         return lifecycle.fail(
             task.status,
             end.error,
@@ -287,6 +327,7 @@ _REPEATED: Mapping[type[End], frozenset[Outcome]] = {
     Failure: frozenset({Outcome.FAILED, Outcome.CANCELED}),
     Release: frozenset({Outcome.RELEASED, Outcome.PAUSED, Outcome.CANCELED}),
     Question: frozenset({Outcome.PARKED, Outcome.CANCELED}),
+    Await: frozenset({Outcome.PARKED, Outcome.CANCELED}),
 }
 
 
@@ -318,6 +359,11 @@ def _step_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
         for write in writes
         for part in (write.finish, write.begin, _asked(write.end))
         if part is not None and part.step_key
+    } | {
+        (write.held.ref.tenant, write.held.ref.task_id, step_key)
+        for write in writes
+        if isinstance(write.end, Await)
+        for step_key in write.end.step_keys
     }
     return sorted(keys)
 
@@ -333,6 +379,32 @@ def _input_keys(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID, str]]:
         if isinstance(write.end, Question)
     }
     return sorted(keys)
+
+
+def _awaited(writes: Sequence[AttemptWrite]) -> list[tuple[str, UUID]]:
+    return sorted(
+        {
+            (write.held.ref.tenant, journal.call_id(write.held.ref.task_id, step_key))
+            for write in writes
+            if isinstance(write.end, Await)
+            for step_key in write.end.step_keys
+        }
+    )
+
+
+def _parents(tasks: Sequence[LockedTask], writes: Sequence[AttemptWrite]) -> list[LockedTask]:
+    asking = {write.held.ref.task_id for write in writes if write.child is not None}
+    return [task for task in tasks if task.task_id in asking]
+
+
+def _at_once(batch: Batch, changes: TaskChanges, end: End | None) -> tuple[Answer | None, tuple[str, ...]]:
+    """What the attempt waits for and has already: then it goes on."""
+    if isinstance(end, Await):
+        return None, children.settle(batch, changes, end.step_keys)
+    answer = _answer(batch, changes.task, end)
+    if answer is not None and isinstance(end, Question):
+        _settle(batch, changes, end.request, answer)
+    return answer, ()
 
 
 def _answer(batch: Batch, task: LockedTask, end: End | None) -> Answer | None:

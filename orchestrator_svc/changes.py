@@ -7,11 +7,14 @@ from enum import StrEnum
 
 from orchestrator_svc.lifecycle import Ending, Outcome, Status, TaskError
 from orchestrator_svc.records import (
+    ChildEnd,
     Event,
     EventType,
     InputRequest,
     LockedTask,
+    NewTask,
     Session,
+    Siblings,
     Step,
     StepInput,
     StepMark,
@@ -53,6 +56,8 @@ class TaskChanges:
     ending: Ending | None = None
     result_json: str | None = None
     asked: InputRequest | None = None
+    children: list[NewTask] = field(default_factory=list)
+    awaited: tuple[uuid.UUID, ...] = ()  # child tasks, one of which has to end before the task goes on
 
     def move(self, status: Status, *, actor: str, outcome: str = "", error: TaskError | None = None) -> None:
         """The task goes to another state."""
@@ -148,10 +153,14 @@ class Batch:
         tasks: Iterable[LockedTask],
         steps: Iterable[Step] = (),
         inputs: Iterable[StoredInput] = (),
+        child_ends: Iterable[ChildEnd] = (),
+        siblings: Mapping[uuid.UUID, Siblings] | None = None,
     ) -> None:
         self._tasks = {task.task_id: task for task in tasks}
         self._steps = {(step.task_id, step.step_key): step for step in steps}
         self._inputs = {(each.task_id, each.input_id): each for each in inputs}
+        self._child_ends = {end.task_id: end for end in child_ends}
+        self._siblings = dict(siblings or {})
         self.accepted: list[TaskChanges] = []
 
     @property
@@ -167,13 +176,36 @@ class Batch:
         """What is known of a request for input."""
         return self._inputs.get((task_id, input_id))
 
+    def child_end(self, task_id: uuid.UUID) -> ChildEnd | None:
+        """How a child task has ended; None while it has not."""
+        return self._child_ends.get(task_id)
+
+    def siblings(self, task: LockedTask) -> Siblings:
+        """What stands beside a child task that this task would submit."""
+        return self._siblings.get(task.task_id, Siblings())
+
+    def _count_child(self, parent: LockedTask) -> None:
+        """One child more, in every count that it is in."""
+        for task_id, counted in self._siblings.items():
+            known = self._tasks.get(task_id)
+            if known is not None and root_of(known) == root_of(parent):
+                own = task_id == parent.task_id
+                self._siblings[task_id] = Siblings(children=counted.children + own, tree=counted.tree + 1)
+
     def accept(self, changes: TaskChanges) -> None:
         """Take the changes of one call; what a refused call gathered is simply not accepted."""
         self._tasks[changes.task.task_id] = changes.task
         for step in changes.steps.values():
             self._steps[step.task_id, step.step_key] = step
+        for _ in changes.children:
+            self._count_child(changes.task)
         if changes.events or changes.notes:
             self.accepted.append(changes)
+
+
+def root_of(task: LockedTask) -> uuid.UUID:
+    """The task at the top of its tree."""
+    return task.lineage.root or task.task_id
 
 
 def _outcome(outcome: str) -> dict[str, str]:

@@ -3,16 +3,18 @@
 import re
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
 from orchestrator_svc import placement_checks, uncertain
-from orchestrator_svc.attempts import Completion, Failure, Question
+from orchestrator_svc.attempts import Await, Completion, Failure, Question
+from orchestrator_svc.children import ChildRequest
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.lifecycle import InputKind, TaskError, Timeout
 from orchestrator_svc.overrides import overrides
-from orchestrator_svc.records import InputRequest, Session, StepInput, StepKind, StepStatus
+from orchestrator_svc.records import ClosePolicy, InputRequest, Session, StepInput, StepKind, StepStatus
 from orchestrator_svc.submissions import Submission
 from svc_kit.errors import InvalidArgument, Violation, invalid
 from svc_kit.json_schema import SchemaUnusable, compile_schema
@@ -29,6 +31,7 @@ REDRIVEN = 100
 MAX_REDRIVEN = 500
 MAX_PROMPT = 16 * 1024
 MAX_SCHEMA = 64 * 1024
+MAX_AWAITED = 100
 
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,64}")
@@ -41,6 +44,12 @@ _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SLOT = re.compile(r"[\x21-\x7e]{1,128}")
 _NIL = uuid.UUID(int=0)
 _INPUT_KINDS = {task_pb2.InputKind.Value(f"INPUT_KIND_{kind}"): kind for kind in InputKind}
+_STEP_KINDS = {task_pb2.StepKind.Value(f"STEP_KIND_{kind}"): kind for kind in StepKind}
+_CLOSE_POLICIES = {
+    task_pb2.CLOSE_POLICY_UNSPECIFIED: ClosePolicy.CANCEL,
+    task_pb2.CLOSE_POLICY_CANCEL: ClosePolicy.CANCEL,
+    task_pb2.CLOSE_POLICY_ABANDON: ClosePolicy.ABANDON,
+}
 _START_TO_CLOSE = task_pb2.TIMEOUT_KIND_START_TO_CLOSE
 _ENDINGS = {
     task_pb2.STEP_STATUS_COMPLETED: StepStatus.COMPLETED,
@@ -150,15 +159,16 @@ def claim(request: worker_service_pb2.ClaimTaskRequest) -> tuple[uuid.UUID, uuid
 
 def record_step(
     request: worker_service_pb2.RecordStepRequest,
-) -> tuple[StepFinish | None, StepInput | None]:
-    """The step that ended and the step that begins; at least one of them."""
+) -> tuple[StepFinish | None, StepInput | None, ChildRequest | None]:
+    """The step that ended, the step that begins, or both, and what its child task is given."""
     found: list[Violation] = []
     finished = _finish(request.finish, found) if request.HasField("finish") else None
     begun = _begin(request.begin, found) if request.HasField("begin") else None
+    child = _child(request.begin, found) if begun is not None and begun.kind is StepKind.CHILD_TASK else None
     if not request.HasField("finish") and not request.HasField("begin"):
         found.append(Violation("begin", "a step that begins, or one that ended in `finish`, is required"))
     _raise(found)
-    return finished, begun
+    return finished, begun, child
 
 
 def step_key(text: str) -> str:
@@ -228,6 +238,21 @@ def question(request: worker_service_pb2.RequestInputRequest) -> tuple[StepFinis
             schema_json=schema,
         )
     )
+
+
+def awaiting(request: worker_service_pb2.AwaitChildrenRequest) -> tuple[StepFinish | None, Await]:
+    """The last step, if it comes along, and the steps whose child tasks are awaited."""
+    found: list[Violation] = []
+    finished = _finish(request.finish, found) if request.HasField("finish") else None
+    if not 1 <= len(request.step_keys) <= MAX_AWAITED:
+        found.append(Violation("step_keys", f"must name 1 to {MAX_AWAITED} steps"))
+    found += [
+        Violation(f"step_keys[{index}]", _STEP_KEY_WANTED)
+        for index, key in enumerate(request.step_keys)
+        if not _STEP_KEY.fullmatch(key)
+    ]
+    _raise(found)
+    return finished, Await(step_keys=tuple(dict.fromkeys(request.step_keys)))
 
 
 def provision(request: orchestrator_service_pb2.ProvideInputRequest) -> tuple[uuid.UUID, str, str]:
@@ -309,10 +334,15 @@ def _finish(finished: worker_service_pb2.FinishStep, found: list[Violation]) -> 
 def _begin(begun: worker_service_pb2.BeginStep, found: list[Violation]) -> StepInput:
     if not _STEP_KEY.fullmatch(begun.step_key):
         found.append(Violation("begin.step_key", _STEP_KEY_WANTED))
-    if begun.kind != task_pb2.STEP_KIND_TOOL_CALL:
-        found.append(Violation("begin.kind", "must be STEP_KIND_TOOL_CALL"))
-    if not _TOOL.fullmatch(begun.name):
+    kind = _STEP_KINDS.get(begun.kind)
+    if kind is None:
+        found.append(Violation("begin.kind", f"must be one of {', '.join(StepKind)}"))
+    if kind is StepKind.CHILD_TASK and not _AGENT.fullmatch(begun.name):
+        found.append(Violation("begin.name", "must be the name of an agent: 1 to 63 of a-z, 0-9 and -"))
+    elif not _TOOL.fullmatch(begun.name):
         found.append(Violation("begin.name", "must be the name of a tool"))
+    if begun.HasField("child") and kind is not StepKind.CHILD_TASK:
+        found.append(Violation("begin.child", "is for a CHILD_TASK"))
     count = len(found)
     value = _json(begun.input_json, "begin.input_json", found)
     if len(found) == count and not isinstance(value, dict):
@@ -320,10 +350,30 @@ def _begin(begun: worker_service_pb2.BeginStep, found: list[Violation]) -> StepI
     written = canonical(value)
     return StepInput(
         step_key=begun.step_key,
-        kind=StepKind.TOOL_CALL,
+        kind=kind or StepKind.TOOL_CALL,
         name=begun.name,
         input_json=written.decode(),
         digest=digest(written),
+    )
+
+
+def _child(begun: worker_service_pb2.BeginStep, found: list[Violation]) -> ChildRequest:
+    child = begun.child
+    if child.agent_version and not _VERSION.fullmatch(child.agent_version):
+        found.append(
+            Violation("begin.child.agent_version", "must be a version such as 1.2.0, or empty for the newest")
+        )
+    if not _TASK_TYPE.fullmatch(child.task_type):
+        found.append(Violation("begin.child.task_type", "must be at most 64 letters, digits, _, . and -"))
+    policy = _CLOSE_POLICIES.get(child.close_policy)
+    if policy is None:
+        found.append(Violation("begin.child.close_policy", f"must be one of {', '.join(ClosePolicy)}"))
+    found += [replace(each, field=f"begin.child.{each.field}") for each in _labels(child.labels)]
+    return ChildRequest(
+        agent_version=child.agent_version,
+        task_type=child.task_type,
+        labels=dict(child.labels),
+        close_policy=policy or ClosePolicy.CANCEL,
     )
 
 

@@ -25,5 +25,9 @@ class OrchestratorSettings(ServiceSettings):
     bookmark_seconds: float = Field(default=8.0, gt=0, le=10)
     # Events that a slow watcher may lag behind before its stream is ended.
     watch_buffer: int = Field(default=512, ge=1)
+    # How deep child tasks may stand below their root, how many a task may submit, and how many a whole tree.
+    child_depth_limit: int = Field(default=5, ge=1)
+    children_limit: int = Field(default=100, ge=1)
+    tree_limit: int = Field(default=1000, ge=1)
     # How long repeats of requests are known; the contract promises 24 h.
     request_id_hours: int = Field(default=25, ge=24)

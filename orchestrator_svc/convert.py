@@ -13,7 +13,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2
 from orchestrator_svc import records
 from orchestrator_svc.attempt_feed import Slice, Standing
-from orchestrator_svc.lifecycle import InputKind, TaskError, TaskState, Timeout, WaitReason
+from orchestrator_svc.lifecycle import NEVER, InputKind, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.retry import RetryPolicy
 from orchestrator_svc.watch import Update, UpToDate
 from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
@@ -33,6 +33,11 @@ _INPUTS = {kind: task_pb2.InputKind.Value(f"INPUT_KIND_{kind}") for kind in Inpu
 _TIMEOUTS = {kind: task_pb2.TimeoutKind.Value(f"TIMEOUT_KIND_{kind}") for kind in Timeout}
 _KINDS = {kind: task_pb2.StepKind.Value(f"STEP_KIND_{kind}") for kind in records.StepKind}
 _STATUSES = {status: task_pb2.StepStatus.Value(f"STEP_STATUS_{status}") for status in records.StepStatus}
+_CLOSE_POLICIES = {
+    None: task_pb2.CLOSE_POLICY_UNSPECIFIED,
+    records.ClosePolicy.CANCEL: task_pb2.CLOSE_POLICY_CANCEL,
+    records.ClosePolicy.ABANDON: task_pb2.CLOSE_POLICY_ABANDON,
+}
 _EVENTS = {kind: task_pb2.EventType.Value(f"EVENT_TYPE_{kind}") for kind in records.EventType}
 _STANDINGS = {
     each: orchestrator_service_pb2.AttemptStanding.Value(f"ATTEMPT_STANDING_{each}") for each in Standing
@@ -60,7 +65,9 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         failures=status.failures,
         crashes=status.crashes,
         retry_count=max(0, status.attempt - 1),
-        run_after=_time(max(status.run_after, task.create_time)) if stored else None,
+        run_after=(
+            _time(max(status.run_after, task.create_time)) if stored and status.run_after < NEVER else None
+        ),
         revision=task.revision,
         create_time=_time(task.create_time) if stored else None,
         start_time=_time(task.start_time),
@@ -83,6 +90,10 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         priority=task.placement.priority,
         fairness_key=task.placement.fairness_key,
         concurrency_key=task.placement.concurrency_key,
+        parent_task_id=str(task.lineage.parent or ""),
+        root_task_id=str(task.lineage.root or task.task_id) if stored else "",
+        depth=task.lineage.depth,
+        close_policy=_CLOSE_POLICIES[task.lineage.close_policy],
     )
 
 
@@ -95,6 +106,7 @@ def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
         message.input.CopyFrom(json_to_struct(value))
     if details.result_json is not None:
         message.result_json = details.result_json
+    message.child_count, message.open_child_count = details.child_count, details.open_child_count
     message.attempts.extend(_attempt(each) for each in details.attempts)
     message.input_requests.extend(_request(each) for each in details.open_inputs)
     if len(message.attempts) > _MAX_FULL_ATTEMPTS:

@@ -182,6 +182,27 @@ def tool_not_bound(agent: str, tool: str) -> PermissionDenied:
     )
 
 
+def child_too_deep(depth: int, limit: int) -> FailedPrecondition:
+    """Agents hand work on and on."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_CHILD_TOO_DEEP,
+        f"the child task would stand {depth} tasks below its root, more than the {limit} allowed",
+        metadata={"depth": str(depth), "limit": str(limit)},
+        help="let the agent do the work itself, or submit it from higher up",
+    )
+
+
+def too_many_children(scope: str, limit: int) -> FailedPrecondition:
+    """`scope` is `parent`, or `root` for the whole tree."""
+    whose = "the task" if scope == "parent" else "the tree of tasks"
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_TOO_MANY_CHILDREN,
+        f"{whose} has {limit} child tasks already, and more are not allowed",
+        metadata={"scope": scope, "limit": str(limit)},
+        help="give each child task more of the work",
+    )
+
+
 def receipt_mismatch(said: str) -> PermissionDenied:
     """The receipt is a good one, of something else."""
     return PermissionDenied(ErrorReason.ERROR_REASON_SIGNATURE_INVALID, f"the receipt {said}")

@@ -9,6 +9,8 @@ FIELDS = {
     "task_type": FilterField(),
     "dead_lettered": FilterField(type=FieldType.BOOLEAN),
     "queue": FilterField(),
+    "parent_task_id": FilterField(type=FieldType.UUID),
+    "root_task_id": FilterField(type=FieldType.UUID),
     "create_time": FilterField(type=FieldType.TIME),
 }
 

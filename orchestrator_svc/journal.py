@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator_svc.errors import nondeterminism, receipt_mismatch, step_not_found, task_state
 from orchestrator_svc.lifecycle import TaskError, TaskState
-from orchestrator_svc.records import LockedTask, Step, StepInput, StepStatus
+from orchestrator_svc.records import LockedTask, Step, StepInput, StepKind, StepStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,8 @@ def begin(task: LockedTask, known: Step | None, asked: StepInput) -> Begun | Rec
         )
     if known.status.final or (known.status is StepStatus.REFUSED and known.attempt == attempt):
         return Recorded(step=known)
-    if known.attempt == attempt:
+    # A child task goes on, whatever becomes of the attempt that began it.
+    if known.attempt == attempt or known.kind is StepKind.CHILD_TASK:
         return Begun(step=known, changed=False)
     again = replace(known, status=StepStatus.STARTED, attempt=attempt, error=None, end_time=None)
     return Begun(step=again, changed=True)
@@ -68,7 +69,7 @@ def begin(task: LockedTask, known: Step | None, asked: StepInput) -> Begun | Rec
 def finish(task: LockedTask, known: Step | None, finished: StepFinish) -> Step | None:
     """The finished step, or None when the journal holds this very outcome already."""
     key = finished.step_key
-    if known is None or known.attempt != task.status.attempt:
+    if known is None or known.attempt != task.status.attempt or known.kind is StepKind.CHILD_TASK:
         raise step_not_found(task.task_id, key, f"was not begun by attempt {task.status.attempt}")
     if finished.argument_digest and finished.argument_digest != known.input_digest:
         raise receipt_mismatch("is for a call with other arguments")

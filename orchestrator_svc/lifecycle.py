@@ -17,6 +17,8 @@ CANCEL_FORCED = "CANCEL_FORCED"
 PAUSE_FORCED = "PAUSE_FORCED"
 # Runs before every task of its class: what a person has let go on had waited its turn already.
 AHEAD = datetime(2000, 1, 1, tzinfo=UTC)
+# Not by the clock: what waits for its children is woken when one of them ends.
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class TaskState(StrEnum):
@@ -54,6 +56,7 @@ class WaitReason(StrEnum):
     QUEUED = "QUEUED"
     RETRY_BACKOFF = "RETRY_BACKOFF"
     SCHEDULED = "SCHEDULED"
+    CHILDREN = "CHILDREN"
     # Never stored: found out for an answer.
     LIMITED = "LIMITED"
     QUEUE_PAUSED = "QUEUE_PAUSED"
@@ -89,7 +92,7 @@ class Outcome(StrEnum):
     RELEASED = "RELEASED"
     CANCELED = "CANCELED"
     PAUSED = "PAUSED"
-    PARKED = "PARKED"  # it asked for input
+    PARKED = "PARKED"  # it asked for input, or waits for its children
 
 
 class Move(StrEnum):
@@ -106,6 +109,8 @@ class Move(StrEnum):
     RESUME = "RESUME"
     REQUEST_INPUT = "REQUEST_INPUT"
     PROVIDE_INPUT = "PROVIDE_INPUT"
+    AWAIT_CHILDREN = "AWAIT_CHILDREN"
+    CHILD_ENDED = "CHILD_ENDED"
     EXPIRE = "EXPIRE"
 
 
@@ -123,6 +128,9 @@ LEGAL: Mapping[tuple[TaskState, Move], TaskState] = {
     # The attempt has ended: whoever waits for a person holds no worker's slot.
     (TaskState.RUNNING, Move.PAUSE): TaskState.PAUSED,
     (TaskState.RUNNING, Move.REQUEST_INPUT): TaskState.INPUT_REQUIRED,
+    # It holds no slot while other tasks work for it, so parents can never take all slots from their children.
+    (TaskState.RUNNING, Move.AWAIT_CHILDREN): TaskState.SUBMITTED,
+    (TaskState.SUBMITTED, Move.CHILD_ENDED): TaskState.SUBMITTED,
     # Never straight to RUNNING: the slot was given up.
     (TaskState.PAUSED, Move.RESUME): TaskState.SUBMITTED,
     (TaskState.PAUSED, Move.CANCEL): TaskState.CANCELED,
@@ -389,6 +397,24 @@ def blamed(aboard: Sequence[Status]) -> int | None:
         return 0
     suspects = [place for place, status in enumerate(aboard) if status.suspect]
     return suspects[0] if len(suspects) == 1 else None
+
+
+def await_children(status: Status, *, now: datetime) -> Ending:
+    """The attempt can do nothing more before a child task ends, and gives up its slot until then."""
+    if status.state is TaskState.CANCELING:
+        return Ending(status=_moved(status, Move.WIND_UP), outcome=Outcome.CANCELED)
+    survived = _survived(status)
+    if status.pausing:
+        return Ending(status=_parked(survived, Move.PAUSE, now), outcome=Outcome.PARKED)
+    waiting = replace(_moved(survived, Move.AWAIT_CHILDREN), wait_reason=WaitReason.CHILDREN, run_after=NEVER)
+    return Ending(status=waiting, outcome=Outcome.PARKED)
+
+
+def child_ended(status: Status) -> Status:
+    """A child task that it waited for has ended; a task that does not wait for children stays as it is."""
+    if status.wait_reason is not WaitReason.CHILDREN:
+        return status
+    return replace(_moved(status, Move.CHILD_ENDED), wait_reason=WaitReason.QUEUED, run_after=AHEAD)
 
 
 def _survived(status: Status) -> Status:

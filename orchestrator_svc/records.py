@@ -25,6 +25,14 @@ class StepKind(StrEnum):
     """What a step does."""
 
     TOOL_CALL = "TOOL_CALL"
+    CHILD_TASK = "CHILD_TASK"
+
+
+class ClosePolicy(StrEnum):
+    """What becomes of a child task when its parent ends before it."""
+
+    CANCEL = "CANCEL"
+    ABANDON = "ABANDON"
 
 
 class StepStatus(StrEnum):
@@ -62,6 +70,18 @@ class Submitter:
     tenant: str
     subject: str
     roles: tuple[str, ...]
+    agent: str = ""  # of a child task: the agent above it
+    agent_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a task stands in its tree; `root` is None at the top, where there is no parent either."""
+
+    parent: uuid.UUID | None = None
+    root: uuid.UUID | None = None
+    depth: int = 0
+    close_policy: ClosePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +133,7 @@ class NewTask:
     request: RequestKey | None = None
     placement: Placement = field(default_factory=Placement)
     start: Start = field(default_factory=Start)
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +175,7 @@ class Task:
     placement: Placement = field(default_factory=Placement)
     pool: str = POOL
     from_step: str = ""
+    lineage: Lineage = field(default_factory=Lineage)
 
     @property
     def submitter(self) -> str:
@@ -213,6 +235,8 @@ class TaskDetails:
     result_json: str | None = field(repr=False)
     attempts: tuple[Attempt, ...]
     open_inputs: tuple[StoredInput, ...] = ()
+    child_count: int = 0
+    open_child_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +256,7 @@ class LockedTask:
     last_outcome: Outcome | None  # of the last attempt, once it ended
     timeouts: Timeouts = field(default_factory=Timeouts)
     close_by: datetime | None = None  # start-to-close of the live attempt
+    lineage: Lineage = field(default_factory=Lineage)
     now: datetime
 
     @property
@@ -273,6 +298,25 @@ class Step:
     attempt: int
     start_time: datetime | None = None
     end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEnd:
+    """How a child task ended."""
+
+    task_id: uuid.UUID
+    agent: str
+    state: TaskState
+    result_json: str | None = field(repr=False)
+    error: TaskError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Siblings:
+    """How many tasks a task has submitted, and how many stand below the root of its tree."""
+
+    children: int = 0
+    tree: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

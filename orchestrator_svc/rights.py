@@ -81,7 +81,13 @@ class Rights:
             tool_digest=tool.digest,
             argument_digest=step.input_digest,
             submitters=[
-                permit_pb2.Principal(tenant=each.tenant, subject=each.subject, roles=each.roles)
+                permit_pb2.Principal(
+                    tenant=each.tenant,
+                    subject=each.subject,
+                    roles=each.roles,
+                    agent=each.agent,
+                    agent_version=each.agent_version,
+                )
                 for each in task.submitters
             ],
             worker_subject=subject,

@@ -15,12 +15,14 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_serv
 from orchestrator_svc import servicer, store, worker_servicer
 from orchestrator_svc.admission import Admission
 from orchestrator_svc.agents import Agents
-from orchestrator_svc.announcements import EVENTS, OUTBOX, Announcements
+from orchestrator_svc.announcements import EVENTS, FAMILY, OUTBOX, Announcements
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.attempts import Attempts
 from orchestrator_svc.audit import AuditTrail
+from orchestrator_svc.children import ChildLimits
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
+from orchestrator_svc.families import Families
 from orchestrator_svc.gate import AuditGate
 from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
@@ -107,7 +109,13 @@ def build(settings: OrchestratorSettings) -> App:
     sessions = Sessions(store=store.SessionStore(database), announcer=announcer, lease=settings.lease_seconds)
     claims = Claims(store=store.ClaimStore(database), announcer=announcer, observe=commit_lane("claim"))
     attempts = Attempts(
-        store=attempt_store, bindings=agents, announcer=announcer, observe=commit_lane("attempt")
+        store=attempt_store,
+        bindings=agents,
+        announcer=announcer,
+        observe=commit_lane("attempt"),
+        limits=ChildLimits(
+            depth=settings.child_depth_limit, children=settings.children_limit, tree=settings.tree_limit
+        ),
     )
     repeats = Repeats(
         store=store.RepeatStore(database), tasks=task_store, submissions=submissions, agents=agents, gate=gate
@@ -116,6 +124,12 @@ def build(settings: OrchestratorSettings) -> App:
     watches = Watches(
         hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds
     )
+    families = Families(
+        store=store.ChildStore(database),
+        announcer=announcer,
+        woken=wakeups.subscribe(FAMILY),
+        grace=settings.wind_up_seconds,
+    )
     reaper = Reaper(
         sessions=sessions, store=upkeep_store, announcer=announcer, share=settings.mass_lapse_share
     )
@@ -123,7 +137,9 @@ def build(settings: OrchestratorSettings) -> App:
     upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours)
 
     async def keep_time() -> None:
-        async with background(reaper.run, sweep.run, upkeep.run, name="orchestrator timekeeper"):
+        async with background(
+            reaper.run, sweep.run, upkeep.run, families.run, name="orchestrator timekeeper"
+        ):
             await asyncio.Event().wait()
 
     leader = Leader(database, "orchestrator timekeeper", keep_time)
@@ -140,6 +156,7 @@ def build(settings: OrchestratorSettings) -> App:
         sessions=sessions,
         claims=claims,
         attempts=attempts,
+        submissions=submissions,
         tasks=tasks,
         rights=rights,
         receipts=Receipts(GatewayKeys(peers.gateway)),

@@ -1,18 +1,18 @@
 """OrchestratorService: protobuf in, one call, protobuf out."""
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
-from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
 from orchestrator_svc import checks, convert, filtering, metrics
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.inputs import Inputs, Provision
-from orchestrator_svc.records import Place
+from orchestrator_svc.records import Place, Task
 from orchestrator_svc.repeats import RedriveRequest, Repeats
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.submissions import Caller, Submissions
@@ -40,6 +40,7 @@ ROLES = {
     "WatchTask": READERS,
     "ListTaskSteps": READERS,
     "WatchAttempts": frozenset({Role.SERVICE}),
+    "ListChildTasks": READERS,
     "GetPublicKeys": frozenset(Role),
 }
 # A page of steps with payloads must fit one message.
@@ -87,12 +88,8 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
         after = Place(create_time=token[0], task_id=token[1]) if token is not None else None
         found = await self._tasks.page(tenant, conditions, after=after, limit=size + 1)
-        page = convert.fitting(map(convert.task_to_proto, found[:size]))
-        last = found[len(page) - 1] if len(found) > len(page) else None
-        return messages.ListTasksResponse(
-            tasks=page,
-            next_page_token=encode_page_token([last.create_time, last.task_id], question) if last else "",
-        )
+        page, next_page_token = _page(found, size, question)
+        return messages.ListTasksResponse(tasks=page, next_page_token=next_page_token)
 
     async def CancelTask(
         self, request: messages.CancelTaskRequest, context: Any
@@ -192,6 +189,18 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
             async for each in slices:
                 yield convert.attempts_to_proto(each)
 
+    async def ListChildTasks(
+        self, request: messages.ListChildTasksRequest, context: Any
+    ) -> messages.ListChildTasksResponse:
+        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        size = page_size(request.page_size)
+        question = Question(method="ListChildTasks", tenant=tenant, filter=str(task_id))
+        token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
+        after = Place(create_time=token[0], task_id=token[1]) if token is not None else None
+        found = await self._tasks.children(tenant, task_id, after=after, limit=size + 1)
+        page, next_page_token = _page(found, size, question)
+        return messages.ListChildTasksResponse(tasks=page, next_page_token=next_page_token)
+
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Any
     ) -> messages.GetPublicKeysResponse:
@@ -207,3 +216,10 @@ def _caller() -> Caller:
         roles=tuple(sorted(caller.roles)),
         traceparent=call.traceparent if call is not None else "",
     )
+
+
+def _page(found: Sequence[Task], size: int, question: Question) -> tuple[list[task_pb2.Task], str]:
+    """As many of them as fit, and where the next page begins."""
+    page = convert.fitting(map(convert.task_to_proto, found[:size]))
+    last = found[len(page) - 1] if len(found) > len(page) else None
+    return page, encode_page_token([last.create_time, last.task_id], question) if last else ""

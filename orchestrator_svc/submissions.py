@@ -1,5 +1,6 @@
 """Taking new tasks in: what comes after the pure checks, up to the durable answer."""
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
+from orchestrator_svc.children import ChildRequest, Prepared
 from orchestrator_svc.errors import queue_not_found, request_id_reused
 from orchestrator_svc.lifecycle import submitted
 from orchestrator_svc.overrides import Overrides
@@ -18,6 +20,7 @@ from orchestrator_svc.records import (
     NewTask,
     NotPlaced,
     RequestKey,
+    StepInput,
     Stored,
     Submitter,
     Task,
@@ -191,6 +194,20 @@ class Submissions:
         if not await self._store.queue_exists(caller.tenant, asked.placement.queue):
             raise queue_not_found(asked.placement.queue)
         return _stored(new, None)
+
+    async def prepare(self, tenant: str, begin: StepInput, asked: ChildRequest) -> Prepared:
+        """A child task as far as it can be made ready before its step has begun."""
+        try:
+            self._gate.check()
+            chosen = await self._agents.choose(tenant, begin.name, asked.agent_version)
+            found = self._schemas.violations(
+                chosen.pin, chosen.input_schema_json, json.loads(begin.input_json), field="begin.input_json"
+            )
+            if found:
+                raise invalid(found)
+        except DomainError as error:
+            return Prepared(asked=asked, chosen=error)
+        return Prepared(asked=asked, chosen=chosen)
 
     async def earlier(self, tenant: str, key: RequestKey | None) -> Task | None:
         """The task that an earlier request with this key brought; raises REQUEST_ID_REUSED."""

@@ -14,7 +14,7 @@ from orchestrator_svc.errors import step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError, TaskState
 from orchestrator_svc.records import EventType, LockedTask, Place, Step, StepStatus, Task, TaskDetails
 from orchestrator_svc.undisturbed import undisturbed
-from svc_kit.filters import Condition
+from svc_kit.filters import Condition, Operator
 
 
 class TaskStore(Protocol):
@@ -49,6 +49,7 @@ class Announcer(Protocol):
 
     def committed(self, *, runnable: Mapping[str, int]) -> None: ...
     def directed(self, session_id: uuid.UUID) -> None: ...
+    def family(self) -> None: ...
 
 
 class Tasks:
@@ -74,6 +75,16 @@ class Tasks:
     ) -> list[Task]:
         """Tasks that meet the conditions, newest first, after a place."""
         return await self._store.page(tenant, conditions, after=after, limit=limit)
+
+    async def children(
+        self, tenant: str, task_id: uuid.UUID, *, after: Place | None, limit: int
+    ) -> list[Task]:
+        """The tasks that a task has submitted, newest first, after a place; raises TASK_NOT_FOUND."""
+        children = Condition("parent_task_id", Operator.EQUAL, task_id)
+        found = await self._store.page(tenant, [children], after=after, limit=limit)
+        if not found and await self._store.find(tenant, task_id) is None:
+            raise task_not_found(task_id)
+        return found
 
     async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]:
         """Steps in the order in which they began, after an ordinal; raises TASK_NOT_FOUND."""
@@ -119,6 +130,8 @@ class Tasks:
             self._announcer.committed(runnable={changes.task.pool: 1} if goes_on else {})
             if changes.task.session_id is not None:
                 self._announcer.directed(changes.task.session_id)
+            if not goes_on:
+                self._announcer.family()
         found = await self._store.find(tenant, task_id)
         if found is None:
             raise task_not_found(task_id)

@@ -20,6 +20,7 @@ from orchestrator_svc.receipts import Receipts
 from orchestrator_svc.records import AttemptRef, ClaimRequest, Runnable, Step, StepStatus
 from orchestrator_svc.rights import HeldAttempt, Rights
 from orchestrator_svc.sessions import Sessions
+from orchestrator_svc.submissions import Submissions
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.worker_stream import WorkerStream
 from svc_kit.errors import Violation, invalid
@@ -38,6 +39,7 @@ ROLES = {
     "FailTask": _WORKERS,
     "ReleaseTask": _WORKERS,
     "RequestInput": _WORKERS,
+    "AwaitChildren": _WORKERS,
 }
 
 
@@ -50,6 +52,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         sessions: Sessions,
         claims: Claims,
         attempts: Attempts,
+        submissions: Submissions,
         tasks: Tasks,
         rights: Rights,
         receipts: Receipts,
@@ -58,6 +61,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._sessions = sessions
         self._claims = claims
         self._attempts = attempts
+        self._submissions = submissions
         self._tasks = tasks
         self._rights = rights
         self._receipts = receipts
@@ -108,14 +112,22 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.RecordStepRequest, context: Any
     ) -> messages.RecordStepResponse:
         held = self._held(request.attempt_token)
-        finish, begin = checks.record_step(request)
+        finish, begin, asked = checks.record_step(request)
         finish = await self._with_receipt(held, finish, request.finish)
-        written = await self._attempts.write(AttemptWrite(held=held, finish=finish, begin=begin))
+        child = None
+        if begin is not None and asked is not None:
+            child = await self._submissions.prepare(held.ref.tenant, begin, asked)
+        written = await self._attempts.write(AttemptWrite(held=held, finish=finish, begin=begin, child=child))
         if written.recorded is not None:
             recorded = messages.RecordedStep(step=_step(written.recorded))
             return messages.RecordStepResponse(recorded=recorded)
-        if written.begun is None or written.tool is None:
+        if written.begun is None:
             return messages.RecordStepResponse()
+        if written.tool is None:
+            child_id = str(written.begun.call_id)
+            return messages.RecordStepResponse(
+                start=messages.StartStep(call_id=child_id, input_json=written.begun.input_json)
+            )
         return messages.RecordStepResponse(
             start=messages.StartStep(
                 call_id=str(written.begun.call_id),
@@ -132,6 +144,15 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         await self._attempts.check_live(held)
         step = await self._tasks.finished_step(held.ref.tenant, held.ref.task_id, key)
         return messages.GetStepOutputResponse(step=_step(step))
+
+    async def AwaitChildren(
+        self, request: messages.AwaitChildrenRequest, context: Any
+    ) -> messages.AwaitChildrenResponse:
+        held = self._held(request.attempt_token)
+        finish, end = checks.awaiting(request)
+        finish = await self._with_receipt(held, finish, request.finish)
+        written = await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
+        return messages.AwaitChildrenResponse(ended=written.ended)
 
     async def CompleteTask(
         self, request: messages.CompleteTaskRequest, context: Any

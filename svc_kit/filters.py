@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import TypeAlias
+from uuid import UUID
 
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.errors import InvalidArgument, Violation
 
-FilterValue: TypeAlias = "str | int | float | bool | datetime"
+FilterValue: TypeAlias = "str | int | float | bool | datetime | UUID"
 
 _MAX_LENGTH = 2048
 _MAX_CONDITIONS = 20
@@ -51,6 +52,7 @@ class FieldType(Enum):
     INTEGER = "integer"  # int
     NUMBER = "number"  # float
     BOOLEAN = "boolean"  # bool: true or false
+    UUID = "uuid"  # uuid.UUID
     TIME = "time"  # aware datetime, from RFC 3339
 
 
@@ -178,6 +180,7 @@ _READERS: Mapping[FieldType, Callable[[str], FilterValue]] = {
     FieldType.INTEGER: _read_integer,
     FieldType.NUMBER: _read_number,
     FieldType.BOOLEAN: _read_boolean,
+    FieldType.UUID: UUID,
     FieldType.TIME: _read_time,
 }
 

@@ -20,11 +20,13 @@ _MAX_ERROR_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitter:
-    """Who submitted the task."""
+    """Who submitted the task, or a task above it: a person, a service, or an agent that is named then."""
 
     tenant: str
     subject: str
     roles: tuple[str, ...]
+    agent: str = ""
+    agent_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

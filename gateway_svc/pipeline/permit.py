@@ -84,7 +84,13 @@ def _asked(permit: StepPermit) -> Asked:
         argument_digest=permit.argument_digest,
         worker=permit.worker_subject,
         submitters=tuple(
-            Submitter(tenant=each.tenant, subject=each.subject, roles=tuple(each.roles))
+            Submitter(
+                tenant=each.tenant,
+                subject=each.subject,
+                roles=tuple(each.roles),
+                agent=each.agent,
+                agent_version=each.agent_version,
+            )
             for each in permit.submitters
         ),
     )

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from gateway_svc.cedar.decision import Decision, Question
-from gateway_svc.errors import policy_denied
+from gateway_svc.errors import ancestor_denied, policy_denied
 from gateway_svc.pipeline.pending import Arguments, Pending
 from gateway_svc.verdicts import Check
 
@@ -22,23 +22,41 @@ class PolicyCheck:
         self._policies = policies
 
     def check(self, pending: Pending, arguments: Arguments) -> Decision:
-        """The decision that allows it; raises POLICY_DENIED, or POLICY_STALE."""
+        """The decision that allows it; raises POLICY_DENIED, ANCESTOR_DENIED, or POLICY_STALE.
+
+        A child task may do only what every agent above it may do too: each is asked about as if it made this
+        very call itself, for the person or service that submitted the task at the top.
+        """
         asked = pending.asked
-        decision = self._policies.decide(
-            asked.tenant,
-            Question(
-                agent=asked.agent,
-                agent_version=asked.agent_version,
-                tool=asked.tool,
-                arguments=arguments.value,
-                attempt=asked.attempt,
-                submitter=asked.submitters[0] if asked.submitters else None,
-            ),
-        )
+        decision = self._decide(pending, arguments, asked.agent, asked.agent_version)
         pending.verdicts.policy_ids = decision.policy_ids
         if not decision.allowed:
             pending.verdicts.failed(Check.ALLOW, decision.explanation)
             raise policy_denied(asked, forbidden=bool(decision.policy_ids))
+        for ancestor in asked.ancestors:
+            above = self._decide(pending, arguments, ancestor.agent, ancestor.agent_version)
+            if not above.allowed:
+                pending.verdicts.policy_ids = above.policy_ids
+                pending.verdicts.failed(
+                    Check.ALLOW,
+                    f"Agent {asked.agent} works for agent {ancestor.agent}, which may not do it itself: "
+                    f"{above.explanation}",
+                )
+                raise ancestor_denied(asked, ancestor.agent)
         pending.verdicts.passed(Check.ALLOW, decision.explanation)
         pending.verdicts.passed(Check.APPROVAL, "No approval is asked for.")
         return decision
+
+    def _decide(self, pending: Pending, arguments: Arguments, agent: str, agent_version: str) -> Decision:
+        asked = pending.asked
+        return self._policies.decide(
+            asked.tenant,
+            Question(
+                agent=agent,
+                agent_version=agent_version,
+                tool=asked.tool,
+                arguments=arguments.value,
+                attempt=asked.attempt,
+                submitter=asked.submitter,
+            ),
+        )

@@ -22,6 +22,7 @@ SAFE_METHODS = frozenset(
             "ProvideInput",
             "GetTask",
             "ListTasks",
+            "ListChildTasks",
             "ListTaskSteps",
             "GetPublicKeys",
         ),

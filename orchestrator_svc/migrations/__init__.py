@@ -8,6 +8,7 @@ GRANTS = {
     "attempt": "SELECT, INSERT, UPDATE",
     "task_step": "SELECT, INSERT, UPDATE",
     "task_input": "SELECT, INSERT, UPDATE",
+    "child_wait": "SELECT, INSERT, DELETE",
     "task_event": "SELECT, INSERT",
     "idempotency": "SELECT, INSERT, DELETE",
     "worker_session": "SELECT, INSERT, UPDATE, DELETE",

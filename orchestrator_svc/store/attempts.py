@@ -8,7 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
-from orchestrator_svc.records import InputRequest, LockedTask, Step, StoredInput
+from orchestrator_svc.records import ChildEnd, InputRequest, LockedTask, Siblings, Step, StoredInput
+from orchestrator_svc.store.children import child_ends, siblings, write_children
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, to_input, to_locked, to_step
 from orchestrator_svc.store.write import write_changes
 from svc_kit.database import Database
@@ -82,11 +83,24 @@ class AttemptStore:
         }
         return [to_input(row) for row in (await connection.execute(_INPUTS, parameters)).all()]
 
+    async def child_ends(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, uuid.UUID]]
+    ) -> list[ChildEnd]:
+        """How those of these (tenant, child task id) ended that have."""
+        return await child_ends(connection, keys) if keys else []
+
+    async def siblings(
+        self, connection: AsyncConnection, parents: Sequence[LockedTask]
+    ) -> dict[uuid.UUID, Siblings]:
+        """By parent, how many children it and its tree have; nobody else adds to the trees meanwhile."""
+        return await siblings(connection, parents) if parents else {}
+
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:
         """Write what the locked tasks became; the last statement of the transaction."""
         asked = [_asked(each.task, each.asked) for each in accepted if each.asked is not None]
         if asked:
             await connection.execute(_ASK, asked)
+        await write_children(connection, accepted)
         await write_changes(connection, accepted)
 
 

@@ -21,10 +21,12 @@ from orchestrator_svc.records import (
     AgentPin,
     Answer,
     Attempt,
+    ClosePolicy,
     Event,
     EventType,
     InputRequest,
     Isolation,
+    Lineage,
     LockedTask,
     Step,
     StepKind,
@@ -43,7 +45,8 @@ AnyRow = Row[*tuple[Any, ...]]
 _MOVING = (
     "task.state, task.wait_reason, task.input_kind, task.run_after, task.attempt, task.failures,"
     " task.crashes, task.losses, task.suspect, task.pausing, task.dead_lettered, task.start_by, task.expires,"
-    " task.left_seconds, task.wind_up_by, task.error"
+    " task.left_seconds, task.wind_up_by, task.error, task.parent_task_id, task.root_task_id, task.depth,"
+    " task.close_policy"
 )
 # What `to_locked` reads; the statement adds `now`.
 LOCKED_COLUMNS = (
@@ -86,6 +89,7 @@ def to_task(row: AnyRow) -> Task:
         ),
         pool=row.pool,
         from_step=row.from_step or "",
+        lineage=_lineage(row),
     )
 
 
@@ -104,6 +108,7 @@ def to_locked(row: AnyRow) -> LockedTask:
         session_id=row.session_id,
         last_outcome=Outcome(row.last_outcome) if row.last_outcome else None,
         timeouts=_timeouts(row),
+        lineage=_lineage(row),
         close_by=row.close_by,
         now=row.now,
     )
@@ -247,7 +252,11 @@ def retry_json(policy: RetryPolicy) -> str:
 def submitters_json(submitters: Sequence[Submitter]) -> str:
     """For `task.submitters`."""
     return json.dumps(
-        [{"tenant": each.tenant, "subject": each.subject, "roles": list(each.roles)} for each in submitters]
+        [
+            {"tenant": each.tenant, "subject": each.subject, "roles": list(each.roles)}
+            | ({"agent": each.agent, "agent_version": each.agent_version} if each.agent else {})
+            for each in submitters
+        ]
     )
 
 
@@ -282,6 +291,15 @@ def _status(row: AnyRow) -> Status:
     )
 
 
+def _lineage(row: AnyRow) -> Lineage:
+    return Lineage(
+        parent=row.parent_task_id,
+        root=row.root_task_id,
+        depth=row.depth,
+        close_policy=ClosePolicy(row.close_policy) if row.close_policy else None,
+    )
+
+
 def _timeouts(row: AnyRow) -> Timeouts:
     return Timeouts(schedule_to_start=row.schedule_to_start, schedule_to_close=row.schedule_to_close)
 
@@ -306,6 +324,12 @@ def _pin(row: AnyRow) -> AgentPin:
 
 def _submitters(value: Sequence[Mapping[str, Any]]) -> tuple[Submitter, ...]:
     return tuple(
-        Submitter(tenant=each["tenant"], subject=each["subject"], roles=tuple(each["roles"]))
+        Submitter(
+            tenant=each["tenant"],
+            subject=each["subject"],
+            roles=tuple(each["roles"]),
+            agent=each.get("agent", ""),
+            agent_version=each.get("agent_version", ""),
+        )
         for each in value
     )

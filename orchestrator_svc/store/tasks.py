@@ -25,6 +25,10 @@ _OPEN_INPUTS = sa.text(
     "SELECT * FROM task_input WHERE tenant = :tenant AND task_id = :task_id AND kind IS NOT NULL"
     " AND answer IS NULL ORDER BY request_time, input_id"
 )
+_CHILDREN = sa.text(
+    "SELECT count(*) AS children, count(*) FILTER (WHERE end_time IS NULL) AS open FROM task"
+    " WHERE tenant = :tenant AND parent_task_id = :task_id"
+)
 _STEP = sa.text(
     "SELECT * FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
 )
@@ -64,12 +68,15 @@ class TaskStore:
             if row is None:
                 return None
             attempts = (await connection.execute(_ATTEMPTS, keys)).all()
+            children = (await connection.execute(_CHILDREN, keys)).one()
             waiting = (await connection.execute(_OPEN_INPUTS, keys)).all() if row.state in PARKED else ()
         return TaskDetails(
             task=to_task(row),
             input_json=row.input,
             result_json=row.result,
             attempts=tuple(to_attempt(each) for each in attempts),
+            child_count=children.children,
+            open_child_count=children.open,
             open_inputs=tuple(to_input(each) for each in waiting),
         )
 
@@ -116,7 +123,7 @@ def listed() -> Sequence[sa.ColumnElement[Any]]:
 
 def meets(conditions: Sequence[Condition]) -> Sequence[sa.ColumnElement[bool]]:
     """What a task must be to meet a filter."""
-    return [_COMPARE[each.operator](tables.task.c[each.field], each.value) for each in conditions]
+    return [_met(each) for each in conditions]
 
 
 def page_query(
@@ -133,3 +140,16 @@ def page_query(
     if after is not None:
         query = query.where(sa.tuple_(task.create_time, task.task_id) < (after.create_time, after.task_id))
     return query
+
+
+def _met(condition: Condition) -> sa.ColumnElement[bool]:
+    task = tables.task.c
+    met: sa.ColumnElement[bool]
+    if condition.field != "root_task_id":
+        met = _COMPARE[condition.operator](task[condition.field], condition.value)
+    elif condition.operator is Operator.EQUAL:
+        # The root's own row names none: it is its own.
+        met = sa.or_(task.root_task_id == condition.value, task.task_id == condition.value)
+    else:
+        met = sa.func.coalesce(task.root_task_id, task.task_id) != condition.value
+    return met

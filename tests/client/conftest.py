@@ -47,7 +47,7 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
 
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
-    PauseTask = ResumeTask = ProvideInput = RedriveTasks = CancelTask
+    PauseTask = ResumeTask = ProvideInput = RedriveTasks = ListChildTasks = CancelTask
 
     async def WatchAttempts(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")

@@ -154,7 +154,7 @@ def test_arguments_of_a_tool_are_an_object_and_become_canonical() -> None:
         ]
     )
     begin.input_json = '{ "b": 1, "a": 2.50 }'
-    _, asked = checks.record_step(worker_service_pb2.RecordStepRequest(begin=begin))
+    _, asked, _ = checks.record_step(worker_service_pb2.RecordStepRequest(begin=begin))
     assert asked is not None and asked.input_json == '{"a":2.5,"b":1}'
 
 

@@ -71,7 +71,9 @@ async def test_a_filter_that_is_not_understood_is_refused_and_names_the_fields(
 ) -> None:
     error = await refused(world.people().ListTasks(messages.ListTasksRequest(filter=text)))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FILTER_INVALID")
-    assert error.metadata["allowed"] == "agent, create_time, dead_lettered, queue, state, task_type"
+    assert error.metadata["allowed"] == (
+        "agent, create_time, dead_lettered, parent_task_id, queue, root_task_id, state, task_type"
+    )
 
 
 async def test_a_page_token_of_another_filter_or_tenant_or_damaged_is_refused(world: World) -> None:

@@ -110,6 +110,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
     ERROR_REASON_QUEUE_NOT_EMPTY: _ErrorReason.ValueType  # 89
     """FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
+    ERROR_REASON_CHILD_TOO_DEEP: _ErrorReason.ValueType  # 98
+    """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
+    ERROR_REASON_TOO_MANY_CHILDREN: _ErrorReason.ValueType  # 99
+    """FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -118,6 +122,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. The agent version does not list this tool, or the tool does not exist; both answer alike."""
     ERROR_REASON_POLICY_DENIED: _ErrorReason.ValueType  # 121
     """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
+    ERROR_REASON_ANCESTOR_DENIED: _ErrorReason.ValueType  # 125
+    """PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
     ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 140
     """OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 141
@@ -246,6 +252,10 @@ ERROR_REASON_CONCURRENCY_KEY_BUSY: ErrorReason.ValueType  # 88
 """FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
 ERROR_REASON_QUEUE_NOT_EMPTY: ErrorReason.ValueType  # 89
 """FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
+ERROR_REASON_CHILD_TOO_DEEP: ErrorReason.ValueType  # 98
+"""FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
+ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 99
+"""FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101
@@ -254,6 +264,8 @@ ERROR_REASON_TOOL_NOT_BOUND: ErrorReason.ValueType  # 120
 """PERMISSION_DENIED. The agent version does not list this tool, or the tool does not exist; both answer alike."""
 ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 121
 """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
+ERROR_REASON_ANCESTOR_DENIED: ErrorReason.ValueType  # 125
+"""PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
 ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 140
 """OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 141

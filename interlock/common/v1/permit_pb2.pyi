@@ -214,10 +214,16 @@ class Principal(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the caller."""
     subject: _builtins.str
     """Subject of the caller's token."""
+    agent: _builtins.str
+    """The agent that submitted a child task; empty for a person or a service."""
+    agent_version: _builtins.str
+    """Version of that agent."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Roles of the caller at that time."""
@@ -228,10 +234,12 @@ class Principal(_message.Message):
         tenant: _builtins.str = ...,
         subject: _builtins.str = ...,
         roles: _abc.Iterable[_builtins.str] | None = ...,
+        agent: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["roles", b"roles", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "roles", b"roles", "subject", b"subject", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,7 +76,7 @@ class GatewayServiceServicer:
         the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
         call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
         A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND or POLICY_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED or ANCESTOR_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
         """

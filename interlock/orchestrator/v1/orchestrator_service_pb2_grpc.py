@@ -95,6 +95,11 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.FromString,
                 _registered_method=True)
+        self.ListChildTasks = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/ListChildTasks',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.orchestrator.v1.OrchestratorService/GetPublicKeys',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -124,7 +129,8 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`,
+        `parent_task_id`, `root_task_id`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -210,6 +216,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChildTasks(self, request, context):
+        """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
+        INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign attempt tokens and step permits. Needs any role.
         """
@@ -279,6 +293,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.WatchAttempts,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.SerializeToString,
+            ),
+            'ListChildTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChildTasks,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -611,6 +630,33 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/WatchAttempts',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChildTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/ListChildTasks',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,8 @@ class OrchestratorServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`,
+    `parent_task_id`, `root_task_id`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]
@@ -88,6 +89,10 @@ class OrchestratorServiceStub:
     """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
     gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
     """
+    ListChildTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListChildTasksRequest, _orchestrator_service_pb2.ListChildTasksResponse]
+    """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
+    INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
 
@@ -105,7 +110,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetTaskRequest, _orchestrator_service_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Reads one task with input, result and attempts. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTasksRequest, _orchestrator_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+    """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`,
+    `parent_task_id`, `root_task_id`. Needs VIEWER, SUBMITTER or AUDITOR.
     Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
     """
     CancelTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CancelTaskRequest, _orchestrator_service_pb2.CancelTaskResponse]  # type: ignore[assignment]
@@ -151,6 +157,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
     gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
     """
+    ListChildTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListChildTasksRequest, _orchestrator_service_pb2.ListChildTasksResponse]  # type: ignore[assignment]
+    """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
+    INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
 
@@ -183,7 +193,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ListTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.ListTasksResponse]]:
-        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`. Needs VIEWER, SUBMITTER or AUDITOR.
+        """Lists tasks, newest first, without inputs and results. Filter fields: `agent`, `state`, `task_type`, `queue`, `create_time`, `dead_lettered`,
+        `parent_task_id`, `root_task_id`. Needs VIEWER, SUBMITTER or AUDITOR.
         Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID.
         """
 
@@ -282,6 +293,16 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.WatchAttemptsResponse], _abc.AsyncIterator[_orchestrator_service_pb2.WatchAttemptsResponse]]:
         """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
         gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+        """
+
+    @_abc_1.abstractmethod
+    def ListChildTasks(
+        self,
+        request: _orchestrator_service_pb2.ListChildTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ListChildTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.ListChildTasksResponse]]:
+        """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
+        INVALID_ARGUMENT PAGE_TOKEN_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -89,6 +89,8 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     """For a limit of its queue. Found out for an answer: events say QUEUED, since no task changes when a limit does."""
     WAIT_REASON_QUEUE_PAUSED: _WaitReason.ValueType  # 5
     """For its queue to be resumed. Found out for an answer, as LIMITED is."""
+    WAIT_REASON_CHILDREN: _WaitReason.ValueType  # 8
+    """For a child task to end; it holds no worker meanwhile."""
 
 class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
     """Why a submitted task waits."""
@@ -105,6 +107,8 @@ WAIT_REASON_LIMITED: WaitReason.ValueType  # 4
 """For a limit of its queue. Found out for an answer: events say QUEUED, since no task changes when a limit does."""
 WAIT_REASON_QUEUE_PAUSED: WaitReason.ValueType  # 5
 """For its queue to be resumed. Found out for an answer, as LIMITED is."""
+WAIT_REASON_CHILDREN: WaitReason.ValueType  # 8
+"""For a child task to end; it holds no worker meanwhile."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 class _InputKind:
@@ -197,6 +201,30 @@ CONCURRENCY_STRATEGY_CANCEL_OLDEST: ConcurrencyStrategy.ValueType  # 3
 """The oldest tasks of the key are canceled, as many as keep it within the limit."""
 Global___ConcurrencyStrategy: _TypeAlias = ConcurrencyStrategy  # noqa: Y015
 
+class _ClosePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClosePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClosePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOSE_POLICY_UNSPECIFIED: _ClosePolicy.ValueType  # 0
+    """Of a task without a parent; in a request: CANCEL."""
+    CLOSE_POLICY_CANCEL: _ClosePolicy.ValueType  # 1
+    """It is canceled."""
+    CLOSE_POLICY_ABANDON: _ClosePolicy.ValueType  # 2
+    """It goes on by itself."""
+
+class ClosePolicy(_ClosePolicy, metaclass=_ClosePolicyEnumTypeWrapper):
+    """What becomes of a child task when its parent ends, or is asked to end, before it."""
+
+CLOSE_POLICY_UNSPECIFIED: ClosePolicy.ValueType  # 0
+"""Of a task without a parent; in a request: CANCEL."""
+CLOSE_POLICY_CANCEL: ClosePolicy.ValueType  # 1
+"""It is canceled."""
+CLOSE_POLICY_ABANDON: ClosePolicy.ValueType  # 2
+"""It goes on by itself."""
+Global___ClosePolicy: _TypeAlias = ClosePolicy  # noqa: Y015
+
 class _EventType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -247,6 +275,8 @@ class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.Val
     """Never stored."""
     STEP_KIND_TOOL_CALL: _StepKind.ValueType  # 1
     """A tool call through the gateway."""
+    STEP_KIND_CHILD_TASK: _StepKind.ValueType  # 4
+    """A task for another agent; its id is the step's `call_id`."""
 
 class StepKind(_StepKind, metaclass=_StepKindEnumTypeWrapper):
     """What a step does."""
@@ -255,6 +285,8 @@ STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
 """Never stored."""
 STEP_KIND_TOOL_CALL: StepKind.ValueType  # 1
 """A tool call through the gateway."""
+STEP_KIND_CHILD_TASK: StepKind.ValueType  # 4
+"""A task for another agent; its id is the step's `call_id`."""
 Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
 
 class _StepStatus:
@@ -270,7 +302,7 @@ class _StepStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepStatus
     STEP_STATUS_COMPLETED: _StepStatus.ValueType  # 2
     """Finished with an output."""
     STEP_STATUS_FAILED: _StepStatus.ValueType  # 3
-    """The tool itself failed; the error is its output."""
+    """The tool itself, or the child task, failed; the error is its output."""
     STEP_STATUS_REFUSED: _StepStatus.ValueType  # 4
     """The gateway refused it."""
 
@@ -284,7 +316,7 @@ STEP_STATUS_STARTED: StepStatus.ValueType  # 1
 STEP_STATUS_COMPLETED: StepStatus.ValueType  # 2
 """Finished with an output."""
 STEP_STATUS_FAILED: StepStatus.ValueType  # 3
-"""The tool itself failed; the error is its output."""
+"""The tool itself, or the child task, failed; the error is its output."""
 STEP_STATUS_REFUSED: StepStatus.ValueType  # 4
 """The gateway refused it."""
 Global___StepStatus: _TypeAlias = StepStatus  # noqa: Y015
@@ -440,6 +472,12 @@ class Task(_message.Message):
     FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     CONCURRENCY_KEY_FIELD_NUMBER: _builtins.int
     FROM_STEP_FIELD_NUMBER: _builtins.int
+    PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    ROOT_TASK_ID_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    CLOSE_POLICY_FIELD_NUMBER: _builtins.int
+    CHILD_COUNT_FIELD_NUMBER: _builtins.int
+    OPEN_CHILD_COUNT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -490,6 +528,18 @@ class Task(_message.Message):
     """No more tasks of this key run at a time than the queue allows; empty = no such limit."""
     from_step: _builtins.str
     """The step that this task began anew with, if it took over the steps before it from the task it repeats."""
+    parent_task_id: _builtins.str
+    """The task whose agent submitted this one; empty = none did."""
+    root_task_id: _builtins.str
+    """The task at the top of the tree that this one stands in; its own id where nothing is above it."""
+    depth: _builtins.int
+    """How many tasks stand above it."""
+    close_policy: Global___ClosePolicy.ValueType
+    """What becomes of it when its parent ends before it."""
+    child_count: _builtins.int
+    """Tasks that it has submitted itself. Only in GetTask."""
+    open_child_count: _builtins.int
+    """Those of them that have not ended. Only in GetTask."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input. Only in GetTask, and only where it fits a Struct without loss."""
@@ -588,10 +638,16 @@ class Task(_message.Message):
         fairness_key: _builtins.str = ...,
         concurrency_key: _builtins.str = ...,
         from_step: _builtins.str = ...,
+        parent_task_id: _builtins.str = ...,
+        root_task_id: _builtins.str = ...,
+        depth: _builtins.int = ...,
+        close_policy: Global___ClosePolicy.ValueType = ...,
+        child_count: _builtins.int = ...,
+        open_child_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "child_count", b"child_count", "close_policy", b"close_policy", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "depth", b"depth", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "open_child_count", b"open_child_count", "parent_task_id", b"parent_task_id", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "root_task_id", b"root_task_id", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,7 +789,7 @@ class Step(_message.Message):
     kind: Global___StepKind.ValueType
     """What it does."""
     name: _builtins.str
-    """Name of the tool."""
+    """Name of the tool, or of the agent of a child task."""
     status: Global___StepStatus.ValueType
     """How far it is."""
     ordinal: _builtins.int

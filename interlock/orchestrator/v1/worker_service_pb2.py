@@ -28,13 +28,15 @@ from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_pe
 from interlock.orchestrator.v1 import task_pb2 as interlock_dot_orchestrator_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.interlock/orchestrator/v1/worker_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\"\x94\x01\n\x14WorkerSessionRequest\x12\x36\n\x04open\x18\x01 \x01(\x0b\x32&.interlock.orchestrator.v1.OpenSessionH\x00\x12\x39\n\theartbeat\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.HeartbeatH\x00\x42\t\n\x07message\"e\n\x0bOpenSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\x12\r\n\x05pools\x18\x04 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x05\"q\n\tHeartbeat\x12\x37\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32%.interlock.orchestrator.v1.AttemptRef\x12+\n\x08loop_lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\".\n\nAttemptRef\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xb9\x01\n\x15WorkerSessionResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\ndirectives\x18\x03 \x03(\x0b\x32+.interlock.orchestrator.v1.AttemptDirective\"\xb7\x01\n\x10\x41ttemptDirective\x12\x36\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32%.interlock.orchestrator.v1.AttemptRef\x12\x37\n\tdirective\x18\x02 \x01(\x0e\x32$.interlock.orchestrator.v1.Directive\x12\x32\n\rattempt_token\x18\x03 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\"F\n\x10\x43laimTaskRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\t\"L\n\x11\x43laimTaskResponse\x12\x37\n\x07\x63laimed\x18\x01 \x01(\x0b\x32&.interlock.orchestrator.v1.ClaimedTask\"\xab\x02\n\x0b\x43laimedTask\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x14\n\x0c\x61gent_digest\x18\x06 \x01(\t\x12\x12\n\ninput_json\x18\x07 \x01(\t\x12\x16\n\x0e\x66inished_steps\x18\x08 \x03(\t\x12\x32\n\rattempt_token\x18\t \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x39\n\x16start_to_close_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\"\xb3\x01\n\x11RecordStepRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x35\n\x06\x66inish\x18\x02 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\x12\x33\n\x05\x62\x65gin\x18\x03 \x01(\x0b\x32$.interlock.orchestrator.v1.BeginStep\"\xcd\x01\n\nFinishStep\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x35\n\x06status\x18\x02 \x01(\x0e\x32%.interlock.orchestrator.v1.StepStatus\x12\x13\n\x0boutput_json\x18\x03 \x01(\t\x12\x33\n\x05\x65rror\x18\x04 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskError\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\"r\n\tBeginStep\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.interlock.orchestrator.v1.StepKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ninput_json\x18\x04 \x01(\t\"\x93\x01\n\x12RecordStepResponse\x12;\n\x08recorded\x18\x01 \x01(\x0b\x32\'.interlock.orchestrator.v1.RecordedStepH\x00\x12\x35\n\x05start\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.StartStepH\x00\x42\t\n\x07outcome\"=\n\x0cRecordedStep\x12-\n\x04step\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Step\"]\n\tStartStep\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12+\n\x06permit\x18\x02 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x12\n\ninput_json\x18\x03 \x01(\t\"\\\n\x14GetStepOutputRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08step_key\x18\x02 \x01(\t\"F\n\x15GetStepOutputResponse\x12-\n\x04step\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Step\"\x95\x01\n\x13\x43ompleteTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x35\n\x06\x66inish\x18\x03 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"\x16\n\x14\x43ompleteTaskResponse\"\xe1\x01\n\x0f\x46\x61ilTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x33\n\x05\x65rror\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskError\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x06\x66inish\x18\x04 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"G\n\x10\x46\x61ilTaskResponse\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.interlock.orchestrator.v1.TaskState\"\xfd\x01\n\x13RequestInputRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.interlock.orchestrator.v1.InputKind\x12\x10\n\x08step_key\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x13\n\x0bschema_json\x18\x06 \x01(\t\x12\x35\n\x06\x66inish\x18\x07 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"R\n\x14RequestInputResponse\x12:\n\x08provided\x18\x01 \x01(\x0b\x32(.interlock.orchestrator.v1.ProvidedInput\"5\n\rProvidedInput\x12\x13\n\x0b\x61nswer_json\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\"\x7f\n\x12ReleaseTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x35\n\x06\x66inish\x18\x02 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"\x15\n\x13ReleaseTaskResponse*}\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\x12\x12\n\x0e\x44IRECTIVE_STOP\x10\x03\x12\x13\n\x0f\x44IRECTIVE_PAUSE\x10\x04\x32\xb3\x07\n\rWorkerService\x12|\n\rWorkerSession\x12/.interlock.orchestrator.v1.WorkerSessionRequest\x1a\x30.interlock.orchestrator.v1.WorkerSessionResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12l\n\tClaimTask\x12+.interlock.orchestrator.v1.ClaimTaskRequest\x1a,.interlock.orchestrator.v1.ClaimTaskResponse\"\x04\xe8\xe0\x18\x02\x12o\n\nRecordStep\x12,.interlock.orchestrator.v1.RecordStepRequest\x1a-.interlock.orchestrator.v1.RecordStepResponse\"\x04\xe8\xe0\x18\x02\x12x\n\rGetStepOutput\x12/.interlock.orchestrator.v1.GetStepOutputRequest\x1a\x30.interlock.orchestrator.v1.GetStepOutputResponse\"\x04\xe8\xe0\x18\x02\x12u\n\x0c\x43ompleteTask\x12..interlock.orchestrator.v1.CompleteTaskRequest\x1a/.interlock.orchestrator.v1.CompleteTaskResponse\"\x04\xe8\xe0\x18\x02\x12i\n\x08\x46\x61ilTask\x12*.interlock.orchestrator.v1.FailTaskRequest\x1a+.interlock.orchestrator.v1.FailTaskResponse\"\x04\xe8\xe0\x18\x02\x12u\n\x0cRequestInput\x12..interlock.orchestrator.v1.RequestInputRequest\x1a/.interlock.orchestrator.v1.RequestInputResponse\"\x04\xe8\xe0\x18\x02\x12r\n\x0bReleaseTask\x12-.interlock.orchestrator.v1.ReleaseTaskRequest\x1a..interlock.orchestrator.v1.ReleaseTaskResponse\"\x04\xe8\xe0\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.interlock/orchestrator/v1/worker_service.proto\x12\x19interlock.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/orchestrator/v1/task.proto\"\x94\x01\n\x14WorkerSessionRequest\x12\x36\n\x04open\x18\x01 \x01(\x0b\x32&.interlock.orchestrator.v1.OpenSessionH\x00\x12\x39\n\theartbeat\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.HeartbeatH\x00\x42\t\n\x07message\"e\n\x0bOpenSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x03\x12\r\n\x05pools\x18\x04 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x05 \x01(\x05\"q\n\tHeartbeat\x12\x37\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32%.interlock.orchestrator.v1.AttemptRef\x12+\n\x08loop_lag\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\".\n\nAttemptRef\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"\xb9\x01\n\x15WorkerSessionResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12?\n\ndirectives\x18\x03 \x03(\x0b\x32+.interlock.orchestrator.v1.AttemptDirective\"\xb7\x01\n\x10\x41ttemptDirective\x12\x36\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32%.interlock.orchestrator.v1.AttemptRef\x12\x37\n\tdirective\x18\x02 \x01(\x0e\x32$.interlock.orchestrator.v1.Directive\x12\x32\n\rattempt_token\x18\x03 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\"F\n\x10\x43laimTaskRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08\x63laim_id\x18\x03 \x01(\t\"L\n\x11\x43laimTaskResponse\x12\x37\n\x07\x63laimed\x18\x01 \x01(\x0b\x32&.interlock.orchestrator.v1.ClaimedTask\"\xab\x02\n\x0b\x43laimedTask\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x14\n\x0c\x61gent_digest\x18\x06 \x01(\t\x12\x12\n\ninput_json\x18\x07 \x01(\t\x12\x16\n\x0e\x66inished_steps\x18\x08 \x03(\t\x12\x32\n\rattempt_token\x18\t \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x39\n\x16start_to_close_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0btraceparent\x18\x0b \x01(\t\"\xb3\x01\n\x11RecordStepRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x35\n\x06\x66inish\x18\x02 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\x12\x33\n\x05\x62\x65gin\x18\x03 \x01(\x0b\x32$.interlock.orchestrator.v1.BeginStep\"\xcd\x01\n\nFinishStep\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x35\n\x06status\x18\x02 \x01(\x0e\x32%.interlock.orchestrator.v1.StepStatus\x12\x13\n\x0boutput_json\x18\x03 \x01(\t\x12\x33\n\x05\x65rror\x18\x04 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskError\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\"\xa7\x01\n\tBeginStep\x12\x10\n\x08step_key\x18\x01 \x01(\t\x12\x31\n\x04kind\x18\x02 \x01(\x0e\x32#.interlock.orchestrator.v1.StepKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ninput_json\x18\x04 \x01(\t\x12\x33\n\x05\x63hild\x18\x05 \x01(\x0b\x32$.interlock.orchestrator.v1.ChildTask\"\xe4\x01\n\tChildTask\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12@\n\x06labels\x18\x03 \x03(\x0b\x32\x30.interlock.orchestrator.v1.ChildTask.LabelsEntry\x12<\n\x0c\x63lose_policy\x18\x04 \x01(\x0e\x32&.interlock.orchestrator.v1.ClosePolicy\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x93\x01\n\x12RecordStepResponse\x12;\n\x08recorded\x18\x01 \x01(\x0b\x32\'.interlock.orchestrator.v1.RecordedStepH\x00\x12\x35\n\x05start\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.StartStepH\x00\x42\t\n\x07outcome\"=\n\x0cRecordedStep\x12-\n\x04step\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Step\"]\n\tStartStep\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12+\n\x06permit\x18\x02 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x12\n\ninput_json\x18\x03 \x01(\t\"\\\n\x14GetStepOutputRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08step_key\x18\x02 \x01(\t\"F\n\x15GetStepOutputResponse\x12-\n\x04step\x18\x01 \x01(\x0b\x32\x1f.interlock.orchestrator.v1.Step\"\x95\x01\n\x13\x43ompleteTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x35\n\x06\x66inish\x18\x03 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"\x16\n\x14\x43ompleteTaskResponse\"\xe1\x01\n\x0f\x46\x61ilTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x33\n\x05\x65rror\x18\x02 \x01(\x0b\x32$.interlock.orchestrator.v1.TaskError\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x06\x66inish\x18\x04 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"G\n\x10\x46\x61ilTaskResponse\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.interlock.orchestrator.v1.TaskState\"\xfd\x01\n\x13RequestInputRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08input_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.interlock.orchestrator.v1.InputKind\x12\x10\n\x08step_key\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x13\n\x0bschema_json\x18\x06 \x01(\t\x12\x35\n\x06\x66inish\x18\x07 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"R\n\x14RequestInputResponse\x12:\n\x08provided\x18\x01 \x01(\x0b\x32(.interlock.orchestrator.v1.ProvidedInput\"5\n\rProvidedInput\x12\x13\n\x0b\x61nswer_json\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\"\x94\x01\n\x14\x41waitChildrenRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x11\n\tstep_keys\x18\x02 \x03(\t\x12\x35\n\x06\x66inish\x18\x03 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"&\n\x15\x41waitChildrenResponse\x12\r\n\x05\x65nded\x18\x01 \x03(\t\"\x7f\n\x12ReleaseTaskRequest\x12\x32\n\rattempt_token\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x35\n\x06\x66inish\x18\x02 \x01(\x0b\x32%.interlock.orchestrator.v1.FinishStep\"\x15\n\x13ReleaseTaskResponse*}\n\tDirective\x12\x19\n\x15\x44IRECTIVE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44IRECTIVE_CONTINUE\x10\x01\x12\x14\n\x10\x44IRECTIVE_CANCEL\x10\x02\x12\x12\n\x0e\x44IRECTIVE_STOP\x10\x03\x12\x13\n\x0f\x44IRECTIVE_PAUSE\x10\x04\x32\xad\x08\n\rWorkerService\x12|\n\rWorkerSession\x12/.interlock.orchestrator.v1.WorkerSessionRequest\x1a\x30.interlock.orchestrator.v1.WorkerSessionResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12l\n\tClaimTask\x12+.interlock.orchestrator.v1.ClaimTaskRequest\x1a,.interlock.orchestrator.v1.ClaimTaskResponse\"\x04\xe8\xe0\x18\x02\x12o\n\nRecordStep\x12,.interlock.orchestrator.v1.RecordStepRequest\x1a-.interlock.orchestrator.v1.RecordStepResponse\"\x04\xe8\xe0\x18\x02\x12x\n\rGetStepOutput\x12/.interlock.orchestrator.v1.GetStepOutputRequest\x1a\x30.interlock.orchestrator.v1.GetStepOutputResponse\"\x04\xe8\xe0\x18\x02\x12x\n\rAwaitChildren\x12/.interlock.orchestrator.v1.AwaitChildrenRequest\x1a\x30.interlock.orchestrator.v1.AwaitChildrenResponse\"\x04\xe8\xe0\x18\x02\x12u\n\x0c\x43ompleteTask\x12..interlock.orchestrator.v1.CompleteTaskRequest\x1a/.interlock.orchestrator.v1.CompleteTaskResponse\"\x04\xe8\xe0\x18\x02\x12i\n\x08\x46\x61ilTask\x12*.interlock.orchestrator.v1.FailTaskRequest\x1a+.interlock.orchestrator.v1.FailTaskResponse\"\x04\xe8\xe0\x18\x02\x12u\n\x0cRequestInput\x12..interlock.orchestrator.v1.RequestInputRequest\x1a/.interlock.orchestrator.v1.RequestInputResponse\"\x04\xe8\xe0\x18\x02\x12r\n\x0bReleaseTask\x12-.interlock.orchestrator.v1.ReleaseTaskRequest\x1a..interlock.orchestrator.v1.ReleaseTaskResponse\"\x04\xe8\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interlock.orchestrator.v1.worker_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CHILDTASK_LABELSENTRY']._loaded_options = None
+  _globals['_CHILDTASK_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_WORKERSERVICE'].methods_by_name['WorkerSession']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['WorkerSession']._serialized_options = b'\350\340\030\002'
   _globals['_WORKERSERVICE'].methods_by_name['ClaimTask']._loaded_options = None
@@ -43,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['RecordStep']._serialized_options = b'\350\340\030\002'
   _globals['_WORKERSERVICE'].methods_by_name['GetStepOutput']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['GetStepOutput']._serialized_options = b'\350\340\030\002'
+  _globals['_WORKERSERVICE'].methods_by_name['AwaitChildren']._loaded_options = None
+  _globals['_WORKERSERVICE'].methods_by_name['AwaitChildren']._serialized_options = b'\350\340\030\002'
   _globals['_WORKERSERVICE'].methods_by_name['CompleteTask']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['CompleteTask']._serialized_options = b'\350\340\030\002'
   _globals['_WORKERSERVICE'].methods_by_name['FailTask']._loaded_options = None
@@ -51,8 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['RequestInput']._serialized_options = b'\350\340\030\002'
   _globals['_WORKERSERVICE'].methods_by_name['ReleaseTask']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['ReleaseTask']._serialized_options = b'\350\340\030\002'
-  _globals['_DIRECTIVE']._serialized_start=3463
-  _globals['_DIRECTIVE']._serialized_end=3588
+  _globals['_DIRECTIVE']._serialized_start=3939
+  _globals['_DIRECTIVE']._serialized_end=4064
   _globals['_WORKERSESSIONREQUEST']._serialized_start=217
   _globals['_WORKERSESSIONREQUEST']._serialized_end=365
   _globals['_OPENSESSION']._serialized_start=367
@@ -75,36 +79,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDSTEPREQUEST']._serialized_end=1639
   _globals['_FINISHSTEP']._serialized_start=1642
   _globals['_FINISHSTEP']._serialized_end=1847
-  _globals['_BEGINSTEP']._serialized_start=1849
-  _globals['_BEGINSTEP']._serialized_end=1963
-  _globals['_RECORDSTEPRESPONSE']._serialized_start=1966
-  _globals['_RECORDSTEPRESPONSE']._serialized_end=2113
-  _globals['_RECORDEDSTEP']._serialized_start=2115
-  _globals['_RECORDEDSTEP']._serialized_end=2176
-  _globals['_STARTSTEP']._serialized_start=2178
-  _globals['_STARTSTEP']._serialized_end=2271
-  _globals['_GETSTEPOUTPUTREQUEST']._serialized_start=2273
-  _globals['_GETSTEPOUTPUTREQUEST']._serialized_end=2365
-  _globals['_GETSTEPOUTPUTRESPONSE']._serialized_start=2367
-  _globals['_GETSTEPOUTPUTRESPONSE']._serialized_end=2437
-  _globals['_COMPLETETASKREQUEST']._serialized_start=2440
-  _globals['_COMPLETETASKREQUEST']._serialized_end=2589
-  _globals['_COMPLETETASKRESPONSE']._serialized_start=2591
-  _globals['_COMPLETETASKRESPONSE']._serialized_end=2613
-  _globals['_FAILTASKREQUEST']._serialized_start=2616
-  _globals['_FAILTASKREQUEST']._serialized_end=2841
-  _globals['_FAILTASKRESPONSE']._serialized_start=2843
-  _globals['_FAILTASKRESPONSE']._serialized_end=2914
-  _globals['_REQUESTINPUTREQUEST']._serialized_start=2917
-  _globals['_REQUESTINPUTREQUEST']._serialized_end=3170
-  _globals['_REQUESTINPUTRESPONSE']._serialized_start=3172
-  _globals['_REQUESTINPUTRESPONSE']._serialized_end=3254
-  _globals['_PROVIDEDINPUT']._serialized_start=3256
-  _globals['_PROVIDEDINPUT']._serialized_end=3309
-  _globals['_RELEASETASKREQUEST']._serialized_start=3311
-  _globals['_RELEASETASKREQUEST']._serialized_end=3438
-  _globals['_RELEASETASKRESPONSE']._serialized_start=3440
-  _globals['_RELEASETASKRESPONSE']._serialized_end=3461
-  _globals['_WORKERSERVICE']._serialized_start=3591
-  _globals['_WORKERSERVICE']._serialized_end=4538
+  _globals['_BEGINSTEP']._serialized_start=1850
+  _globals['_BEGINSTEP']._serialized_end=2017
+  _globals['_CHILDTASK']._serialized_start=2020
+  _globals['_CHILDTASK']._serialized_end=2248
+  _globals['_CHILDTASK_LABELSENTRY']._serialized_start=2203
+  _globals['_CHILDTASK_LABELSENTRY']._serialized_end=2248
+  _globals['_RECORDSTEPRESPONSE']._serialized_start=2251
+  _globals['_RECORDSTEPRESPONSE']._serialized_end=2398
+  _globals['_RECORDEDSTEP']._serialized_start=2400
+  _globals['_RECORDEDSTEP']._serialized_end=2461
+  _globals['_STARTSTEP']._serialized_start=2463
+  _globals['_STARTSTEP']._serialized_end=2556
+  _globals['_GETSTEPOUTPUTREQUEST']._serialized_start=2558
+  _globals['_GETSTEPOUTPUTREQUEST']._serialized_end=2650
+  _globals['_GETSTEPOUTPUTRESPONSE']._serialized_start=2652
+  _globals['_GETSTEPOUTPUTRESPONSE']._serialized_end=2722
+  _globals['_COMPLETETASKREQUEST']._serialized_start=2725
+  _globals['_COMPLETETASKREQUEST']._serialized_end=2874
+  _globals['_COMPLETETASKRESPONSE']._serialized_start=2876
+  _globals['_COMPLETETASKRESPONSE']._serialized_end=2898
+  _globals['_FAILTASKREQUEST']._serialized_start=2901
+  _globals['_FAILTASKREQUEST']._serialized_end=3126
+  _globals['_FAILTASKRESPONSE']._serialized_start=3128
+  _globals['_FAILTASKRESPONSE']._serialized_end=3199
+  _globals['_REQUESTINPUTREQUEST']._serialized_start=3202
+  _globals['_REQUESTINPUTREQUEST']._serialized_end=3455
+  _globals['_REQUESTINPUTRESPONSE']._serialized_start=3457
+  _globals['_REQUESTINPUTRESPONSE']._serialized_end=3539
+  _globals['_PROVIDEDINPUT']._serialized_start=3541
+  _globals['_PROVIDEDINPUT']._serialized_end=3594
+  _globals['_AWAITCHILDRENREQUEST']._serialized_start=3597
+  _globals['_AWAITCHILDRENREQUEST']._serialized_end=3745
+  _globals['_AWAITCHILDRENRESPONSE']._serialized_start=3747
+  _globals['_AWAITCHILDRENRESPONSE']._serialized_end=3785
+  _globals['_RELEASETASKREQUEST']._serialized_start=3787
+  _globals['_RELEASETASKREQUEST']._serialized_end=3914
+  _globals['_RELEASETASKRESPONSE']._serialized_start=3916
+  _globals['_RELEASETASKRESPONSE']._serialized_end=3937
+  _globals['_WORKERSERVICE']._serialized_start=4067
+  _globals['_WORKERSERVICE']._serialized_end=5136
 # @@protoc_insertion_point(module_scope)

@@ -462,14 +462,19 @@ class BeginStep(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
+    CHILD_FIELD_NUMBER: _builtins.int
     step_key: _builtins.str
     """Key of the step."""
     kind: _task_pb2.StepKind.ValueType
     """What it does."""
     name: _builtins.str
-    """Name of the tool."""
+    """Name of the tool, or of the agent of a child task."""
     input_json: _builtins.str
     """The input as JSON text; canonicalised by the orchestrator."""
+    @_builtins.property
+    def child(self) -> Global___ChildTask:
+        """What else a CHILD_TASK is given; what an earlier attempt has begun stays as it was begun."""
+
     def __init__(
         self,
         *,
@@ -477,14 +482,71 @@ class BeginStep(_message.Message):
         kind: _task_pb2.StepKind.ValueType = ...,
         name: _builtins.str = ...,
         input_json: _builtins.str = ...,
+        child: Global___ChildTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["child", b"child"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_json", b"input_json", "kind", b"kind", "name", b"name", "step_key", b"step_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child", b"child", "input_json", b"input_json", "kind", b"kind", "name", b"name", "step_key", b"step_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginStep: _TypeAlias = BeginStep  # noqa: Y015
+
+@_typing.final
+class ChildTask(_message.Message):
+    """A task for another agent. It inherits tenant, queue and priority, may not run longer than its parent, and may do only what the agents above it may do too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TASK_TYPE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CLOSE_POLICY_FIELD_NUMBER: _builtins.int
+    agent_version: _builtins.str
+    """Version of the agent; empty = newest."""
+    task_type: _builtins.str
+    """A free word for sorting and filtering."""
+    close_policy: _task_pb2.ClosePolicy.ValueType
+    """What becomes of it when its parent ends before it; unspecified = CANCEL."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Free labels, as in SubmitTask."""
+
+    def __init__(
+        self,
+        *,
+        agent_version: _builtins.str = ...,
+        task_type: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        close_policy: _task_pb2.ClosePolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "close_policy", b"close_policy", "labels", b"labels", "task_type", b"task_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildTask: _TypeAlias = ChildTask  # noqa: Y015
 
 @_typing.final
 class RecordStepResponse(_message.Message):
@@ -557,7 +619,7 @@ class StartStep(_message.Message):
     """The canonical input, exactly the bytes that the permit's digest covers."""
     @_builtins.property
     def permit(self) -> _permit_pb2.Signed:
-        """A signed interlock.common.v1.StepPermit."""
+        """A signed interlock.common.v1.StepPermit; absent for a child task, whose id is the call id."""
 
     def __init__(
         self,
@@ -840,6 +902,66 @@ class ProvidedInput(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProvidedInput: _TypeAlias = ProvidedInput  # noqa: Y015
+
+@_typing.final
+class AwaitChildrenRequest(_message.Message):
+    """Request of AwaitChildren."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    STEP_KEYS_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempt_token(self) -> _permit_pb2.Signed:
+        """Right to act for the attempt."""
+
+    @_builtins.property
+    def step_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps that began child tasks, 1 to 100: the attempt needs the outcome of any of them."""
+
+    @_builtins.property
+    def finish(self) -> Global___FinishStep:
+        """The last step, if it is not recorded as finished yet."""
+
+    def __init__(
+        self,
+        *,
+        attempt_token: _permit_pb2.Signed | None = ...,
+        step_keys: _abc.Iterable[_builtins.str] | None = ...,
+        finish: Global___FinishStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish", "step_keys", b"step_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitChildrenRequest: _TypeAlias = AwaitChildrenRequest  # noqa: Y015
+
+@_typing.final
+class AwaitChildrenResponse(_message.Message):
+    """Response of AwaitChildren."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those whose child task has ended: begin them again for their outcome. None = the attempt has ended."""
+
+    def __init__(
+        self,
+        *,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwaitChildrenResponse: _TypeAlias = AwaitChildrenResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseTaskRequest(_message.Message):

@@ -56,6 +56,11 @@ class WorkerServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputResponse.FromString,
                 _registered_method=True)
+        self.AwaitChildren = channel.unary_unary(
+                '/interlock.orchestrator.v1.WorkerService/AwaitChildren',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenResponse.FromString,
+                _registered_method=True)
         self.CompleteTask = channel.unary_unary(
                 '/interlock.orchestrator.v1.WorkerService/CompleteTask',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.CompleteTaskRequest.SerializeToString,
@@ -104,7 +109,8 @@ class WorkerServiceServicer:
 
     def RecordStep(self, request, context):
         """Finishes the step before, begins the next one, or both, in one commit. Beginning a step that an earlier attempt finished answers that it is recorded, and GetStepOutput
-        has the output. The output of a tool call is accepted only with the gateway's receipt. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
+        has the output. The output of a tool call is accepted only with the gateway's receipt. Beginning a CHILD_TASK stores the child task in the same commit, once, whichever
+        attempts begin it; AwaitChildren finishes it. Errors of a child that cannot be: as SubmitTask, and FAILED_PRECONDITION CHILD_TOO_DEEP or TOO_MANY_CHILDREN. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
         SIGNATURE_INVALID or TOOL_NOT_BOUND, FAILED_PRECONDITION NONDETERMINISM or TASK_STATE, INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -113,6 +119,15 @@ class WorkerServiceServicer:
 
     def GetStepOutput(self, request, context):
         """Reads the stored outcome of a finished step of the attempt's task. Errors: NOT_FOUND STEP_NOT_FOUND, ABORTED STALE_ATTEMPT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AwaitChildren(self, request, context):
+        """Finishes the steps of those of the named child tasks that have ended, with their result or error. When none has, the attempt ends, and the task waits without a worker
+        (SUBMITTED, CHILDREN) until one does; then it is ahead of its class. A repeat by the same attempt answers the same. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND STEP_NOT_FOUND
+        (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,6 +185,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.GetStepOutput,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputResponse.SerializeToString,
+            ),
+            'AwaitChildren': grpc.unary_unary_rpc_method_handler(
+                    servicer.AwaitChildren,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenResponse.SerializeToString,
             ),
             'CompleteTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CompleteTask,
@@ -302,6 +322,33 @@ class WorkerService:
             '/interlock.orchestrator.v1.WorkerService/GetStepOutput',
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetStepOutputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AwaitChildren(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.WorkerService/AwaitChildren',
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.AwaitChildrenResponse.FromString,
             options,
             channel_credentials,
             insecure,

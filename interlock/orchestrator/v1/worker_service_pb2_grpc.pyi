@@ -48,11 +48,17 @@ class WorkerServiceStub:
     """
     RecordStep: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RecordStepRequest, _worker_service_pb2.RecordStepResponse]
     """Finishes the step before, begins the next one, or both, in one commit. Beginning a step that an earlier attempt finished answers that it is recorded, and GetStepOutput
-    has the output. The output of a tool call is accepted only with the gateway's receipt. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
+    has the output. The output of a tool call is accepted only with the gateway's receipt. Beginning a CHILD_TASK stores the child task in the same commit, once, whichever
+    attempts begin it; AwaitChildren finishes it. Errors of a child that cannot be: as SubmitTask, and FAILED_PRECONDITION CHILD_TOO_DEEP or TOO_MANY_CHILDREN. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
     SIGNATURE_INVALID or TOOL_NOT_BOUND, FAILED_PRECONDITION NONDETERMINISM or TASK_STATE, INVALID_ARGUMENT INVALID_FIELDS.
     """
     GetStepOutput: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetStepOutputRequest, _worker_service_pb2.GetStepOutputResponse]
     """Reads the stored outcome of a finished step of the attempt's task. Errors: NOT_FOUND STEP_NOT_FOUND, ABORTED STALE_ATTEMPT."""
+    AwaitChildren: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.AwaitChildrenRequest, _worker_service_pb2.AwaitChildrenResponse]
+    """Finishes the steps of those of the named child tasks that have ended, with their result or error. When none has, the attempt ends, and the task waits without a worker
+    (SUBMITTED, CHILDREN) until one does; then it is ahead of its class. A repeat by the same attempt answers the same. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND STEP_NOT_FOUND
+    (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
+    """
     CompleteTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CompleteTaskRequest, _worker_service_pb2.CompleteTaskResponse]
     """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
     FailTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FailTaskRequest, _worker_service_pb2.FailTaskResponse]
@@ -86,11 +92,17 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """
     RecordStep: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RecordStepRequest, _worker_service_pb2.RecordStepResponse]  # type: ignore[assignment]
     """Finishes the step before, begins the next one, or both, in one commit. Beginning a step that an earlier attempt finished answers that it is recorded, and GetStepOutput
-    has the output. The output of a tool call is accepted only with the gateway's receipt. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
+    has the output. The output of a tool call is accepted only with the gateway's receipt. Beginning a CHILD_TASK stores the child task in the same commit, once, whichever
+    attempts begin it; AwaitChildren finishes it. Errors of a child that cannot be: as SubmitTask, and FAILED_PRECONDITION CHILD_TOO_DEEP or TOO_MANY_CHILDREN. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
     SIGNATURE_INVALID or TOOL_NOT_BOUND, FAILED_PRECONDITION NONDETERMINISM or TASK_STATE, INVALID_ARGUMENT INVALID_FIELDS.
     """
     GetStepOutput: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetStepOutputRequest, _worker_service_pb2.GetStepOutputResponse]  # type: ignore[assignment]
     """Reads the stored outcome of a finished step of the attempt's task. Errors: NOT_FOUND STEP_NOT_FOUND, ABORTED STALE_ATTEMPT."""
+    AwaitChildren: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.AwaitChildrenRequest, _worker_service_pb2.AwaitChildrenResponse]  # type: ignore[assignment]
+    """Finishes the steps of those of the named child tasks that have ended, with their result or error. When none has, the attempt ends, and the task waits without a worker
+    (SUBMITTED, CHILDREN) until one does; then it is ahead of its class. A repeat by the same attempt answers the same. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND STEP_NOT_FOUND
+    (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
+    """
     CompleteTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CompleteTaskRequest, _worker_service_pb2.CompleteTaskResponse]  # type: ignore[assignment]
     """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
     FailTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FailTaskRequest, _worker_service_pb2.FailTaskResponse]  # type: ignore[assignment]
@@ -139,7 +151,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.RecordStepResponse, _abc.Awaitable[_worker_service_pb2.RecordStepResponse]]:
         """Finishes the step before, begins the next one, or both, in one commit. Beginning a step that an earlier attempt finished answers that it is recorded, and GetStepOutput
-        has the output. The output of a tool call is accepted only with the gateway's receipt. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
+        has the output. The output of a tool call is accepted only with the gateway's receipt. Beginning a CHILD_TASK stores the child task in the same commit, once, whichever
+        attempts begin it; AwaitChildren finishes it. Errors of a child that cannot be: as SubmitTask, and FAILED_PRECONDITION CHILD_TOO_DEEP or TOO_MANY_CHILDREN. Errors: ABORTED STALE_ATTEMPT, PERMISSION_DENIED ATTEMPT_TOKEN_MISMATCH,
         SIGNATURE_INVALID or TOOL_NOT_BOUND, FAILED_PRECONDITION NONDETERMINISM or TASK_STATE, INVALID_ARGUMENT INVALID_FIELDS.
         """
 
@@ -150,6 +163,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.GetStepOutputResponse, _abc.Awaitable[_worker_service_pb2.GetStepOutputResponse]]:
         """Reads the stored outcome of a finished step of the attempt's task. Errors: NOT_FOUND STEP_NOT_FOUND, ABORTED STALE_ATTEMPT."""
+
+    @_abc_1.abstractmethod
+    def AwaitChildren(
+        self,
+        request: _worker_service_pb2.AwaitChildrenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.AwaitChildrenResponse, _abc.Awaitable[_worker_service_pb2.AwaitChildrenResponse]]:
+        """Finishes the steps of those of the named child tasks that have ended, with their result or error. When none has, the attempt ends, and the task waits without a worker
+        (SUBMITTED, CHILDREN) until one does; then it is ahead of its class. A repeat by the same attempt answers the same. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND STEP_NOT_FOUND
+        (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
+        """
 
     @_abc_1.abstractmethod
     def CompleteTask(
