@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from interlock.client import Client
-from tests.chaos.load import WORKS
-from tests.e2e.catalogue import publish
+from tests.chaos.load import publish_load
 from tests.e2e.observing import people, settled
 from tests.e2e.suite import RunningSuite
 
@@ -34,7 +33,7 @@ def suite() -> Iterator[RunningSuite]:
     )
     try:
         suite.start()
-        asyncio.run(publish(suite, WORKS))
+        asyncio.run(publish_load(suite))
         yield suite
         suite.stop()
         assert suite.unexpected() == []

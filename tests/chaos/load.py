@@ -14,8 +14,10 @@ import grpc
 
 from interlock.client import Client, InterlockError
 from interlock.orchestrator.v1 import task_pb2
+from interlock.registry.v1 import agent_pb2
 from tests.chaos import ledger
-from tests.e2e.catalogue import AT_MOST_ONCE, Work
+from tests.e2e.catalogue import AT_MOST_ONCE, Work, allow, duration, publish, publish_agent
+from tests.e2e.suite import RunningSuite
 
 TASK_TYPE = "chaos"
 # A fault may strike one task again and again; giving up is not what is tested here.
@@ -55,6 +57,34 @@ BROKEN = Work(
 )
 WORKS = (ECHO, CHAIN, NAP, ONCE, BROKEN)
 
+FLAKY = "chaos-flaky"
+_FLAKY = f"""
+from interlock.agent import AgentError
+
+async def run(context, task):
+    found = await context.call_tool("{ECHO.tool}", {{"value": task["value"]}}, key="first")
+    if context.attempt < 3:
+        raise AgentError("not yet", error_class="NOT_YET")
+    return await context.call_tool("{ECHO.tool}", {{"value": found}}, key="second")
+"""
+
+
+async def publish_load(suite: RunningSuite) -> None:
+    """Publish the tools and agents of every kind."""
+    await publish(suite, WORKS)
+    spec = agent_pb2.AgentSpec(
+        description="Fails twice, and then not.",
+        capabilities=["testing"],
+        tools=[agent_pb2.ToolBinding(tool=ECHO.tool)],
+        python=agent_pb2.PythonRuntime(source=_FLAKY),
+        retry=agent_pb2.RetryPolicy(
+            max_failures=_FAILURES, initial_interval=duration(0.2), maximum_interval=duration(1)
+        ),
+    )
+    async with suite.client("SUPER_ADMIN") as client:
+        await publish_agent(client, FLAKY, spec)
+        await allow(client, FLAKY, ECHO.tool)
+
 
 class Kind(StrEnum):
     """What a task is for."""
@@ -65,9 +95,22 @@ class Kind(StrEnum):
     ONCE = "once"
     BROKEN = "broken"
     CANCELED = "canceled"
+    FLAKY = "flaky"
+    PAUSED = "paused"
 
 
-_WEIGHTS = {Kind.ECHO: 8, Kind.CHAIN: 3, Kind.NAP: 3, Kind.ONCE: 4, Kind.BROKEN: 1, Kind.CANCELED: 2}
+_WEIGHTS = {
+    Kind.ECHO: 8,
+    Kind.CHAIN: 3,
+    Kind.NAP: 3,
+    Kind.ONCE: 4,
+    Kind.BROKEN: 1,
+    Kind.CANCELED: 2,
+    Kind.FLAKY: 2,
+    Kind.PAUSED: 2,
+}
+_NAPPING = (Kind.NAP, Kind.CANCELED, Kind.PAUSED)
+_AGENTS = {Kind.ECHO: ECHO.name, Kind.CHAIN: CHAIN.name, Kind.BROKEN: BROKEN.name, Kind.FLAKY: FLAKY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +119,10 @@ class Job:
 
     number: int
     kind: Kind
-    work: Work
+    agent: str
     task_input: dict[str, Any]
-    cancel_after: float | None = None
+    touch_after: float = 0.0
+    """When it is canceled or paused, if it is."""
 
 
 def jobs(number: int, count: int, *, marks: int) -> Iterator[Job]:
@@ -87,20 +131,14 @@ def jobs(number: int, count: int, *, marks: int) -> Iterator[Job]:
     for index in range(count):
         kind = chance.choices(list(_WEIGHTS), weights=list(_WEIGHTS.values()))[0]
         if kind is Kind.ONCE:
-            yield Job(number=index, kind=kind, work=ONCE, task_input={"mark": ledger.mark(marks + index)})
-        elif kind in (Kind.NAP, Kind.CANCELED):
-            seconds = round(chance.uniform(0.1, 2.0), 3)
-            cancel_after = chance.uniform(0.0, 3.0) if kind is Kind.CANCELED else None
-            yield Job(
-                number=index,
-                kind=kind,
-                work=NAP,
-                task_input={"seconds": seconds},
-                cancel_after=cancel_after,
-            )
+            task_input: dict[str, Any] = {"mark": ledger.mark(marks + index)}
+            yield Job(number=index, kind=kind, agent=ONCE.name, task_input=task_input)
+        elif kind in _NAPPING:
+            task_input = {"seconds": round(chance.uniform(0.1, 2.0), 3)}
+            touch_after = chance.uniform(0.0, 3.0)
+            yield Job(number=index, kind=kind, agent=NAP.name, task_input=task_input, touch_after=touch_after)
         else:
-            work = {Kind.ECHO: ECHO, Kind.CHAIN: CHAIN, Kind.BROKEN: BROKEN}[kind]
-            yield Job(number=index, kind=kind, work=work, task_input={"value": index})
+            yield Job(number=index, kind=kind, agent=_AGENTS[kind], task_input={"value": index})
 
 
 @dataclass(kw_only=True)
@@ -138,12 +176,12 @@ class Load:
     async def _follow(self, job: Job) -> None:
         followed = Followed(job=job, task_id=await self._submit(job))
         self.followed.append(followed)
-        cancel = asyncio.create_task(self._cancel(followed))
+        touching = asyncio.create_task(self._touch(followed))
         try:
             await self._watch(followed)
         finally:
-            cancel.cancel()
-            await asyncio.gather(cancel, return_exceptions=True)
+            touching.cancel()
+            await asyncio.gather(touching, return_exceptions=True)
 
     async def _watch(self, followed: Followed) -> None:
         async for update in self.client.watch(followed.task_id, interrupted=self._interrupted):
@@ -158,12 +196,14 @@ class Load:
             elif state == task_pb2.TASK_STATE_INPUT_REQUIRED:
                 # A step whose outcome nobody knows waits for a person, who gives up here.
                 await self._again(lambda: self.client.cancel(followed.task_id))
+            elif state == task_pb2.TASK_STATE_PAUSED:
+                await self._again(lambda: self.client.resume(followed.task_id))
 
     async def _submit(self, job: Job) -> str:
         request_id = str(uuid.uuid4())
         submitted: task_pb2.Task = await self._again(
             lambda: self.client.submit(
-                job.work.name,
+                job.agent,
                 json.dumps(job.task_input),
                 task_type=TASK_TYPE,
                 request_id=request_id,
@@ -171,10 +211,11 @@ class Load:
         )
         return submitted.task_id
 
-    async def _cancel(self, followed: Followed) -> None:
-        if followed.job.cancel_after is not None:
-            await asyncio.sleep(followed.job.cancel_after)
-            await self._again(lambda: self.client.cancel(followed.task_id))
+    async def _touch(self, followed: Followed) -> None:
+        change = {Kind.CANCELED: self.client.cancel, Kind.PAUSED: self.client.pause}.get(followed.job.kind)
+        if change is not None:
+            await asyncio.sleep(followed.job.touch_after)
+            await self._again(lambda: change(followed.task_id))
 
     async def _again(self, call: Any) -> Any:
         while True:
@@ -184,7 +225,7 @@ class Load:
                 if error.code in _PASSING:
                     await asyncio.sleep(error.retry_after or 0.2)
                 elif error.code is grpc.StatusCode.FAILED_PRECONDITION:
-                    # A cancel that came after the end.
+                    # It came after the end.
                     return None
                 else:
                     raise

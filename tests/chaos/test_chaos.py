@@ -74,9 +74,10 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_burns_no_attempt(
 
     def work() -> Iterator[Job]:
         # Longer than a worker waits for what runs, so that it has to give tasks back as well.
+        lengths = itertools.cycle((2.5, 0.2, 0.2))
         naps = (
-            Job(number=number, kind=Kind.NAP, work=NAP, task_input={"seconds": 0.2 if number % 3 else 2.5})
-            for number in itertools.count()
+            Job(number=number, kind=Kind.NAP, agent=NAP.name, task_input={"seconds": seconds})
+            for number, seconds in enumerate(lengths)
         )
         return itertools.takewhile(lambda _: not restarted.is_set(), naps)
 

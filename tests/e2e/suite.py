@@ -150,8 +150,8 @@ class RunningSuite:
                 except ValueError:
                     # Cut off by a kill, or not of the service's own making.
                     continue
-                # asyncio's complaints about streams that grpc drops are nobody's answer to anything.
-                ours = said.get("logger", "").partition(".")[0] != "asyncio"
+                # Complaints about streams that grpc drops, or that end as the server stops, are nobody's answer.
+                ours = said.get("logger", "").partition(".")[0] not in ("asyncio", "grpc")
                 if said["level"] == "error" and ours and said.get("reason") != "OUTCOME_UNKNOWN":
                     found.append(f"{log.stem}: {line}")
         return found
