@@ -150,7 +150,7 @@ class RunningSuite:
                 except ValueError:
                     # Cut off by a kill, or not of the service's own making.
                     continue
-                # Complaints about streams that grpc drops, or that end as the server stops, are nobody's answer.
+                # Complaints about streams that grpc drops, or that the end of a server cuts, answer nobody.
                 ours = said.get("logger", "").partition(".")[0] not in ("asyncio", "grpc")
                 if said["level"] == "error" and ours and said.get("reason") != "OUTCOME_UNKNOWN":
                     found.append(f"{log.stem}: {line}")
