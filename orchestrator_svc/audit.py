@@ -42,6 +42,8 @@ class AuditTrail:
 
     async def build(self, rows: Sequence[OutboxRow]) -> list[entry_pb2.Event]:
         """One event a row, in order."""
+        operations = {row.seq: _operation(row) for row in rows if row.kind == AuditKind.OPERATION}
+        rows, everything = [row for row in rows if row.seq not in operations], rows
         keys = [(uuid.UUID(row.body["task_id"]), row.body["revision"]) for row in rows]
         events = await self._store.events(keys)
         subjects = await self._store.subjects(
@@ -49,7 +51,28 @@ class AuditTrail:
             prompts={key[0] for key, row in zip(keys, rows, strict=True) if row.kind == AuditKind.PROMPT},
             results={key[0] for key, row in zip(keys, rows, strict=True) if row.kind == AuditKind.RESULT},
         )
-        return [_event(row, events[key], subjects[key[0]]) for key, row in zip(keys, rows, strict=True)]
+        told = {
+            row.seq: _event(row, events[key], subjects[key[0]]) for key, row in zip(keys, rows, strict=True)
+        }
+        told |= operations
+        return [told[row.seq] for row in everything]
+
+
+def _operation(row: OutboxRow) -> entry_pb2.Event:
+    """What somebody did to a queue or a worker: the row says everything."""
+    event = entry_pb2.Event(
+        event_id=str(row.event_id),
+        tenant=row.tenant,
+        type=entry_pb2.ENTRY_TYPE_STATE_CHANGE,
+        producer_sequence=row.seq,
+        actor=row.body["actor"],
+        reason=row.body["action"],
+        attributes={
+            name: value for name, value in row.body.items() if name not in ("actor", "action", "time")
+        },
+    )
+    event.event_time.FromDatetime(datetime.fromisoformat(row.body["time"]))
+    return event
 
 
 def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_pb2.Event:

@@ -30,6 +30,7 @@ class AuditKind(StrEnum):
     RESULT = "RESULT"
     ERROR = "ERROR"
     REFUSED_STEP = "REFUSED_STEP"
+    OPERATION = "OPERATION"  # of a queue or a worker: no task stands behind it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

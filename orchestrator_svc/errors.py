@@ -16,6 +16,7 @@ from svc_kit.errors import (
     ResourceExhausted,
     Unavailable,
     Violation,
+    invalid,
 )
 from svc_kit.identity import Role
 
@@ -266,4 +267,56 @@ def concurrency_key_busy(queue: str, key: str, limit: int) -> FailedPrecondition
         f"{limit} tasks of concurrency key {key!r} in queue {queue!r} have not ended",
         metadata={"queue": queue, "concurrency_key": key, "limit": str(limit)},
         help="submit again when one has ended, or with another strategy",
+    )
+
+
+def queue_exists(queue: str) -> AlreadyExists:
+    """The name is taken."""
+    return AlreadyExists(
+        ErrorReason.ERROR_REASON_NAME_TAKEN, f"queue {queue!r} exists", metadata={"queue": queue}
+    )
+
+
+def queue_is_permanent() -> InvalidArgument:
+    """The queue `default` is there for every tenant."""
+    return invalid([Violation("name", "the queue 'default' stays; pause or purge it instead")])
+
+
+def queue_not_empty(queue: str) -> FailedPrecondition:
+    """Tasks of the queue have not ended."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_QUEUE_NOT_EMPTY,
+        f"tasks of queue {queue!r} have not ended",
+        metadata={"queue": queue},
+        help="purge it, and wait for what runs or is parked, or cancel it",
+    )
+
+
+def queue_stale(queue: str) -> Aborted:
+    """Somebody changed it since the etag was read."""
+    return Aborted(
+        ErrorReason.ERROR_REASON_ETAG_MISMATCH,
+        f"queue {queue!r} changed since its etag was read",
+        metadata={"queue": queue},
+        help="read it again, and decide again",
+    )
+
+
+def worker_not_found(session_id: uuid.UUID) -> NotFound:
+    """No such worker serves the tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_WORKER_NOT_FOUND,
+        f"no worker with session {session_id} serves this tenant",
+        metadata={"session_id": str(session_id)},
+        help="ListWorkers shows who does; a worker that was started anew has another session",
+    )
+
+
+def worker_shared(session_id: uuid.UUID) -> PermissionDenied:
+    """The worker serves other tenants too."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_TENANT_FORBIDDEN,
+        f"the worker of session {session_id} serves other tenants too",
+        metadata={"session_id": str(session_id)},
+        help="a SUPER_ADMIN of tenant 'system' can do it",
     )

@@ -367,6 +367,7 @@ class Session:
     incarnation: int
     pools: tuple[str, ...]
     capacity: int
+    serves: tuple[tuple[str, str], ...] = ()  # tenant and pool, as its token names them; once it is stored
 
     @property
     def worker(self) -> str:

@@ -11,8 +11,12 @@ import grpc
 
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
-from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, worker_service_pb2_grpc
-from orchestrator_svc import servicer, store, worker_servicer
+from interlock.orchestrator.v1 import (
+    orchestrator_service_pb2_grpc,
+    queue_service_pb2_grpc,
+    worker_service_pb2_grpc,
+)
+from orchestrator_svc import queue_servicer, servicer, store, worker_servicer
 from orchestrator_svc.admission import Admission
 from orchestrator_svc.agents import Agents
 from orchestrator_svc.announcements import EVENTS, FAMILY, OUTBOX, Announcements
@@ -26,6 +30,7 @@ from orchestrator_svc.families import Families
 from orchestrator_svc.gate import AuditGate
 from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
+from orchestrator_svc.queues import Queues
 from orchestrator_svc.reaper import Reaper
 from orchestrator_svc.receipts import GatewayKeys, Receipts
 from orchestrator_svc.repeats import Repeats
@@ -36,6 +41,7 @@ from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.undisturbed import settled
 from orchestrator_svc.upkeep import Upkeep
 from orchestrator_svc.watch import Hub, Watches
+from orchestrator_svc.workers import Workers
 from svc_kit.advisory import Leader
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
@@ -162,6 +168,10 @@ def build(settings: OrchestratorSettings) -> App:
         receipts=Receipts(GatewayKeys(peers.gateway)),
         wakeups=wakeups,
     )
+    operators = queue_servicer.QueueServicer(
+        queues=Queues(store=store.QueueStore(database), announcer=announcer),
+        workers=Workers(store=store.WorkerStore(database), announcer=announcer),
+    )
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -186,20 +196,26 @@ def build(settings: OrchestratorSettings) -> App:
                 stack.push_async_callback(lane.close)
             yield
 
-    return App(services=_services(people, workers), lifespan=lifespan)
+    return App(services=_services(people, operators, workers), lifespan=lifespan)
 
 
 def _services(
-    people: servicer.OrchestratorServicer, workers: worker_servicer.WorkerServicer
+    people: servicer.OrchestratorServicer,
+    operators: queue_servicer.QueueServicer,
+    workers: worker_servicer.WorkerServicer,
 ) -> tuple[Service, ...]:
     def add_people(server: grpc.aio.Server) -> None:
         orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(people, server)
+
+    def add_operators(server: grpc.aio.Server) -> None:
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(operators, server)
 
     def add_workers(server: grpc.aio.Server) -> None:
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server)
 
     return (
         Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
+        Service(name=queue_servicer.NAME, add=add_operators, roles=queue_servicer.ROLES),
         Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
     )
 

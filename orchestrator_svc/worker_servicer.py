@@ -74,8 +74,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         if not first.HasField("open"):
             raise invalid([Violation("open", "the first message of a stream must open a session")])
         session = checks.session(first.open, subject=principal().subject)
-        for pool in session.pools:
-            _tenants_of(pool)
+        serves = sorted((tenant, pool) for pool in set(session.pools) for tenant in _tenants_of(pool))
+        session = replace(session, serves=tuple(serves))
         with self._wakeups.subscribe(session_topic(session.session_id)) as woken:
             await self._sessions.open(session)
             stream = WorkerStream(

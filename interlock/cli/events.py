@@ -67,6 +67,9 @@ def task_text(task: task_pb2.Task) -> str:
         ("agent", f"{task.agent} {task.agent_version}{f' ({task.isolation})' if task.isolation else ''}"),
         ("submitted", f"{display.short_time(task.create_time)} by {one_line(task.submitter)}"),
     ]
+    place = f"{task.queue}, priority {task.priority}"
+    keys = (("turns with", task.fairness_key), ("at most so many of", task.concurrency_key))
+    lines.append(("queue", ", ".join([place, *(f"{what} {one_line(key)}" for what, key in keys if key)])))
     if task.task_type:
         lines.append(("type", task.task_type))
     lines += [(f"label {key}", one_line(value)) for key, value in sorted(task.labels.items())]

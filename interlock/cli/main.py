@@ -26,6 +26,8 @@ COMMANDS = {
     "resume": "interlock.cli.holding:resume",
     "retry": "interlock.cli.tasks:retry",
     "redrive": "interlock.cli.holding:redrive",
+    "queues": "interlock.cli.queues:queues",
+    "workers": "interlock.cli.queues:workers",
     "trace": "interlock.cli.trace:trace",
     "agents": "interlock.cli.registry:agents",
     "tools": "interlock.cli.registry:tools",

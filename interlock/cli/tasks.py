@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.cli import display
+from interlock.cli.placing import placing_fields, placing_options
 from interlock.cli.problems import CliError
 from interlock.cli.session import output_option, run
 
@@ -29,11 +30,13 @@ _WRITE = ("DEVELOPER",)
 @click.option("--start-timeout", default=0.0, metavar="SECONDS", help="Longest wait for the first attempt.")
 @click.option("--attempt-timeout", default=0.0, metavar="SECONDS", help="Longest time of one attempt.")
 @click.option("--timeout", default=0.0, metavar="SECONDS", help="Longest time in all.")
+@placing_options
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless it is COMPLETED.")
 @output_option
 @click.pass_obj
 def submit(
     data_dir: str,
+    /,
     agent: str,
     input_text: str,
     agent_version: str,
@@ -47,9 +50,10 @@ def submit(
     *,
     wait: bool,
     as_json: bool,
+    **placing: Any,
 ) -> int:
     """Submit a task for AGENT. INPUT is a JSON object, @FILE, or - for standard input."""
-    input_json, label_map = _read(input_text), _labels(labels)
+    input_json, label_map, placed = _read(input_text), _labels(labels), placing_fields(placing)
 
     async def work() -> "task_pb2.Task":
         from interlock.cli.connection import client
@@ -63,6 +67,7 @@ def submit(
                 labels=label_map,
                 request_id=request_id,
                 **_set_apart(max_failures, start_timeout, attempt_timeout, timeout),
+                **placed,
             )
             return await suite.wait(task.task_id) if wait else task
 

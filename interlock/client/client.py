@@ -13,7 +13,7 @@ from interlock.client.watching import TERMINAL, Interrupted, follow
 from interlock.common.channel import ClientTls, TokenSource, channel
 from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
-from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, queue_service_pb2_grpc, task_pb2
 from interlock.registry.v1 import registry_service_pb2_grpc, tool_service_pb2_grpc
 
 Answer = TypeVar("Answer")
@@ -53,6 +53,11 @@ class Client:
     def tasks(self) -> "orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub":
         """OrchestratorService."""
         return orchestrator_service_pb2_grpc.OrchestratorServiceStub(self.channel("orchestrator"))
+
+    @property
+    def queues(self) -> "queue_service_pb2_grpc.QueueServiceAsyncStub":
+        """QueueService."""
+        return queue_service_pb2_grpc.QueueServiceStub(self.channel("orchestrator"))
 
     @property
     def agents(self) -> "registry_service_pb2_grpc.RegistryServiceAsyncStub":

@@ -1,6 +1,7 @@
 """Which public methods may be sent twice without doing a thing twice."""
 
 _ORCHESTRATOR = "/interlock.orchestrator.v1.OrchestratorService"
+_QUEUES = "/interlock.orchestrator.v1.QueueService"
 _REGISTRY = "/interlock.registry.v1.RegistryService"
 _TOOLS = "/interlock.registry.v1.ToolService"
 _GATEWAY = "/interlock.gateway.v1.GatewayService"
@@ -25,6 +26,16 @@ SAFE_METHODS = frozenset(
             "ListChildTasks",
             "ListTaskSteps",
             "GetPublicKeys",
+        ),
+        _QUEUES: (
+            "GetQueue",
+            "ListQueues",
+            "PauseQueue",
+            "ResumeQueue",
+            "PurgeQueue",
+            "ListWorkers",
+            "DrainWorker",
+            "ResumeWorker",
         ),
         _REGISTRY: (
             "GetAgent",

@@ -8,11 +8,13 @@ from orchestrator_svc.store.children import ChildStore
 from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
 from orchestrator_svc.store.inputs import InputStore
+from orchestrator_svc.store.queues import QueueStore
 from orchestrator_svc.store.repeats import RepeatStore
 from orchestrator_svc.store.sessions import SessionStore
 from orchestrator_svc.store.submissions import SubmissionStore
 from orchestrator_svc.store.tasks import TaskStore
 from orchestrator_svc.store.upkeep import UpkeepStore
+from orchestrator_svc.store.workers import WorkerStore
 
 __all__ = [
     "AdmissionStore",
@@ -23,9 +25,11 @@ __all__ = [
     "ClaimStore",
     "EventStore",
     "InputStore",
+    "QueueStore",
     "RepeatStore",
     "SessionStore",
     "SubmissionStore",
     "TaskStore",
     "UpkeepStore",
+    "WorkerStore",
 ]

@@ -22,12 +22,15 @@ _SLOT = sa.text(
     " WHERE session_id = :session_id OR (subject = :subject AND slot = :slot AND end_time IS NULL)"
     " ORDER BY session_id FOR UPDATE"
 )
+# A process that was told to take nothing more has been told so under its next session too.
 _OPEN = sa.text(
     "INSERT INTO worker_session (session_id, subject, slot, incarnation, pools, capacity, start_time,"
-    " lease_until) VALUES (:session_id, :subject, :slot, :incarnation, CAST(:pools AS jsonb), :capacity,"
-    " now(), clock_timestamp() + make_interval(secs => :lease))"
+    " lease_until, serves, draining) VALUES (:session_id, :subject, :slot, :incarnation,"
+    " CAST(:pools AS jsonb), :capacity, now(), clock_timestamp() + make_interval(secs => :lease),"
+    " CAST(:serves AS jsonb), EXISTS (SELECT FROM worker_session WHERE subject = :subject AND slot = :slot"
+    " AND incarnation = :incarnation AND draining AND end_time IS NULL))"
     " ON CONFLICT (session_id) DO UPDATE SET lease_until = excluded.lease_until, pools = excluded.pools,"
-    " capacity = excluded.capacity"
+    " capacity = excluded.capacity, serves = excluded.serves"
 )
 # A lease that ran out while nobody ended the session (this service was away) is good again.
 _RENEW = sa.text(
@@ -84,6 +87,7 @@ class SessionStore:
             "pools": json.dumps(list(session.pools)),
             "capacity": session.capacity,
             "lease": lease,
+            "serves": json.dumps([{"tenant": tenant, "pool": pool} for tenant, pool in session.serves]),
         }
         await connection.execute(_OPEN, parameters)
 

@@ -1,0 +1,87 @@
+"""Workers as operators see them: who serves a tenant, and who is to take nothing more."""
+
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator_svc.errors import worker_not_found, worker_shared
+from orchestrator_svc.records import Session
+from orchestrator_svc.undisturbed import undisturbed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker process with an open session; `serves` are pairs of tenant and pool."""
+
+    session: Session
+    serves: tuple[tuple[str, str], ...]
+    draining: bool
+    running: Mapping[str, int]  # by tenant
+    start_time: datetime
+    lease_until: datetime
+
+
+class WorkerStore(Protocol):
+    """What is asked of the store, which says what each does."""
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+    async def page(self, tenant: str, *, after: uuid.UUID | None, limit: int) -> list[Worker]: ...
+    async def lock(
+        self, connection: AsyncConnection, tenant: str, session_id: uuid.UUID
+    ) -> Worker | None: ...
+    async def set_draining(
+        self, connection: AsyncConnection, session_id: uuid.UUID, *, draining: bool
+    ) -> None: ...
+    async def tell(self, connection: AsyncConnection, tenant: str, told: Mapping[str, str]) -> None: ...
+    async def find(self, tenant: str, session_id: uuid.UUID) -> Worker | None: ...
+
+
+class Announcer(Protocol):
+    """Told after each commit."""
+
+    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
+    def directed(self, session_id: uuid.UUID) -> None: ...
+
+
+class Workers:
+    """Workers that serve a tenant."""
+
+    def __init__(self, *, store: WorkerStore, announcer: Announcer) -> None:
+        self._store = store
+        self._announcer = announcer
+
+    async def page(self, tenant: str, *, after: uuid.UUID | None, limit: int) -> list[Worker]:
+        """Workers by session, after one."""
+        return await self._store.page(tenant, after=after, limit=limit)
+
+    @undisturbed
+    async def set_draining(
+        self, tenant: str, session_id: uuid.UUID, *, draining: bool, actor: str, everywhere: bool
+    ) -> Worker:
+        """The worker after the request; `everywhere` says that the caller may act for every tenant.
+
+        Raises WORKER_NOT_FOUND, or TENANT_FORBIDDEN when it serves others too.
+        """
+        async with self._store.transaction() as connection:
+            worker = await self._store.lock(connection, tenant, session_id)
+            if worker is None:
+                raise worker_not_found(session_id)
+            if not everywhere and any(served != tenant for served, _ in worker.serves):
+                raise worker_shared(session_id)
+            if worker.draining != draining:
+                await self._store.set_draining(connection, session_id, draining=draining)
+                action = "DRAIN_WORKER" if draining else "RESUME_WORKER"
+                told = {"action": action, "actor": actor, "worker": worker.session.worker}
+                await self._store.tell(connection, tenant, told)
+        pools = () if draining else worker.session.pools
+        self._announcer.committed(runnable=dict.fromkeys(pools, 1))
+        self._announcer.directed(session_id)
+        found = await self._store.find(tenant, session_id)
+        if found is None:
+            raise worker_not_found(session_id)
+        return found
