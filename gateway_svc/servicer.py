@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -26,6 +26,7 @@ _READERS = frozenset({Role.VIEWER, Role.AUDITOR})
 ROLES: Mapping[str, frozenset[Role]] = {
     "ExecuteTool": frozenset({Role.WORKER}),
     "CancelToolCall": frozenset({Role.DEVELOPER}),
+    "CallModel": frozenset({Role.WORKER}),
     "GetToolCall": _READERS,
     "ListToolCalls": _READERS,
     "GetSandboxStatus": frozenset({Role.VIEWER}),
@@ -64,6 +65,9 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     ) -> messages.CancelToolCallResponse:
         call = await self._cancels.cancel(acting_tenant(), request.call_id, by=principal().subject)
         return messages.CancelToolCallResponse(tool_call=from_call(call))
+
+    async def CallModel(self, request: messages.CallModelRequest, context: Context) -> NoReturn:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served by this version")
 
     async def GetToolCall(
         self, request: messages.GetToolCallRequest, context: Context

@@ -1,7 +1,7 @@
-"""What the orchestrator asks of agents: which version a task runs, and which tools it is bound to."""
+"""What the orchestrator asks of agents: which version a task runs, and what it is bound to."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
@@ -10,14 +10,16 @@ from orchestrator_svc.errors import (
     agent_not_active,
     agent_not_found,
     agent_version_not_found,
+    connection_not_bound,
     registry_unavailable,
     tool_not_bound,
 )
-from orchestrator_svc.records import AgentPin, Isolation
+from orchestrator_svc.records import AgentPin, Isolation, StepKind
 from orchestrator_svc.retry import RetryPolicy
 
 DEFAULT_START_TO_CLOSE = 600.0
 DEFAULT_TOOL_SECONDS = 5.0
+MODEL_SECONDS = 600.0
 
 
 class Registry(Protocol):
@@ -55,6 +57,17 @@ class BoundTool:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundConnection:
+    """The model connection that an agent version names; `seconds` is the longest time of one call."""
+
+    name: str
+    seconds: float
+
+
+Bound: TypeAlias = BoundTool | BoundConnection
+
+
 class Agents:
     """Answers from the copy; asks the registry itself once where the copy does not know."""
 
@@ -80,22 +93,29 @@ class Agents:
         """Raises as `choose` when the agent takes no new tasks."""
         await self.choose(tenant, name, "")
 
-    def bound_tool(self, tenant: str, pin: AgentPin, tool: str) -> BoundTool:
-        """The tool, if the pinned version lists it; TOOL_NOT_BOUND if not, AgentUnknownError if not known."""
+    def bound(self, tenant: str, pin: AgentPin, kind: StepKind, name: str) -> Bound:
+        """What a step of the pinned version may call, as the version has locked it.
+
+        Raises TOOL_NOT_BOUND or CONNECTION_NOT_BOUND, and AgentUnknownError where the version is not known.
+        """
         found = self._registry.agent_version(tenant, pin.name, pin.version)
         if found is None:
             raise AgentUnknownError
         # A digest that differs is another history of the registry: nothing of it is bound to this task.
-        bindings = found.spec.tools if found.digest == pin.digest else ()
-        for binding in bindings:
-            if binding.tool == tool:
+        spec = found.spec if found.digest == pin.digest else agent_pb2.AgentSpec()
+        if kind is StepKind.MODEL_CALL:
+            if not spec.HasField("llm") or spec.llm.connection != name:
+                raise connection_not_bound(pin.name, name)
+            return BoundConnection(name=name, seconds=MODEL_SECONDS)
+        for binding in spec.tools:
+            if binding.tool == name:
                 return BoundTool(
-                    name=tool,
+                    name=name,
                     version=binding.version,
                     digest=binding.digest,
                     seconds=self._tool_seconds(tenant, binding),
                 )
-        raise tool_not_bound(pin.name, tool)
+        raise tool_not_bound(pin.name, name)
 
     async def fetch(self, tenant: str, pin: AgentPin) -> None:
         """Get a pinned version into the copy; REGISTRY_UNAVAILABLE when it cannot be had."""

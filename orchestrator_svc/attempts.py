@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import children, inputs, journal, lifecycle, metrics, uncertain
-from orchestrator_svc.agents import AgentUnknownError, BoundTool
+from orchestrator_svc.agents import AgentUnknownError, Bound
 from orchestrator_svc.changes import AuditKind, Batch, TaskChanges
 from orchestrator_svc.children import ChildLimits, Prepared
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
@@ -100,7 +100,7 @@ class AttemptWrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What came of a write; `begun` may start with `tool`, `recorded` is to be taken as it is.
+    """What came of a write; `begun` may start with what is `bound`, `recorded` is to be taken as it is.
 
     `answer` is that to the question, `ended` the steps whose child tasks have ended; without it the attempt
     is over.
@@ -108,7 +108,7 @@ class Written:
 
     task: LockedTask
     begun: Step | None = None
-    tool: BoundTool | None = None
+    bound: Bound | None = None
     recorded: Step | None = None
     answer: Answer | None = None
     ended: tuple[str, ...] = ()
@@ -145,9 +145,9 @@ class AttemptStore(Protocol):
 
 
 class Bindings(Protocol):
-    """Knows which tools an agent version is bound to."""
+    """Knows what an agent version is bound to."""
 
-    def bound_tool(self, tenant: str, pin: AgentPin, tool: str) -> BoundTool: ...
+    def bound(self, tenant: str, pin: AgentPin, kind: StepKind, name: str) -> Bound: ...
     async def fetch(self, tenant: str, pin: AgentPin) -> None: ...
 
 
@@ -287,10 +287,10 @@ class Attempts:
                 changes.put_step(outcome.step, EventType.STEP_STARTED)
                 changes.children.append(child)
             return Written(task=task, begun=outcome.step)
-        tool = self._bindings.bound_tool(task.tenant, task.agent, asked.name)
+        bound = self._bindings.bound(task.tenant, task.agent, asked.kind, asked.name)
         if outcome.changed:
             changes.put_step(outcome.step, EventType.STEP_STARTED)
-        return Written(task=task, begun=outcome.step, tool=tool)
+        return Written(task=task, begun=outcome.step, bound=bound)
 
     def _ending(self, task: LockedTask, end: End) -> Ending:
         if isinstance(end, Completion):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from interlock.audit.v1 import entry_pb2
 from orchestrator_svc.changes import AuditKind
-from orchestrator_svc.records import StoredEvent, TaskSubject
+from orchestrator_svc.records import StepKind, StoredEvent, TaskSubject
 from svc_kit.outbox import OutboxRow
 
 _TYPES = {
@@ -122,7 +122,12 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
 def _tell_refusal(event: entry_pb2.Event, body: Mapping[str, str]) -> None:
     """A step that never began has no event of its own: the row says everything."""
     event.status, event.reason = "REFUSED", body["reason"]
-    event.step_key, event.tool, event.call_id = body["step_key"], body["tool"], body["call_id"]
+    event.step_key, event.call_id = body["step_key"], body["call_id"]
+    if body.get("step_kind") == StepKind.MODEL_CALL:
+        event.type = entry_pb2.ENTRY_TYPE_PROMPT
+        event.attributes["connection"] = body["tool"]
+    else:
+        event.tool = body["tool"]
     event.attributes["argument_digest"] = body["argument_digest"]
     event.event_time.FromDatetime(datetime.fromisoformat(body["time"]))
 

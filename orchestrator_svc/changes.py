@@ -107,6 +107,7 @@ class TaskChanges:
             AuditKind.REFUSED_STEP,
             actor=actor,
             step_key=asked.step_key,
+            step_kind=asked.kind,
             tool=asked.name,
             call_id=str(call_id),
             argument_digest=asked.digest,

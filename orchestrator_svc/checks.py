@@ -39,7 +39,7 @@ _TASK_TYPE = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _LABEL = re.compile(r"[a-z0-9_.-]{1,63}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _STEP_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_TOOL = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_CALLED = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SLOT = re.compile(r"[\x21-\x7e]{1,128}")
 _NIL = uuid.UUID(int=0)
@@ -339,8 +339,8 @@ def _begin(begun: worker_service_pb2.BeginStep, found: list[Violation]) -> StepI
         found.append(Violation("begin.kind", f"must be one of {', '.join(StepKind)}"))
     if kind is StepKind.CHILD_TASK and not _AGENT.fullmatch(begun.name):
         found.append(Violation("begin.name", "must be the name of an agent: 1 to 63 of a-z, 0-9 and -"))
-    elif not _TOOL.fullmatch(begun.name):
-        found.append(Violation("begin.name", "must be the name of a tool"))
+    elif not _CALLED.fullmatch(begun.name):
+        found.append(Violation("begin.name", "must be the name of a tool, or of a connection"))
     if begun.HasField("child") and kind is not StepKind.CHILD_TASK:
         found.append(Violation("begin.child", "is for a CHILD_TASK"))
     count = len(found)

@@ -183,6 +183,15 @@ def tool_not_bound(agent: str, tool: str) -> PermissionDenied:
     )
 
 
+def connection_not_bound(agent: str, connection: str) -> PermissionDenied:
+    """The agent version names another connection, or none."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_CONNECTION_NOT_BOUND,
+        f"agent {agent!r} does not name connection {connection!r}",
+        metadata={"agent": agent, "connection": connection},
+    )
+
+
 def child_too_deep(depth: int, limit: int) -> FailedPrecondition:
     """Agents hand work on and on."""
     return FailedPrecondition(

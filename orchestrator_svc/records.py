@@ -25,6 +25,7 @@ class StepKind(StrEnum):
     """What a step does."""
 
     TOOL_CALL = "TOOL_CALL"
+    MODEL_CALL = "MODEL_CALL"
     CHILD_TASK = "CHILD_TASK"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from interlock.common.v1 import permit_pb2
-from orchestrator_svc.agents import BoundTool
+from orchestrator_svc.agents import Bound, BoundTool
 from orchestrator_svc.records import AttemptRef, LockedTask, Step
 from svc_kit.clock import Clock
 from svc_kit.permits import issue_attempt_token, issue_step_permit, verify_attempt_token
@@ -65,7 +65,7 @@ class Rights:
             subject=subject,
         )
 
-    def step_permit(self, task: LockedTask, step: Step, tool: BoundTool, subject: str) -> permit_pb2.Signed:
+    def step_permit(self, task: LockedTask, step: Step, bound: Bound, subject: str) -> permit_pb2.Signed:
         """The right to start exactly this call."""
         permit = permit_pb2.StepPermit(
             tenant=task.tenant,
@@ -76,9 +76,6 @@ class Rights:
             agent=task.agent.name,
             agent_version=task.agent.version,
             agent_digest=task.agent.digest,
-            tool=tool.name,
-            tool_version=tool.version,
-            tool_digest=tool.digest,
             argument_digest=step.input_digest,
             submitters=[
                 permit_pb2.Principal(
@@ -92,7 +89,11 @@ class Rights:
             ],
             worker_subject=subject,
         )
-        permit.expire_time.FromDatetime(self._in(tool.seconds + _PERMIT_SLACK_SECONDS))
+        if isinstance(bound, BoundTool):
+            permit.tool, permit.tool_version, permit.tool_digest = bound.name, bound.version, bound.digest
+        else:
+            permit.connection = bound.name
+        permit.expire_time.FromDatetime(self._in(bound.seconds + _PERMIT_SLACK_SECONDS))
         return issue_step_permit(self._permit_key, permit)
 
     def _in(self, seconds: float) -> datetime:

@@ -123,7 +123,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             return messages.RecordStepResponse(recorded=recorded)
         if written.begun is None:
             return messages.RecordStepResponse()
-        if written.tool is None:
+        if written.bound is None:
             child_id = str(written.begun.call_id)
             return messages.RecordStepResponse(
                 start=messages.StartStep(call_id=child_id, input_json=written.begun.input_json)
@@ -131,7 +131,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         return messages.RecordStepResponse(
             start=messages.StartStep(
                 call_id=str(written.begun.call_id),
-                permit=self._rights.step_permit(written.task, written.begun, written.tool, held.subject),
+                permit=self._rights.step_permit(written.task, written.begun, written.bound, held.subject),
                 input_json=written.begun.input_json,
             )
         )

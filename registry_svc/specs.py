@@ -30,6 +30,10 @@ MAX_FAILURES = 100
 MAX_COEFFICIENT = 100
 MAX_CLASSES = 64
 MAX_CLASS = 128
+MAX_INSTRUCTIONS = 32_768
+MAX_MODEL = 128
+MAX_MODEL_CALLS = 200
+MAX_TEMPERATURE = 2
 
 # (field, what is wrong and what would be right)
 Flaw = tuple[str, str]
@@ -65,8 +69,10 @@ def agent_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
         yield from _plan(spec["plan"], set(names))
     elif "python" in spec:
         yield from _python_agent(spec["python"])
+    elif "llm" in spec:
+        yield from _llm(spec["llm"])
     else:
-        yield "spec.plan", "a runtime is required: plan or python"
+        yield "spec.plan", "a runtime is required: plan, python or llm"
     yield from _retry(spec.get("retry", {}))
     yield from _duration(
         spec, "start_to_close_timeout", "spec.start_to_close_timeout", 0.1, MAX_ATTEMPT_SECONDS
@@ -97,6 +103,25 @@ def _python_agent(python: Mapping[str, Any]) -> Iterator[Flaw]:
     for name in ("source", "entrypoint", "limits"):
         if name in python:
             yield f"spec.python.{name}", "is for sandboxed agents, and excludes entry_point"
+
+
+def _llm(llm: Mapping[str, Any]) -> Iterator[Flaw]:
+    if not 1 <= len(llm.get("instructions", "")) <= MAX_INSTRUCTIONS:
+        yield "spec.llm.instructions", f"1 to {MAX_INSTRUCTIONS} characters are required"
+    if not AGENT_NAME.fullmatch(llm.get("connection", "")):
+        yield "spec.llm.connection", "must be the id of a model connection: interlock connections list"
+    model = llm.get("model", "")
+    if not 1 <= len(model) <= MAX_MODEL or not model.isprintable():
+        yield "spec.llm.model", f"must be a model of the connection, at most {MAX_MODEL} characters"
+    if not 0 <= int(llm.get("max_steps", 0)) <= MAX_MODEL_CALLS:
+        yield "spec.llm.max_steps", f"must be 1 to {MAX_MODEL_CALLS}, or 0 for the default"
+    for name in ("max_tokens", "max_cost_micros"):
+        if int(llm.get(name, 0)) < 0:
+            yield f"spec.llm.{name}", "must not be negative"
+    temperature = llm.get("temperature", 0)
+    # A number that JSON cannot hold comes as a word.
+    if not isinstance(temperature, int | float) or not 0 <= temperature <= MAX_TEMPERATURE:
+        yield "spec.llm.temperature", f"must be 0 to {MAX_TEMPERATURE}"
 
 
 def _source(

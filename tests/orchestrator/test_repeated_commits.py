@@ -51,10 +51,10 @@ class Quiet:
 class Bound:
     """Binds every tool."""
 
-    def bound_tool(self, tenant: str, pin: AgentPin, tool: str) -> BoundTool:
-        if tool == "unknown":
+    def bound(self, tenant: str, pin: AgentPin, kind: StepKind, name: str) -> BoundTool:
+        if name == "unknown":
             raise AgentUnknownError
-        return BoundTool(name=tool, version="1", digest="d", seconds=1)
+        return BoundTool(name=name, version="1", digest="d", seconds=1)
 
     async def fetch(self, tenant: str, pin: AgentPin) -> None:
         pass

@@ -11,6 +11,7 @@ from interlock.audit.v1 import entry_pb2
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2
+from interlock.registry.v1 import agent_pb2
 from svc_kit.permits import verify_step_permit
 from svc_kit.signing import KeyRing
 from svc_kit.strict_json import digest
@@ -135,6 +136,36 @@ async def test_an_unbound_tool_is_refused_leaves_no_step_and_stands_in_the_audit
         "TOOL_NOT_BOUND",
     )
     assert (told.tool, told.step_key, told.actor) == (UNBOUND_TOOL, "harm", "worker-1")
+
+
+async def test_a_model_call_gets_a_permit_for_the_connection_that_its_agent_names_and_no_other(
+    world: World,
+) -> None:
+    content = spec(llm=agent_pb2.LlmRuntime(instructions="Help.", connection="provider", model="small"))
+    world.peers.registry.publish("helper", content=content)
+    task = await world.submit(agent="helper")
+    worker = world.worker()
+    async with worker.session() as session:
+        claimed = await worker.must_claim(session)
+        begun = await worker.begin(
+            claimed, "m1", {"messages": []}, tool="provider", kind=task_pb2.STEP_KIND_MODEL_CALL
+        )
+        elsewhere = worker.begin(claimed, "m2", {}, tool="other", kind=task_pb2.STEP_KIND_MODEL_CALL)
+        error = await refused(elsewhere)
+        assert (error.code, error.reason) == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "CONNECTION_NOT_BOUND",
+        )
+        # A tool step of the same name is another thing.
+        error = await refused(worker.begin(claimed, "t1", {}, tool="provider"))
+        assert error.reason == "TOOL_NOT_BOUND"
+    permit = permit_pb2.StepPermit.FromString(begun.start.permit.payload)
+    assert (permit.connection, permit.tool, permit.tool_digest) == ("provider", "", "")
+    (step,) = (await world.people().ListTaskSteps(_steps(task.task_id))).steps
+    assert (step.kind, step.name) == (task_pb2.STEP_KIND_MODEL_CALL, "provider")
+    told = (await world.peers.audit.of_task(task.task_id, 4))[3]
+    assert (told.type, told.tool) == (entry_pb2.ENTRY_TYPE_PROMPT, "")
+    assert told.attributes["connection"] == "other"
 
 
 async def test_outputs_are_taken_with_the_receipt_of_the_gateway_alone(world: World) -> None:

@@ -122,11 +122,12 @@ class Worker:
         arguments: Any = None,
         *,
         tool: str = TOOL,
+        kind: task_pb2.StepKind.ValueType = task_pb2.STEP_KIND_TOOL_CALL,
         finish: messages.FinishStep | None = None,
     ) -> messages.RecordStepResponse:
         begun = messages.BeginStep(
             step_key=key,
-            kind=task_pb2.STEP_KIND_TOOL_CALL,
+            kind=kind,
             name=tool,
             input_json=json.dumps(arguments if arguments is not None else {"path": "a.csv"}),
         )

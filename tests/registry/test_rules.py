@@ -183,3 +183,32 @@ def test_matching_sorts_every_agent_once_and_does_not_depend_on_the_order_given(
     assert result == matching.find(agents[::-1], asked)
     assert len(result[0]) + len(result[1]) == len(agents)
     assert all(0 <= candidate.score <= 1 for candidate in result[0])
+
+
+def test_an_agent_with_a_model_names_its_connection_and_model() -> None:
+    llm = {"instructions": "Answer.", "connection": "provider", "model": "small", "temperature": 0.5}
+    assert list(specs.agent_flaws({"capabilities": ["a"], "llm": llm})) == []
+
+
+def test_everything_wrong_with_a_model_agent_is_named_at_once() -> None:
+    llm = {
+        "connection": "No Such",
+        "model": "a\nb",
+        "max_steps": 1000,
+        "max_tokens": "-1",
+        "max_cost_micros": "-1",
+        "temperature": "NaN",
+    }
+    fields = [field for field, _ in specs.agent_flaws({"capabilities": ["a"], "llm": llm})]
+    assert fields == [
+        f"spec.llm.{name}"
+        for name in (
+            "instructions",
+            "connection",
+            "model",
+            "max_steps",
+            "max_tokens",
+            "max_cost_micros",
+            "temperature",
+        )
+    ]

@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such queue in the caller's tenant. metadata: queue."""
     ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 51
     """NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
+    ERROR_REASON_CONNECTION_NOT_FOUND: _ErrorReason.ValueType  # 53
+    """NOT_FOUND. No such connection in the caller's tenant."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -110,6 +112,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
     ERROR_REASON_QUEUE_NOT_EMPTY: _ErrorReason.ValueType  # 89
     """FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
+    ERROR_REASON_MODEL_REFUSED: _ErrorReason.ValueType  # 90
+    """FAILED_PRECONDITION. The provider of the model refused the request, for good; the message has its words. metadata: connection, http_status."""
+    ERROR_REASON_CREDENTIAL_MISSING: _ErrorReason.ValueType  # 91
+    """FAILED_PRECONDITION. The credential of the connection cannot be read with this gateway's key; set it again. metadata: connection."""
     ERROR_REASON_CHILD_TOO_DEEP: _ErrorReason.ValueType  # 98
     """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
     ERROR_REASON_TOO_MANY_CHILDREN: _ErrorReason.ValueType  # 99
@@ -124,6 +130,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
     ERROR_REASON_ANCESTOR_DENIED: _ErrorReason.ValueType  # 125
     """PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
+    ERROR_REASON_CONNECTION_NOT_BOUND: _ErrorReason.ValueType  # 122
+    """PERMISSION_DENIED. The agent version does not name this connection, or the connection does not exist, or does not list the agent or the model; all answer alike.
+    metadata: agent, connection, call_id.
+    """
+    ERROR_REASON_ADDRESS_FORBIDDEN: _ErrorReason.ValueType  # 123
+    """PERMISSION_DENIED. The connection's host is at an address that may not be called. metadata: connection."""
     ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 140
     """OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 141
@@ -136,6 +148,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 163
     """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
+    ERROR_REASON_MODEL_BUSY: _ErrorReason.ValueType  # 165
+    """RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 180
     """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 181
@@ -150,6 +164,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The service is stopping; another replica or a later call will answer."""
     ERROR_REASON_PEER_UNAVAILABLE: _ErrorReason.ValueType  # 186
     """UNAVAILABLE. A peer service cannot be reached. metadata: service."""
+    ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 187
+    """UNAVAILABLE. The provider of the model cannot be reached, failed, or broke off in the middle. metadata: connection, and http_status if it answered."""
     ERROR_REASON_TOOL_TIMEOUT: _ErrorReason.ValueType  # 200
     """DEADLINE_EXCEEDED. The tool did not finish in its time; its whole process tree was ended."""
     ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 201
@@ -158,6 +174,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNKNOWN outcome. The call had started when its gateway was lost; whether it had an effect is not known."""
     ERROR_REASON_TOOL_CANCELED: _ErrorReason.ValueType  # 206
     """ABORTED. The tool was ended before it was done, because its task was or somebody asked for it. Metadata: `execution_state`."""
+    ERROR_REASON_MODEL_TIMEOUT: _ErrorReason.ValueType  # 208
+    """DEADLINE_EXCEEDED. The model did not answer in time. metadata: connection."""
+    ERROR_REASON_MODEL_OUTPUT_INVALID: _ErrorReason.ValueType  # 207
+    """INTERNAL. What the model's provider answered is no chat completion, or a redirect, which is never followed. metadata: connection, http_status."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 255
     """INTERNAL. A bug; the text stays in the log, under the request id."""
 
@@ -226,6 +246,8 @@ ERROR_REASON_QUEUE_NOT_FOUND: ErrorReason.ValueType  # 50
 """NOT_FOUND. No such queue in the caller's tenant. metadata: queue."""
 ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 51
 """NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
+ERROR_REASON_CONNECTION_NOT_FOUND: ErrorReason.ValueType  # 53
+"""NOT_FOUND. No such connection in the caller's tenant."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61
@@ -252,6 +274,10 @@ ERROR_REASON_CONCURRENCY_KEY_BUSY: ErrorReason.ValueType  # 88
 """FAILED_PRECONDITION. As many tasks of the concurrency key as may run have not ended, and the request asked to be refused then. metadata: queue, concurrency_key, limit."""
 ERROR_REASON_QUEUE_NOT_EMPTY: ErrorReason.ValueType  # 89
 """FAILED_PRECONDITION. Tasks of the queue have not ended. metadata: queue."""
+ERROR_REASON_MODEL_REFUSED: ErrorReason.ValueType  # 90
+"""FAILED_PRECONDITION. The provider of the model refused the request, for good; the message has its words. metadata: connection, http_status."""
+ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 91
+"""FAILED_PRECONDITION. The credential of the connection cannot be read with this gateway's key; set it again. metadata: connection."""
 ERROR_REASON_CHILD_TOO_DEEP: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
 ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 99
@@ -266,6 +292,12 @@ ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 121
 """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
 ERROR_REASON_ANCESTOR_DENIED: ErrorReason.ValueType  # 125
 """PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
+ERROR_REASON_CONNECTION_NOT_BOUND: ErrorReason.ValueType  # 122
+"""PERMISSION_DENIED. The agent version does not name this connection, or the connection does not exist, or does not list the agent or the model; all answer alike.
+metadata: agent, connection, call_id.
+"""
+ERROR_REASON_ADDRESS_FORBIDDEN: ErrorReason.ValueType  # 123
+"""PERMISSION_DENIED. The connection's host is at an address that may not be called. metadata: connection."""
 ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 140
 """OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 141
@@ -278,6 +310,8 @@ ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 162
 """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 163
 """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
+ERROR_REASON_MODEL_BUSY: ErrorReason.ValueType  # 165
+"""RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 180
 """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 181
@@ -292,6 +326,8 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 185
 """UNAVAILABLE. The service is stopping; another replica or a later call will answer."""
 ERROR_REASON_PEER_UNAVAILABLE: ErrorReason.ValueType  # 186
 """UNAVAILABLE. A peer service cannot be reached. metadata: service."""
+ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 187
+"""UNAVAILABLE. The provider of the model cannot be reached, failed, or broke off in the middle. metadata: connection, and http_status if it answered."""
 ERROR_REASON_TOOL_TIMEOUT: ErrorReason.ValueType  # 200
 """DEADLINE_EXCEEDED. The tool did not finish in its time; its whole process tree was ended."""
 ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 201
@@ -300,6 +336,10 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 202
 """UNKNOWN outcome. The call had started when its gateway was lost; whether it had an effect is not known."""
 ERROR_REASON_TOOL_CANCELED: ErrorReason.ValueType  # 206
 """ABORTED. The tool was ended before it was done, because its task was or somebody asked for it. Metadata: `execution_state`."""
+ERROR_REASON_MODEL_TIMEOUT: ErrorReason.ValueType  # 208
+"""DEADLINE_EXCEEDED. The model did not answer in time. metadata: connection."""
+ERROR_REASON_MODEL_OUTPUT_INVALID: ErrorReason.ValueType  # 207
+"""INTERNAL. What the model's provider answered is no chat completion, or a redirect, which is never followed. metadata: connection, http_status."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 255
 """INTERNAL. A bug; the text stays in the log, under the request id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -125,7 +125,7 @@ Global___AttemptClaims: _TypeAlias = AttemptClaims  # noqa: Y015
 
 @_typing.final
 class StepPermit(_message.Message):
-    """The right to start one tool call with exactly these arguments."""
+    """The right to start one tool call, or one model call, with exactly these arguments."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -144,6 +144,7 @@ class StepPermit(_message.Message):
     SUBMITTERS_FIELD_NUMBER: _builtins.int
     WORKER_SUBJECT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the task."""
     task_id: _builtins.str
@@ -170,6 +171,8 @@ class StepPermit(_message.Message):
     """Digest of the canonical argument bytes."""
     worker_subject: _builtins.str
     """Subject of the worker's token; another worker cannot use this permit."""
+    connection: _builtins.str
+    """Name of the model connection, for a model call; then the fields of the tool are empty. Empty for a tool call."""
     @_builtins.property
     def submitters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Principal]:
         """Who submitted the task, and then the tasks above it, nearest first."""
@@ -196,10 +199,11 @@ class StepPermit(_message.Message):
         submitters: _abc.Iterable[Global___Principal] | None = ...,
         worker_subject: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        connection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_digest", b"agent_digest", "agent_version", b"agent_version", "argument_digest", b"argument_digest", "attempt", b"attempt", "call_id", b"call_id", "expire_time", b"expire_time", "step_key", b"step_key", "submitters", b"submitters", "task_id", b"task_id", "tenant", b"tenant", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "worker_subject", b"worker_subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_digest", b"agent_digest", "agent_version", b"agent_version", "argument_digest", b"argument_digest", "attempt", b"attempt", "call_id", b"call_id", "connection", b"connection", "expire_time", b"expire_time", "step_key", b"step_key", "submitters", b"submitters", "task_id", b"task_id", "tenant", b"tenant", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "worker_subject", b"worker_subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_pe
 from interlock.gateway.v1 import tool_call_pb2 as interlock_dot_gateway_dot_v1_dot_tool__call__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/gateway/v1/gateway_service.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/gateway/v1/tool_call.proto\"Y\n\x12\x45xecuteToolRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"\xa8\x01\n\x13\x45xecuteToolResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x06 \x01(\x08\"(\n\x15\x43\x61ncelToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"K\n\x16\x43\x61ncelToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"%\n\x12GetToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"H\n\x13GetToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"d\n\x15ListToolCallsResponse\x12\x32\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17GetSandboxStatusRequest\"<\n\x0cSandboxLayer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x9e\x01\n\x18GetSandboxStatusResponse\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07minimum\x18\x02 \x01(\t\x12\x32\n\x06layers\x18\x03 \x03(\x0b\x32\".interlock.gateway.v1.SandboxLayer\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\xb0\x05\n\x0eGatewayService\x12h\n\x0b\x45xecuteTool\x12(.interlock.gateway.v1.ExecuteToolRequest\x1a).interlock.gateway.v1.ExecuteToolResponse\"\x04\xe8\xe0\x18\x02\x12q\n\x0e\x43\x61ncelToolCall\x12+.interlock.gateway.v1.CancelToolCallRequest\x1a,.interlock.gateway.v1.CancelToolCallResponse\"\x04\xe8\xe0\x18\x01\x12h\n\x0bGetToolCall\x12(.interlock.gateway.v1.GetToolCallRequest\x1a).interlock.gateway.v1.GetToolCallResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rListToolCalls\x12*.interlock.gateway.v1.ListToolCallsRequest\x1a+.interlock.gateway.v1.ListToolCallsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10GetSandboxStatus\x12-.interlock.gateway.v1.GetSandboxStatusRequest\x1a..interlock.gateway.v1.GetSandboxStatusResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetPublicKeys\x12*.interlock.gateway.v1.GetPublicKeysRequest\x1a+.interlock.gateway.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/gateway/v1/gateway_service.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/gateway/v1/tool_call.proto\"Y\n\x12\x45xecuteToolRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"\xa8\x01\n\x13\x45xecuteToolResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x06 \x01(\x08\"(\n\x15\x43\x61ncelToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"K\n\x16\x43\x61ncelToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"U\n\x10\x43\x61llModelRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x14\n\x0crequest_json\x18\x02 \x01(\t\"h\n\x11\x43\x61llModelResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"%\n\x12GetToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"H\n\x13GetToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"d\n\x15ListToolCallsResponse\x12\x32\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17GetSandboxStatusRequest\"<\n\x0cSandboxLayer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x9e\x01\n\x18GetSandboxStatusResponse\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07minimum\x18\x02 \x01(\t\x12\x32\n\x06layers\x18\x03 \x03(\x0b\x32\".interlock.gateway.v1.SandboxLayer\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\x94\x06\n\x0eGatewayService\x12h\n\x0b\x45xecuteTool\x12(.interlock.gateway.v1.ExecuteToolRequest\x1a).interlock.gateway.v1.ExecuteToolResponse\"\x04\xe8\xe0\x18\x02\x12q\n\x0e\x43\x61ncelToolCall\x12+.interlock.gateway.v1.CancelToolCallRequest\x1a,.interlock.gateway.v1.CancelToolCallResponse\"\x04\xe8\xe0\x18\x01\x12\x62\n\tCallModel\x12&.interlock.gateway.v1.CallModelRequest\x1a\'.interlock.gateway.v1.CallModelResponse\"\x04\xe8\xe0\x18\x02\x12h\n\x0bGetToolCall\x12(.interlock.gateway.v1.GetToolCallRequest\x1a).interlock.gateway.v1.GetToolCallResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rListToolCalls\x12*.interlock.gateway.v1.ListToolCallsRequest\x1a+.interlock.gateway.v1.ListToolCallsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10GetSandboxStatus\x12-.interlock.gateway.v1.GetSandboxStatusRequest\x1a..interlock.gateway.v1.GetSandboxStatusResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetPublicKeys\x12*.interlock.gateway.v1.GetPublicKeysRequest\x1a+.interlock.gateway.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['ExecuteTool']._serialized_options = b'\350\340\030\002'
   _globals['_GATEWAYSERVICE'].methods_by_name['CancelToolCall']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['CancelToolCall']._serialized_options = b'\350\340\030\001'
+  _globals['_GATEWAYSERVICE'].methods_by_name['CallModel']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['CallModel']._serialized_options = b'\350\340\030\002'
   _globals['_GATEWAYSERVICE'].methods_by_name['GetToolCall']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['GetToolCall']._serialized_options = b'\350\340\030\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['ListToolCalls']._loaded_options = None
@@ -55,24 +57,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELTOOLCALLREQUEST']._serialized_end=510
   _globals['_CANCELTOOLCALLRESPONSE']._serialized_start=512
   _globals['_CANCELTOOLCALLRESPONSE']._serialized_end=587
-  _globals['_GETTOOLCALLREQUEST']._serialized_start=589
-  _globals['_GETTOOLCALLREQUEST']._serialized_end=626
-  _globals['_GETTOOLCALLRESPONSE']._serialized_start=628
-  _globals['_GETTOOLCALLRESPONSE']._serialized_end=700
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=702
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=779
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=781
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=881
-  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_start=883
-  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_end=908
-  _globals['_SANDBOXLAYER']._serialized_start=910
-  _globals['_SANDBOXLAYER']._serialized_end=970
-  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_start=973
-  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_end=1131
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1133
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1155
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1157
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1226
-  _globals['_GATEWAYSERVICE']._serialized_start=1229
-  _globals['_GATEWAYSERVICE']._serialized_end=1917
+  _globals['_CALLMODELREQUEST']._serialized_start=589
+  _globals['_CALLMODELREQUEST']._serialized_end=674
+  _globals['_CALLMODELRESPONSE']._serialized_start=676
+  _globals['_CALLMODELRESPONSE']._serialized_end=780
+  _globals['_GETTOOLCALLREQUEST']._serialized_start=782
+  _globals['_GETTOOLCALLREQUEST']._serialized_end=819
+  _globals['_GETTOOLCALLRESPONSE']._serialized_start=821
+  _globals['_GETTOOLCALLRESPONSE']._serialized_end=893
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=895
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=972
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=974
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1074
+  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_start=1076
+  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_end=1101
+  _globals['_SANDBOXLAYER']._serialized_start=1103
+  _globals['_SANDBOXLAYER']._serialized_end=1163
+  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_start=1166
+  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_end=1324
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1326
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1348
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1350
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1419
+  _globals['_GATEWAYSERVICE']._serialized_start=1422
+  _globals['_GATEWAYSERVICE']._serialized_end=2210
 # @@protoc_insertion_point(module_scope)

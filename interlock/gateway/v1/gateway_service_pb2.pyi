@@ -140,6 +140,68 @@ class CancelToolCallResponse(_message.Message):
 Global___CancelToolCallResponse: _TypeAlias = CancelToolCallResponse  # noqa: Y015
 
 @_typing.final
+class CallModelRequest(_message.Message):
+    """Request of CallModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERMIT_FIELD_NUMBER: _builtins.int
+    REQUEST_JSON_FIELD_NUMBER: _builtins.int
+    request_json: _builtins.str
+    """The request, a JSON object in the form of OpenAI's chat completions, without `model` and `stream`, which are set here, at most 256 KiB; its canonical bytes must have
+    the digest that the permit names.
+    """
+    @_builtins.property
+    def permit(self) -> _permit_pb2.Signed:
+        """A signed interlock.common.v1.StepPermit of a step of kind MODEL_CALL."""
+
+    def __init__(
+        self,
+        *,
+        permit: _permit_pb2.Signed | None = ...,
+        request_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["permit", b"permit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["permit", b"permit", "request_json", b"request_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallModelRequest: _TypeAlias = CallModelRequest  # noqa: Y015
+
+@_typing.final
+class CallModelResponse(_message.Message):
+    """Response of CallModel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_JSON_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    result_json: _builtins.str
+    """Canonical JSON, at most 256 KiB, and the step's output: `{"response": <the provider's chat completion>, "usage": {"input_tokens": n, "output_tokens": n, "cost_micros": n}}`."""
+    replayed: _builtins.bool
+    """True when this is the stored outcome of an earlier call with the same id."""
+    @_builtins.property
+    def receipt(self) -> _permit_pb2.Signed:
+        """A signed Receipt."""
+
+    def __init__(
+        self,
+        *,
+        result_json: _builtins.str = ...,
+        receipt: _permit_pb2.Signed | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt", "replayed", b"replayed", "result_json", b"result_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallModelResponse: _TypeAlias = CallModelResponse  # noqa: Y015
+
+@_typing.final
 class GetToolCallRequest(_message.Message):
     """Request of GetToolCall."""
 

@@ -45,6 +45,11 @@ class GatewayServiceStub:
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.SerializeToString,
                 response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.FromString,
                 _registered_method=True)
+        self.CallModel = channel.unary_unary(
+                '/interlock.gateway.v1.GatewayService/CallModel',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.FromString,
+                _registered_method=True)
         self.GetToolCall = channel.unary_unary(
                 '/interlock.gateway.v1.GatewayService/GetToolCall',
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolCallRequest.SerializeToString,
@@ -93,6 +98,18 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CallModel(self, request, context):
+        """Sends one request to a language model through a connection of the tenant. The prompt is in the audit log before it is sent; model, address and credential are set here,
+        by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
+        Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND, POLICY_DENIED or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
+        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, CREDENTIAL_MISSING or MODEL_REFUSED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+        MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetToolCall(self, request, context):
         """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND.
         """
@@ -133,6 +150,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.CancelToolCall,
                     request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.FromString,
                     response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.SerializeToString,
+            ),
+            'CallModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.CallModel,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.SerializeToString,
             ),
             'GetToolCall': grpc.unary_unary_rpc_method_handler(
                     servicer.GetToolCall,
@@ -210,6 +232,33 @@ class GatewayService:
             '/interlock.gateway.v1.GatewayService/CancelToolCall',
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallRequest.SerializeToString,
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CancelToolCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.GatewayService/CallModel',
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,14 @@ class GatewayServiceStub:
     FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
     DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
     """
+    CallModel: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CallModelRequest, _gateway_service_pb2.CallModelResponse]
+    """Sends one request to a language model through a connection of the tenant. The prompt is in the audit log before it is sent; model, address and credential are set here,
+    by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
+    Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND, POLICY_DENIED or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
+    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, CREDENTIAL_MISSING or MODEL_REFUSED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+    MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
+    """
     GetToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]
@@ -74,6 +82,14 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
     FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
     DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
+    """
+    CallModel: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CallModelRequest, _gateway_service_pb2.CallModelResponse]  # type: ignore[assignment]
+    """Sends one request to a language model through a connection of the tenant. The prompt is in the audit log before it is sent; model, address and credential are set here,
+    by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
+    Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND, POLICY_DENIED or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
+    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, CREDENTIAL_MISSING or MODEL_REFUSED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+    MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
     """
     GetToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]  # type: ignore[assignment]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
@@ -111,6 +127,20 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
         FAILED with TOOL_CANCELED, which its agent gets as the tool's failure. Needs DEVELOPER. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, UNAVAILABLE
         DATABASE_UNAVAILABLE, or PEER_UNAVAILABLE when the gateway that runs it does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def CallModel(
+        self,
+        request: _gateway_service_pb2.CallModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CallModelResponse, _abc.Awaitable[_gateway_service_pb2.CallModelResponse]]:
+        """Sends one request to a language model through a connection of the tenant. The prompt is in the audit log before it is sent; model, address and credential are set here,
+        by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
+        Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND, POLICY_DENIED or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
+        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, CREDENTIAL_MISSING or MODEL_REFUSED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+        MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$interlock/gateway/v1/tool_call.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x07Verdict\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\"\xea\x03\n\x08ToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x10\n\x08step_key\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x61gent\x18\x05 \x01(\t\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x0c\n\x04tool\x18\x07 \x01(\t\x12\x14\n\x0ctool_version\x18\x08 \x01(\t\x12\x13\n\x0btool_digest\x18\t \x01(\t\x12\x17\n\x0f\x61rgument_digest\x18\n \x01(\t\x12\x34\n\x06status\x18\x0b \x01(\x0e\x32$.interlock.gateway.v1.ToolCallStatus\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x0f\n\x07message\x18\r \x01(\t\x12/\n\x08verdicts\x18\x0e \x03(\x0b\x32\x1d.interlock.gateway.v1.Verdict\x12\x12\n\npolicy_ids\x18\x0f \x03(\t\x12\x11\n\tisolation\x18\x10 \x01(\t\x12\x13\n\x0b\x61udit_index\x18\x11 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfa\x01\n\x07Receipt\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x10\n\x08step_key\x18\x04 \x01(\t\x12\x13\n\x0btool_digest\x18\x05 \x01(\t\x12\x17\n\x0f\x61rgument_digest\x18\x06 \x01(\t\x12\x15\n\rresult_digest\x18\x07 \x01(\t\x12\x10\n\x08is_error\x18\x08 \x01(\x08\x12\x13\n\x0b\x61udit_index\x18\t \x01(\x03\x12\x11\n\tisolation\x18\n \x01(\t\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xab\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XECUTION_STATE_NOT_STARTED\x10\x01\x12\x1b\n\x17\x45XECUTION_STATE_STARTED\x10\x02\x12\x1d\n\x19\x45XECUTION_STATE_COMPLETED\x10\x03\x12\x1b\n\x17\x45XECUTION_STATE_UNKNOWN\x10\x04*\xc9\x01\n\x0eToolCallStatus\x12 \n\x1cTOOL_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOOL_CALL_STATUS_RUNNING\x10\x01\x12\x1e\n\x1aTOOL_CALL_STATUS_COMPLETED\x10\x02\x12\x1b\n\x17TOOL_CALL_STATUS_FAILED\x10\x03\x12\x1c\n\x18TOOL_CALL_STATUS_REFUSED\x10\x04\x12\x1c\n\x18TOOL_CALL_STATUS_UNKNOWN\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$interlock/gateway/v1/tool_call.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\nModelUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x03 \x01(\x03\"N\n\x07Verdict\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0f\n\x07skipped\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xplanation\x18\x04 \x01(\t\"\xec\x04\n\x08ToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x10\n\x08step_key\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12\r\n\x05\x61gent\x18\x05 \x01(\t\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x0c\n\x04tool\x18\x07 \x01(\t\x12\x14\n\x0ctool_version\x18\x08 \x01(\t\x12\x13\n\x0btool_digest\x18\t \x01(\t\x12\x17\n\x0f\x61rgument_digest\x18\n \x01(\t\x12\x34\n\x06status\x18\x0b \x01(\x0e\x32$.interlock.gateway.v1.ToolCallStatus\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x0f\n\x07message\x18\r \x01(\t\x12/\n\x08verdicts\x18\x0e \x03(\x0b\x32\x1d.interlock.gateway.v1.Verdict\x12\x12\n\npolicy_ids\x18\x0f \x03(\t\x12\x11\n\tisolation\x18\x10 \x01(\t\x12\x13\n\x0b\x61udit_index\x18\x11 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x04kind\x18\x1e \x01(\x0e\x32\x1e.interlock.gateway.v1.CallKind\x12\x12\n\nconnection\x18\x1f \x01(\t\x12\r\n\x05model\x18  \x01(\t\x12/\n\x05usage\x18! \x01(\x0b\x32 .interlock.gateway.v1.ModelUsage\"\xbf\x02\n\x07Receipt\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x10\n\x08step_key\x18\x04 \x01(\t\x12\x13\n\x0btool_digest\x18\x05 \x01(\t\x12\x17\n\x0f\x61rgument_digest\x18\x06 \x01(\t\x12\x15\n\rresult_digest\x18\x07 \x01(\t\x12\x10\n\x08is_error\x18\x08 \x01(\x08\x12\x13\n\x0b\x61udit_index\x18\t \x01(\x03\x12\x11\n\tisolation\x18\n \x01(\t\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nconnection\x18\x14 \x01(\t\x12/\n\x05usage\x18\x15 \x01(\x0b\x32 .interlock.gateway.v1.ModelUsage*\xab\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45XECUTION_STATE_NOT_STARTED\x10\x01\x12\x1b\n\x17\x45XECUTION_STATE_STARTED\x10\x02\x12\x1d\n\x19\x45XECUTION_STATE_COMPLETED\x10\x03\x12\x1b\n\x17\x45XECUTION_STATE_UNKNOWN\x10\x04*N\n\x08\x43\x61llKind\x12\x19\n\x15\x43\x41LL_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43\x41LL_KIND_TOOL\x10\x01\x12\x13\n\x0f\x43\x41LL_KIND_MODEL\x10\x02*\xc9\x01\n\x0eToolCallStatus\x12 \n\x1cTOOL_CALL_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18TOOL_CALL_STATUS_RUNNING\x10\x01\x12\x1e\n\x1aTOOL_CALL_STATUS_COMPLETED\x10\x02\x12\x1b\n\x17TOOL_CALL_STATUS_FAILED\x10\x03\x12\x1c\n\x18TOOL_CALL_STATUS_REFUSED\x10\x04\x12\x1c\n\x18TOOL_CALL_STATUS_UNKNOWN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interlock.gateway.v1.tool_call_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXECUTIONSTATE']._serialized_start=922
-  _globals['_EXECUTIONSTATE']._serialized_end=1093
-  _globals['_TOOLCALLSTATUS']._serialized_start=1096
-  _globals['_TOOLCALLSTATUS']._serialized_end=1297
-  _globals['_VERDICT']._serialized_start=95
-  _globals['_VERDICT']._serialized_end=173
-  _globals['_TOOLCALL']._serialized_start=176
-  _globals['_TOOLCALL']._serialized_end=666
-  _globals['_RECEIPT']._serialized_start=669
-  _globals['_RECEIPT']._serialized_end=919
+  _globals['_EXECUTIONSTATE']._serialized_start=1201
+  _globals['_EXECUTIONSTATE']._serialized_end=1372
+  _globals['_CALLKIND']._serialized_start=1374
+  _globals['_CALLKIND']._serialized_end=1452
+  _globals['_TOOLCALLSTATUS']._serialized_start=1455
+  _globals['_TOOLCALLSTATUS']._serialized_end=1656
+  _globals['_MODELUSAGE']._serialized_start=95
+  _globals['_MODELUSAGE']._serialized_end=173
+  _globals['_VERDICT']._serialized_start=175
+  _globals['_VERDICT']._serialized_end=253
+  _globals['_TOOLCALL']._serialized_start=256
+  _globals['_TOOLCALL']._serialized_end=876
+  _globals['_RECEIPT']._serialized_start=879
+  _globals['_RECEIPT']._serialized_end=1198
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,30 @@ EXECUTION_STATE_UNKNOWN: ExecutionState.ValueType  # 4
 """It had started when its gateway was lost; whether it had an effect is not known."""
 Global___ExecutionState: _TypeAlias = ExecutionState  # noqa: Y015
 
+class _CallKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALL_KIND_UNSPECIFIED: _CallKind.ValueType  # 0
+    """Never stored."""
+    CALL_KIND_TOOL: _CallKind.ValueType  # 1
+    """A tool, in the sandbox."""
+    CALL_KIND_MODEL: _CallKind.ValueType  # 2
+    """A language model, through a connection."""
+
+class CallKind(_CallKind, metaclass=_CallKindEnumTypeWrapper):
+    """What is called."""
+
+CALL_KIND_UNSPECIFIED: CallKind.ValueType  # 0
+"""Never stored."""
+CALL_KIND_TOOL: CallKind.ValueType  # 1
+"""A tool, in the sandbox."""
+CALL_KIND_MODEL: CallKind.ValueType  # 2
+"""A language model, through a connection."""
+Global___CallKind: _TypeAlias = CallKind  # noqa: Y015
+
 class _ToolCallStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -89,6 +113,36 @@ TOOL_CALL_STATUS_UNKNOWN: ToolCallStatus.ValueType  # 5
 Global___ToolCallStatus: _TypeAlias = ToolCallStatus  # noqa: Y015
 
 @_typing.final
+class ModelUsage(_message.Message):
+    """What a model call used up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    input_tokens: _builtins.int
+    """Tokens of the prompt."""
+    output_tokens: _builtins.int
+    """Tokens of the answer."""
+    cost_micros: _builtins.int
+    """By the connection's prices, in millionths of their currency, rounded up."""
+    def __init__(
+        self,
+        *,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cost_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015
+
+@_typing.final
 class Verdict(_message.Message):
     """One line of the permission model, and what it said of a call."""
 
@@ -124,7 +178,7 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
-    """One call of one tool."""
+    """One call of one tool or model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,6 +201,10 @@ class ToolCall(_message.Message):
     AUDIT_INDEX_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """UUIDv5 of task and step key; the same in every attempt."""
     task_id: _builtins.str
@@ -177,6 +235,12 @@ class ToolCall(_message.Message):
     """Isolation level the tool ran under; empty when it did not run."""
     audit_index: _builtins.int
     """Position of the write-ahead entry in the tenant's audit log; -1 when there is none."""
+    kind: Global___CallKind.ValueType
+    """What was called; of a model call the fields of the tool are empty."""
+    connection: _builtins.str
+    """Name of the connection of a model call."""
+    model: _builtins.str
+    """Name of the model of a model call."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """The five verdicts, in the order of the permission model."""
@@ -192,6 +256,10 @@ class ToolCall(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def usage(self) -> Global___ModelUsage:
+        """What a model call used up; absent before it is completed."""
 
     def __init__(
         self,
@@ -215,10 +283,14 @@ class ToolCall(_message.Message):
         audit_index: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: Global___CallKind.ValueType = ...,
+        connection: _builtins.str = ...,
+        model: _builtins.str = ...,
+        usage: Global___ModelUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "message", b"message", "policy_ids", b"policy_ids", "reason", b"reason", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "kind", b"kind", "message", b"message", "model", b"model", "policy_ids", b"policy_ids", "reason", b"reason", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +313,8 @@ class Receipt(_message.Message):
     AUDIT_INDEX_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the call."""
     call_id: _builtins.str
@@ -261,9 +335,15 @@ class Receipt(_message.Message):
     """Position of the write-ahead entry in the tenant's audit log."""
     isolation: _builtins.str
     """Isolation level the tool ran under."""
+    connection: _builtins.str
+    """Name of the connection of a model call, which has no tool digest."""
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def usage(self) -> Global___ModelUsage:
+        """What a model call used up."""
 
     def __init__(
         self,
@@ -279,10 +359,12 @@ class Receipt(_message.Message):
         audit_index: _builtins.int = ...,
         isolation: _builtins.str = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        connection: _builtins.str = ...,
+        usage: Global___ModelUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -275,6 +275,8 @@ class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.Val
     """Never stored."""
     STEP_KIND_TOOL_CALL: _StepKind.ValueType  # 1
     """A tool call through the gateway."""
+    STEP_KIND_MODEL_CALL: _StepKind.ValueType  # 2
+    """A model call through the gateway."""
     STEP_KIND_CHILD_TASK: _StepKind.ValueType  # 4
     """A task for another agent; its id is the step's `call_id`."""
 
@@ -285,6 +287,8 @@ STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
 """Never stored."""
 STEP_KIND_TOOL_CALL: StepKind.ValueType  # 1
 """A tool call through the gateway."""
+STEP_KIND_MODEL_CALL: StepKind.ValueType  # 2
+"""A model call through the gateway."""
 STEP_KIND_CHILD_TASK: StepKind.ValueType  # 4
 """A task for another agent; its id is the step's `call_id`."""
 Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
@@ -789,7 +793,7 @@ class Step(_message.Message):
     kind: Global___StepKind.ValueType
     """What it does."""
     name: _builtins.str
-    """Name of the tool, or of the agent of a child task."""
+    """Name of the tool, of the model connection, or of the agent of a child task."""
     status: Global___StepStatus.ValueType
     """How far it is."""
     ordinal: _builtins.int

@@ -468,7 +468,7 @@ class BeginStep(_message.Message):
     kind: _task_pb2.StepKind.ValueType
     """What it does."""
     name: _builtins.str
-    """Name of the tool, or of the agent of a child task."""
+    """Name of the tool, of the model connection that the agent version names, or of the agent of a child task."""
     input_json: _builtins.str
     """The input as JSON text; canonicalised by the orchestrator."""
     @_builtins.property

@@ -196,6 +196,54 @@ class PythonAgentLimits(_message.Message):
 Global___PythonAgentLimits: _TypeAlias = PythonAgentLimits  # noqa: Y015
 
 @_typing.final
+class LlmRuntime(_message.Message):
+    """A language model that drives itself: it is given the instructions, the task's input and the bound tools, and works until it has a result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_COST_MICROS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    instructions: _builtins.str
+    """What the model is told to do, for every task; 1 to 32,768 characters."""
+    connection: _builtins.str
+    """Name of the tenant's model connection, `[a-z0-9][a-z0-9-]{0,62}`; the connection must list this agent."""
+    model: _builtins.str
+    """Name of one of the connection's models; at most 128 characters."""
+    max_steps: _builtins.int
+    """Model calls of one task, over all attempts; at most 200. 0 = 20."""
+    max_tokens: _builtins.int
+    """Tokens of one task, in and out, over all attempts; 0 = 200,000."""
+    max_cost_micros: _builtins.int
+    """Cost of one task by the connection's prices, in millionths of their currency; 0 = no limit."""
+    temperature: _builtins.float
+    """Sampling temperature, 0 to 2; absent = the model's own."""
+    def __init__(
+        self,
+        *,
+        instructions: _builtins.str = ...,
+        connection: _builtins.str = ...,
+        model: _builtins.str = ...,
+        max_steps: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        max_cost_micros: _builtins.int = ...,
+        temperature: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "connection", b"connection", "instructions", b"instructions", "max_cost_micros", b"max_cost_micros", "max_steps", b"max_steps", "max_tokens", b"max_tokens", "model", b"model", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___LlmRuntime: _TypeAlias = LlmRuntime  # noqa: Y015
+
+@_typing.final
 class RetryPolicy(_message.Message):
     """How failed attempts are repeated. Missing fields take the defaults named here."""
 
@@ -252,6 +300,7 @@ class AgentSpec(_message.Message):
     OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     PYTHON_FIELD_NUMBER: _builtins.int
+    LLM_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     description: _builtins.str
@@ -277,6 +326,10 @@ class AgentSpec(_message.Message):
         """A Python function."""
 
     @_builtins.property
+    def llm(self) -> Global___LlmRuntime:
+        """A language model with tools."""
+
+    @_builtins.property
     def retry(self) -> Global___RetryPolicy:
         """How failed attempts are repeated."""
 
@@ -294,14 +347,15 @@ class AgentSpec(_message.Message):
         output_schema_json: _builtins.str = ...,
         plan: Global___PlanRuntime | None = ...,
         python: Global___PythonRuntime | None = ...,
+        llm: Global___LlmRuntime | None = ...,
         retry: Global___RetryPolicy | None = ...,
         start_to_close_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "python", b"python", "retry", b"retry", "runtime", b"runtime", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["llm", b"llm", "plan", b"plan", "python", b"python", "retry", b"retry", "runtime", b"runtime", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "description", b"description", "input_schema_json", b"input_schema_json", "output_schema_json", b"output_schema_json", "plan", b"plan", "python", b"python", "retry", b"retry", "runtime", b"runtime", "start_to_close_timeout", b"start_to_close_timeout", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "description", b"description", "input_schema_json", b"input_schema_json", "llm", b"llm", "output_schema_json", b"output_schema_json", "plan", b"plan", "python", b"python", "retry", b"retry", "runtime", b"runtime", "start_to_close_timeout", b"start_to_close_timeout", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["plan", "python"]  # noqa: Y015
+    _WhichOneofReturnType_runtime: _TypeAlias = _typing.Literal["plan", "python", "llm"]  # noqa: Y015
     _WhichOneofArgType_runtime: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_runtime) -> _WhichOneofReturnType_runtime | None: ...
 
@@ -389,7 +443,7 @@ class AgentVersion(_message.Message):
     publisher: _builtins.str
     """Who published it."""
     isolation: _builtins.str
-    """How the agent's code is held: `SANDBOXED`, `TRUSTED`, or `PLAN` where it has no code of its own."""
+    """How the agent's code is held: `SANDBOXED`, `TRUSTED`, or `PLAN` where it has no code of its own (a plan, or a model)."""
     @_builtins.property
     def spec(self) -> Global___AgentSpec:
         """The content, with every binding locked to a version and digest."""
