@@ -26,6 +26,10 @@ MAX_ERROR_CLASS = 128
 MAX_ERROR_MESSAGE = 8192
 MAX_POOLS = 32
 MAX_CAPACITY = 10_000
+MAX_WAIT_SECONDS = 300.0
+DEFAULT_WAIT_SECONDS = 30.0
+MAX_COUNT = 100_000
+DEFAULT_COUNT = 10_000
 MAX_TOLD_SECONDS = 7 * 24 * 3600.0
 REDRIVEN = 100
 MAX_REDRIVEN = 500
@@ -116,6 +120,24 @@ def after_revision(revision: int) -> int:
     if revision < 0:
         raise invalid([Violation("after_revision", "must not be negative; 0 means from a snapshot")])
     return revision
+
+
+def wait(request: orchestrator_service_pb2.WaitTaskRequest) -> tuple[uuid.UUID, float]:
+    """Which task to wait for, and for how many seconds."""
+    found: list[Violation] = []
+    parsed = _uuid(request.task_id, "task_id", found)
+    seconds = DEFAULT_WAIT_SECONDS
+    if request.HasField("timeout"):
+        seconds = _seconds(request.timeout, "timeout", found, MAX_WAIT_SECONDS)
+    _raise(found)
+    return parsed, seconds
+
+
+def count_limit(limit: int) -> int:
+    """How far to count."""
+    if not 0 <= limit <= MAX_COUNT:
+        raise invalid([Violation("limit", f"must be 1 to {MAX_COUNT}; 0 means {DEFAULT_COUNT}")])
+    return limit or DEFAULT_COUNT
 
 
 def session(opened: worker_service_pb2.OpenSession, *, subject: str) -> Session:
@@ -405,10 +427,10 @@ def _json(text: str, field: str, found: list[Violation]) -> JsonValue:
         return None
 
 
-def _seconds(duration: Duration, field: str, found: list[Violation]) -> float:
+def _seconds(duration: Duration, field: str, found: list[Violation], most: float = MAX_TOLD_SECONDS) -> float:
     seconds = duration.ToNanoseconds() / 1e9
-    if not 0 <= seconds <= MAX_TOLD_SECONDS:
-        found.append(Violation(field, f"must be 0 to {MAX_TOLD_SECONDS:g} seconds"))
+    if not 0 <= seconds <= most:
+        found.append(Violation(field, f"must be 0 to {most:g} seconds"))
     return seconds
 
 

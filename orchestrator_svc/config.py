@@ -29,5 +29,11 @@ class OrchestratorSettings(ServiceSettings):
     child_depth_limit: int = Field(default=5, ge=1)
     children_limit: int = Field(default=100, ge=1)
     tree_limit: int = Field(default=1000, ge=1)
+    # The same for a watcher of many tasks, in changes that its filter takes.
+    watch_tasks_buffer: int = Field(default=4096, ge=1)
+    # How long changes of many tasks are gathered into one message; the contract promises 25 ms at most.
+    watch_flush_seconds: float = Field(default=0.02, ge=0, le=0.025)
+    # Events of a task are kept for this long after its end; until then a watch can be taken up anywhere.
+    event_retention_hours: int = Field(default=30 * 24, ge=1)
     # How long repeats of requests are known; the contract promises 24 h.
     request_id_hours: int = Field(default=25, ge=24)

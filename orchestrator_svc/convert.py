@@ -13,9 +13,11 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2
 from orchestrator_svc import records
 from orchestrator_svc.attempt_feed import Slice, Standing
+from orchestrator_svc.hub import Change
 from orchestrator_svc.lifecycle import NEVER, InputKind, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.retry import RetryPolicy
 from orchestrator_svc.watch import Update, UpToDate
+from orchestrator_svc.watch_tasks import ListPart, ListUpdate
 from svc_kit.strict_json import JsonValue, fits_struct, json_to_struct
 
 M = TypeVar("M", bound=Message)
@@ -171,6 +173,56 @@ def update_to_proto(update: Update) -> orchestrator_service_pb2.WatchTaskRespons
     if isinstance(update, records.StoredEvent):
         return orchestrator_service_pb2.WatchTaskResponse(event=event_to_proto(update))
     return orchestrator_service_pb2.WatchTaskResponse(snapshot=task_to_proto(update))
+
+
+def list_update_to_proto(update: ListUpdate) -> orchestrator_service_pb2.WatchTasksResponse:
+    """One message of a watch of many tasks."""
+    answer = orchestrator_service_pb2.WatchTasksResponse(cursor=update.cursor)
+    match update.content:
+        case None:
+            answer.bookmark.SetInParent()
+        case ListPart(tasks=tasks, first=first, last=last):
+            part = orchestrator_service_pb2.TaskListPart(
+                tasks=map(task_to_proto, tasks), first=first, last=last
+            )
+            answer.snapshot.CopyFrom(part)
+        case changes:
+            answer.changes.changes.extend(map(_change, changes))
+    return answer
+
+
+def _change(change: Change) -> orchestrator_service_pb2.TaskChange:
+    return orchestrator_service_pb2.TaskChange(
+        event=event_to_proto(change.stored),
+        entered=_entered(change) if change.entered else None,
+        left=change.left,
+    )
+
+
+def _entered(change: Change) -> task_pb2.Task:
+    """The task as it was at the event: of what may have changed since, only what the event tells."""
+    task, event = change.task, change.stored.event
+    return task_pb2.Task(
+        task_id=str(task.task_id),
+        agent=task.agent.name,
+        agent_version=task.agent.version,
+        task_type=task.task_type,
+        state=_STATES[event.state],
+        wait_reason=_reason(event.wait_reason),
+        attempt=event.attempt,
+        retry_count=max(0, event.attempt - 1),
+        revision=event.revision,
+        create_time=_time(task.create_time),
+        submitter=task.submitter,
+        retried_from=str(task.retried_from) if task.retried_from else "",
+        labels=task.labels,
+        isolation=str(task.agent.isolation),
+        queue=task.placement.queue,
+        pool=task.pool,
+        priority=task.placement.priority,
+        fairness_key=task.placement.fairness_key,
+        concurrency_key=task.placement.concurrency_key,
+    )
 
 
 def _depth(value: JsonValue) -> int:

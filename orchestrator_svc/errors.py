@@ -218,7 +218,7 @@ def receipt_mismatch(said: str) -> PermissionDenied:
     return PermissionDenied(ErrorReason.ERROR_REASON_SIGNATURE_INVALID, f"the receipt {said}")
 
 
-def cursor_invalid(revision: int, last: int) -> OutOfRange:
+def revision_beyond(revision: int, last: int) -> OutOfRange:
     """The watcher knows more than the task has."""
     return OutOfRange(
         ErrorReason.ERROR_REASON_CURSOR_INVALID,
@@ -228,12 +228,49 @@ def cursor_invalid(revision: int, last: int) -> OutOfRange:
     )
 
 
+def revision_compacted(task_id: uuid.UUID, revision: int, compact: int) -> OutOfRange:
+    """What follows the watcher's revision is gone."""
+    return OutOfRange(
+        ErrorReason.ERROR_REASON_REVISION_COMPACTED,
+        f"events up to revision {compact} of task {task_id} are no longer kept, and {revision} is before it",
+        metadata={"after_revision": str(revision), "compact_revision": str(compact)},
+        help="watch again with after_revision 0",
+    )
+
+
+def log_replaced() -> OutOfRange:
+    """The watch stands in a history that is no longer the database's."""
+    return OutOfRange(
+        ErrorReason.ERROR_REASON_CURSOR_INVALID,
+        "the database was restored to an earlier time: what was seen may not have happened",
+        help="begin again with a snapshot",
+    )
+
+
+def cursor_compacted() -> OutOfRange:
+    """What follows the cursor is gone, at least in part."""
+    return OutOfRange(
+        ErrorReason.ERROR_REASON_REVISION_COMPACTED,
+        "not everything that follows the cursor is still kept",
+        help="begin again without a cursor",
+    )
+
+
 def slow_consumer(revision: int) -> ResourceExhausted:
     """The watcher takes less than comes."""
+    return _slow(f"revision {revision}", after_revision=str(revision))
+
+
+def slow_list_consumer(cursor: str) -> ResourceExhausted:
+    """The same for a list; without a cursor its snapshot was not complete."""
+    return _slow("the cursor" if cursor else "a fresh snapshot", cursor=cursor)
+
+
+def _slow(where: str, **metadata: str) -> ResourceExhausted:
     return ResourceExhausted(
         ErrorReason.ERROR_REASON_SLOW_CONSUMER,
-        f"the events are not taken fast enough; resume after revision {revision}",
-        metadata={"after_revision": str(revision)},
+        f"the events are not taken fast enough; resume after {where}",
+        metadata=metadata,
         retry_after=0.0,
     )
 

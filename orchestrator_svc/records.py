@@ -12,6 +12,9 @@ from orchestrator_svc.retry import RetryPolicy
 
 POOL = "default"
 
+# Tenant and id of a task.
+TaskKey = tuple[str, uuid.UUID]
+
 
 class Isolation(StrEnum):
     """How an agent's own code is held."""
@@ -356,6 +359,44 @@ class StoredEvent:
     event: Event
     position: int
     time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occurrence:
+    """A stored event, and the state its task was in before it.
+
+    `was` is None for a first event, and where the event before is no longer kept.
+    """
+
+    stored: StoredEvent
+    was: TaskState | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of the log; what stood up to the position `edge` may be missing."""
+
+    edge: int
+    occurrences: tuple[Occurrence, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPlace:
+    """What stands at a position (the digest of an event, if there is one), and the ends of the log."""
+
+    log_id: uuid.UUID
+    head: int
+    edge: int
+    event: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Asks for the events of one task after a revision."""
+
+    tenant: str
+    task_id: uuid.UUID
+    after: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

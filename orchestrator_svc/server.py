@@ -28,8 +28,10 @@ from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
 from orchestrator_svc.families import Families
 from orchestrator_svc.gate import AuditGate
+from orchestrator_svc.hub import Hub
 from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
+from orchestrator_svc.past import Past
 from orchestrator_svc.queues import Queues
 from orchestrator_svc.reaper import Reaper
 from orchestrator_svc.receipts import GatewayKeys, Receipts
@@ -40,7 +42,8 @@ from orchestrator_svc.submissions import Submissions
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.undisturbed import settled
 from orchestrator_svc.upkeep import Upkeep
-from orchestrator_svc.watch import Hub, Watches
+from orchestrator_svc.watch import Watches
+from orchestrator_svc.watch_tasks import TaskListWatches
 from orchestrator_svc.workers import Workers
 from svc_kit.advisory import Leader
 from svc_kit.background import background
@@ -126,9 +129,11 @@ def build(settings: OrchestratorSettings) -> App:
     repeats = Repeats(
         store=store.RepeatStore(database), tasks=task_store, submissions=submissions, agents=agents, gate=gate
     )
-    hub = Hub(event_store, wakeups.subscribe(EVENTS), buffer=settings.watch_buffer)
-    watches = Watches(
-        hub=hub, events=event_store, tasks=task_store, bookmark_seconds=settings.bookmark_seconds
+    hub = Hub(
+        event_store,
+        wakeups.subscribe(EVENTS),
+        buffer=settings.watch_buffer,
+        list_buffer=settings.watch_tasks_buffer,
     )
     families = Families(
         store=store.ChildStore(database),
@@ -139,8 +144,9 @@ def build(settings: OrchestratorSettings) -> App:
     reaper = Reaper(
         sessions=sessions, store=upkeep_store, announcer=announcer, share=settings.mass_lapse_share
     )
+    watches, lists = _watching(hub, event_store, settings)
     sweep = Sweep(upkeep_store, nudger)
-    upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours)
+    upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours, event_hours=settings.event_retention_hours)
 
     async def keep_time() -> None:
         async with background(
@@ -156,6 +162,7 @@ def build(settings: OrchestratorSettings) -> App:
         inputs=inputs,
         watches=watches,
         attempts=AttemptFeed(store.AttemptFeedStore(database), wakeups, topic=EVENTS),
+        lists=lists,
         rights=rights,
     )
     workers = worker_servicer.WorkerServicer(
@@ -255,6 +262,20 @@ def _peers(settings: OrchestratorSettings) -> Peers:
         gateway=to(settings.gateway_address),
         audit=to(settings.audit_address),
     )
+
+
+def _watching(
+    hub: Hub, events: store.EventStore, settings: OrchestratorSettings
+) -> tuple[Watches, TaskListWatches]:
+    watches = Watches(hub=hub, store=events, bookmark_seconds=settings.bookmark_seconds)
+    lists = TaskListWatches(
+        hub=hub,
+        store=events,
+        past=Past(events),
+        bookmark_seconds=settings.bookmark_seconds,
+        flush_seconds=settings.watch_flush_seconds,
+    )
+    return watches, lists
 
 
 def _rights(settings: OrchestratorSettings) -> Rights:

@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
-from orchestrator_svc import checks, convert, filtering, metrics
+from orchestrator_svc import checks, convert, cursors, filtering, metrics
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.inputs import Inputs, Provision
@@ -18,6 +18,7 @@ from orchestrator_svc.rights import Rights
 from orchestrator_svc.submissions import Caller, Submissions
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.watch import Watches
+from orchestrator_svc.watch_tasks import TaskListWatches
 from svc_kit.call_context import current_call
 from svc_kit.identity import Role, acting_tenant, principal
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
@@ -37,12 +38,18 @@ ROLES = {
     "ProvideInput": SUBMITTERS | {Role.SERVICE},
     "RetryTask": SUBMITTERS,
     "RedriveTasks": SUBMITTERS,
+    "CountTasks": READERS,
     "WatchTask": READERS,
+    "WatchTasks": READERS,
+    "WaitTask": READERS,
+    "ListTaskEvents": READERS,
     "ListTaskSteps": READERS,
     "WatchAttempts": frozenset({Role.SERVICE}),
     "ListChildTasks": READERS,
     "GetPublicKeys": frozenset(Role),
 }
+# What is left of a call's time for the answer, when it waits for as long as it may.
+_ANSWER_SECONDS = 0.5
 # A page of steps with payloads must fit one message.
 _PAGE_WITH_PAYLOADS = 50
 
@@ -59,6 +66,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         inputs: Inputs,
         watches: Watches,
         attempts: AttemptFeed,
+        lists: TaskListWatches,
         rights: Rights,
     ) -> None:
         self._submissions = submissions
@@ -67,6 +75,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._inputs = inputs
         self._watches = watches
         self._attempts = attempts
+        self._lists = lists
         self._rights = rights
 
     async def SubmitTask(
@@ -161,6 +170,51 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
             async with aclosing(updates):
                 async for update in updates:
                     yield convert.update_to_proto(update)
+
+    async def WatchTasks(
+        self, request: messages.WatchTasksRequest, context: Any
+    ) -> AsyncGenerator[messages.WatchTasksResponse]:
+        scope = cursors.Scope(tenant=acting_tenant(), filter=request.filter)
+        cursor = cursors.decode(request.cursor, scope)
+        updates = self._lists.watch(scope, cursor, from_now=request.from_now)
+        with metrics.WATCHERS.track_inprogress():
+            async with aclosing(updates):
+                async for update in updates:
+                    yield convert.list_update_to_proto(update)
+
+    async def WaitTask(self, request: messages.WaitTaskRequest, context: Any) -> messages.WaitTaskResponse:
+        tenant, (task_id, seconds) = acting_tenant(), checks.wait(request)
+        remaining = context.time_remaining()
+        if remaining is not None:
+            seconds = min(seconds, max(0.0, remaining - _ANSWER_SECONDS))
+        await self._watches.until_terminal(tenant, task_id, seconds=seconds)
+        return messages.WaitTaskResponse(
+            task=convert.details_to_proto(await self._tasks.get(tenant, task_id))
+        )
+
+    async def ListTaskEvents(
+        self, request: messages.ListTaskEventsRequest, context: Any
+    ) -> messages.ListTaskEventsResponse:
+        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        size = page_size(request.page_size)
+        question = Question(method="ListTaskEvents", tenant=tenant, filter=str(task_id))
+        (after,) = decode_page_token(request.page_token, question, (int,)) or (0,)
+        found = await self._watches.events(tenant, task_id, after=after, limit=size + 1)
+        page = convert.fitting(map(convert.event_to_proto, found.events[:size]))
+        more = len(found.events) > len(page)
+        return messages.ListTaskEventsResponse(
+            events=page,
+            next_page_token=encode_page_token([page[-1].revision], question) if more else "",
+            compact_revision=found.compact_revision,
+        )
+
+    async def CountTasks(
+        self, request: messages.CountTasksRequest, context: Any
+    ) -> messages.CountTasksResponse:
+        limit = checks.count_limit(request.limit)
+        conditions = filtering.conditions(request.filter)
+        count = await self._tasks.count(acting_tenant(), conditions, limit=limit + 1)
+        return messages.CountTasksResponse(count=min(count, limit), more=count > limit)
 
     async def ListTaskSteps(
         self, request: messages.ListTaskStepsRequest, context: Any

@@ -30,6 +30,7 @@ class TaskStore(Protocol):
         after: Place | None,
         limit: int,
     ) -> list[Task]: ...
+    async def count(self, tenant: str, conditions: Sequence[Condition], *, limit: int) -> int: ...
     async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]: ...
     async def step(self, tenant: str, task_id: uuid.UUID, step_key: str) -> Step | None: ...
 
@@ -85,6 +86,10 @@ class Tasks:
         if not found and await self._store.find(tenant, task_id) is None:
             raise task_not_found(task_id)
         return found
+
+    async def count(self, tenant: str, conditions: Sequence[Condition], *, limit: int) -> int:
+        """How many tasks meet the conditions; counts no further than `limit`."""
+        return await self._store.count(tenant, conditions, limit=limit)
 
     async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]:
         """Steps in the order in which they began, after an ordinal; raises TASK_NOT_FOUND."""

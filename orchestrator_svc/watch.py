@@ -1,39 +1,35 @@
-"""Watching tasks: one reader of the log per process, and any number of watchers fed by it."""
+"""Watching one task: a stream of updates without gaps and without repeats."""
 
 import asyncio
 import uuid
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
-from orchestrator_svc.errors import cursor_invalid, slow_consumer, task_not_found
-from orchestrator_svc.records import StoredEvent, Task
-from svc_kit.errors import Unavailable
-from svc_kit.wakeup import Subscription
-
-log = structlog.get_logger(__name__)
+from orchestrator_svc.errors import (
+    log_replaced,
+    revision_beyond,
+    revision_compacted,
+    slow_consumer,
+    task_not_found,
+)
+from orchestrator_svc.hub import Hub, Tail
+from orchestrator_svc.records import History, StoredEvent, Task, TaskKey
+from svc_kit.shared_reads import SharedReads
 
 _SLICE = 500
-_FAILED_SECONDS = 0.2
+# So many histories are read by one statement.
+_HISTORIES = 20
 
 
-class EventStore(Protocol):
+class TaskEvents(Protocol):
     """What is asked of the store, which says what each does."""
 
-    async def position(self) -> int: ...
-    async def tail(self, *, after: int, limit: int) -> list[StoredEvent]: ...
-    async def history(
-        self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int
-    ) -> list[StoredEvent]: ...
-
-
-class TaskReader(Protocol):
-    """Reads single tasks."""
-
-    async def find(self, tenant: str, task_id: uuid.UUID) -> Task | None: ...
+    async def find(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, Task]: ...
+    async def histories(
+        self, asked: Sequence[History], *, limit: int
+    ) -> Mapping[History, list[StoredEvent]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,166 +42,93 @@ class UpToDate:
 Update = Task | StoredEvent | UpToDate
 
 
-class Tail:
-    """The live events of one task for one watcher, in a bounded buffer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Events of a task, and the revision up to which they are no longer kept."""
 
-    When the watcher takes less than comes, `overflowed` is set and nothing more is kept: the store has it.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._events: deque[StoredEvent] = deque()
-        self._arrived = asyncio.Event()
-        self.overflowed = False
-
-    def put(self, event: StoredEvent) -> None:
-        """Called by the hub; never waits."""
-        if self.overflowed:
-            return
-        if len(self._events) == self._limit:
-            self.overflowed = True
-        else:
-            self._events.append(event)
-        self._arrived.set()
-
-    def take(self) -> StoredEvent | None:
-        """The next event, if there is one."""
-        return self._events.popleft() if self._events else None
-
-    def restart(self) -> None:
-        """Forget what is buffered; the watcher reads it from the store."""
-        self._events.clear()
-        self.overflowed = False
-        self._arrived.clear()
-
-    async def wait(self, seconds: float) -> bool:
-        """Whether something arrived within that time."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._arrived.wait()
-        except TimeoutError:
-            return False
-        self._arrived.clear()
-        return True
-
-
-class Hub:
-    """Reads every new event once and hands it to the watchers of its task.
-
-    It reads while there are watchers, and begins at the end of the log as it stood before the first of them
-    read its history: so each event is in a watcher's history, or comes through here, or both.
-    """
-
-    def __init__(self, store: EventStore, woken: Subscription, *, buffer: int, poll: float = 1.0) -> None:
-        self._store = store
-        self._woken = woken
-        self._buffer = buffer
-        self._poll = poll
-        self._tails: dict[uuid.UUID, set[Tail]] = {}
-        self._cursor: int | None = None
-        self._starting = asyncio.Lock()
-
-    @property
-    def watchers(self) -> int:
-        """How many there are."""
-        return sum(len(tails) for tails in self._tails.values())
-
-    async def join(self, task_id: uuid.UUID) -> Tail:
-        """A tail of the task's events from now on; give it back with `leave`."""
-        tail = Tail(self._buffer)
-        self._tails.setdefault(task_id, set()).add(tail)
-        try:
-            async with self._starting:
-                if self._cursor is None:
-                    self._cursor = await self._store.position()
-                    self._woken.wake()
-        except BaseException:
-            self.leave(task_id, tail)
-            raise
-        return tail
-
-    def leave(self, task_id: uuid.UUID, tail: Tail) -> None:
-        """The watcher is gone."""
-        tails = self._tails.get(task_id, set())
-        tails.discard(tail)
-        if not tails:
-            self._tails.pop(task_id, None)
-
-    async def run(self) -> None:
-        """For ever; ends by cancellation."""
-        while True:
-            try:
-                more = await self._read()
-            except Unavailable:
-                more = False
-                await asyncio.sleep(_FAILED_SECONDS)
-            except Exception:
-                log.exception("watch_hub_failed")
-                more = False
-                await asyncio.sleep(_FAILED_SECONDS)
-            if not more:
-                await self._woken.wait(self._poll)
-
-    async def _read(self) -> bool:
-        """Hand out a slice; whether there may be more."""
-        if not self._tails:
-            self._cursor = None
-        if self._cursor is None:
-            return False
-        events = await self._store.tail(after=self._cursor, limit=_SLICE)
-        for event in events:
-            for tail in self._tails.get(event.event.task_id, ()):
-                tail.put(event)
-        if events:
-            self._cursor = events[-1].position
-        return len(events) == _SLICE
+    events: list[StoredEvent]
+    compact_revision: int
 
 
 class Watches:
-    """Streams of updates, without gaps and without repeats."""
+    """Reads what has happened to single tasks, and what happens."""
 
-    def __init__(self, *, hub: Hub, events: EventStore, tasks: TaskReader, bookmark_seconds: float) -> None:
+    def __init__(self, *, hub: Hub, store: TaskEvents, bookmark_seconds: float) -> None:
         self._hub = hub
-        self._events = events
-        self._tasks = tasks
+        self._store = store
         self._bookmark_seconds = bookmark_seconds
+        self._tasks: SharedReads[TaskKey, Task] = SharedReads(store.find)
+        self._histories: SharedReads[History, list[StoredEvent]] = SharedReads(
+            self._read_histories, most=_HISTORIES
+        )
 
     async def watch(self, tenant: str, task_id: uuid.UUID, *, after: int) -> AsyncGenerator[Update]:
         """`after` 0: the task, then what follows; k: what follows revision k. Ends after a terminal event.
 
-        Raises TASK_NOT_FOUND, CURSOR_INVALID or SLOW_CONSUMER.
+        Raises TASK_NOT_FOUND, CURSOR_INVALID, REVISION_COMPACTED or SLOW_CONSUMER.
         """
         tail = await self._hub.join(task_id)
         try:
-            task = await self._tasks.find(tenant, task_id)
-            if task is None:
-                raise task_not_found(task_id)
+            task = await self._find(tenant, task_id)
             if after > task.revision:
-                raise cursor_invalid(after, task.revision)
+                raise revision_beyond(after, task.revision)
             if after == 0:
                 yield task
             if task.status.state.terminal and after in (0, task.revision):
                 return
             revision = after or task.revision
-            async for update in self._follow(
-                tenant, task_id, tail, revision, behind=revision < task.revision
-            ):
+            async for update in self._follow(task, tail, revision):
                 yield update
                 if isinstance(update, StoredEvent) and update.event.state.terminal:
                     return
         finally:
             self._hub.leave(task_id, tail)
 
+    async def until_terminal(self, tenant: str, task_id: uuid.UUID, *, seconds: float) -> None:
+        """Returns when the task is terminal, or after that time; raises TASK_NOT_FOUND."""
+        try:
+            async with asyncio.timeout(seconds), aclosing(self.watch(tenant, task_id, after=0)) as updates:
+                async for _ in updates:
+                    pass
+        except TimeoutError:
+            return
+
+    async def events(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> EventPage:
+        """Events of a task after a revision; raises TASK_NOT_FOUND, or REVISION_COMPACTED.
+
+        After 0 it begins with the first that is kept.
+        """
+        task = await self._find(tenant, task_id)
+        asked = History(tenant=tenant, task_id=task_id, after=after)
+        events = list((await self._store.histories([asked], limit=limit))[asked])
+        kept = events[0].event.revision if events else task.revision + 1
+        if kept == after + 1 or after >= task.revision:
+            return EventPage(events=events, compact_revision=0)
+        if after:
+            raise revision_compacted(task_id, after, kept - 1)
+        return EventPage(events=events, compact_revision=kept - 1)
+
+    async def _find(self, tenant: str, task_id: uuid.UUID) -> Task:
+        task = await self._tasks.get((tenant, task_id))
+        if task is None:
+            raise task_not_found(task_id)
+        return task
+
+    async def _read_histories(self, asked: Sequence[History]) -> Mapping[History, list[StoredEvent]]:
+        return await self._store.histories(asked, limit=_SLICE)
+
     async def _follow(
-        self, tenant: str, task_id: uuid.UUID, tail: Tail, revision: int, *, behind: bool
+        self, task: Task, tail: Tail[StoredEvent], revision: int
     ) -> AsyncGenerator[StoredEvent | UpToDate]:
-        """What follows `revision`; `behind` says that some of it was there before the tail was joined."""
+        """What follows `revision`; `task` was read after the tail was joined."""
+        known = task.revision
         while True:
-            if behind:
-                async for event in self._catch_up(tenant, task_id, tail, revision):
+            if revision < known:
+                async for event in self._catch_up(task, tail, revision, known):
                     revision = event.event.revision
                     yield event
-                behind = False
+            if tail.lost:
+                raise log_replaced()
             live = tail.take()
             if live is None:
                 if tail.overflowed:
@@ -217,16 +140,23 @@ class Watches:
                 yield live
             else:
                 # Either it was in the history, or something before it got lost in the buffer.
-                behind = live.event.revision > revision
+                known = max(known, live.event.revision)
 
     async def _catch_up(
-        self, tenant: str, task_id: uuid.UUID, tail: Tail, revision: int
+        self, task: Task, tail: Tail[StoredEvent], revision: int, known: int
     ) -> AsyncGenerator[StoredEvent]:
-        """What the store holds after `revision`; what the buffer lost meanwhile is read as well."""
+        """What the store holds after `revision`, up to `known` at least.
+
+        What the buffer lost meanwhile is read as well.
+        """
         while True:
             if tail.overflowed:
                 tail.restart()
-            events = await self._events.history(tenant, task_id, after=revision, limit=_SLICE)
+            asked = History(tenant=task.tenant, task_id=task.task_id, after=revision)
+            events = await self._histories.get(asked) or []
+            kept = events[0].event.revision if events else known + 1
+            if kept > revision + 1 and revision < known:
+                raise revision_compacted(task.task_id, revision, kept - 1)
             for event in events:
                 revision = event.event.revision
                 yield event

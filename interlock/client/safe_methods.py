@@ -25,6 +25,9 @@ SAFE_METHODS = frozenset(
             "ListTasks",
             "ListChildTasks",
             "ListTaskSteps",
+            "WaitTask",
+            "ListTaskEvents",
+            "CountTasks",
             "GetPublicKeys",
         ),
         _QUEUES: (

@@ -14,4 +14,5 @@ GRANTS = {
     "worker_session": "SELECT, INSERT, UPDATE, DELETE",
     "claim": "SELECT, INSERT, DELETE",
     "queue": "SELECT, INSERT, UPDATE, DELETE",
+    "event_edge": "SELECT",
 }

@@ -28,6 +28,7 @@ from orchestrator_svc.records import (
     Isolation,
     Lineage,
     LockedTask,
+    Occurrence,
     Step,
     StepKind,
     StepMark,
@@ -196,6 +197,11 @@ def to_event(row: AnyRow) -> StoredEvent:
         error=to_error(detail.get("error")),
     )
     return StoredEvent(event=event, position=row.position, time=row.time)
+
+
+def to_occurrence(row: AnyRow) -> Occurrence:
+    """From a row of `task_event` with `was`."""
+    return Occurrence(stored=to_event(row), was=TaskState(row.was) if row.was else None)
 
 
 def detail_json(event: Event) -> str | None:

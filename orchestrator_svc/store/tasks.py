@@ -1,13 +1,13 @@
 """Reading tasks and steps for people."""
 
-import operator
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from orchestrator_svc import tables
+from orchestrator_svc.filtering import COMPARE
 from orchestrator_svc.lifecycle import PARKED
 from orchestrator_svc.records import Place, Step, Task, TaskDetails
 from orchestrator_svc.store.rows import TASK_COLUMNS, to_attempt, to_input, to_step, to_task
@@ -32,14 +32,6 @@ _CHILDREN = sa.text(
 _STEP = sa.text(
     "SELECT * FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
 )
-_COMPARE: Mapping[Operator, Callable[[Any, Any], Any]] = {
-    Operator.EQUAL: operator.eq,
-    Operator.NOT_EQUAL: operator.ne,
-    Operator.LESS: operator.lt,
-    Operator.LESS_OR_EQUAL: operator.le,
-    Operator.GREATER: operator.gt,
-    Operator.GREATER_OR_EQUAL: operator.ge,
-}
 # The same columns as a list of expressions.
 _LISTED: Sequence[sa.ColumnElement[Any]] = [
     tables.task.c[name.strip().removeprefix("task.")] for name in TASK_COLUMNS.split(",")
@@ -95,6 +87,21 @@ class TaskStore:
             return [to_task(row) for row in found.all()]
 
     @undisturbed
+    async def count(self, tenant: str, conditions: Sequence[Condition], *, limit: int) -> int:
+        """How many tasks; counts no further than `limit`."""
+        found = (
+            sa.select(sa.literal(1))
+            .where(tables.task.c.tenant == tenant, *meets(conditions))
+            .limit(limit)
+            .subquery()
+        )
+        async with self._database.autocommit() as connection:
+            counted: int = (
+                await connection.execute(sa.select(sa.func.count()).select_from(found))
+            ).scalar_one()
+        return counted
+
+    @undisturbed
     async def steps(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[Step]:
         """Steps of one task in the order in which they began, after an ordinal."""
         step = tables.task_step.c
@@ -146,7 +153,7 @@ def _met(condition: Condition) -> sa.ColumnElement[bool]:
     task = tables.task.c
     met: sa.ColumnElement[bool]
     if condition.field != "root_task_id":
-        met = _COMPARE[condition.operator](task[condition.field], condition.value)
+        met = COMPARE[condition.operator](task[condition.field], condition.value)
     elif condition.operator is Operator.EQUAL:
         # The root's own row names none: it is its own.
         met = sa.or_(task.root_task_id == condition.value, task.task_id == condition.value)

@@ -57,6 +57,7 @@ _RUNNABLE = sa.text(
     FROM ready GROUP BY pool
     """  # noqa: S608 - parts of our own
 )
+_COMPACT = sa.text("SELECT scanned FROM compact_events(:after, :limit, :hours)")
 _FORGET = (
     ("idempotency", "create_time"),
     ("claim", "create_time"),
@@ -108,3 +109,14 @@ class UpkeepStore:
                 result = await connection.execute(statement, {"hours": hours, "limit": limit})
                 deleted += result.rowcount
         return deleted
+
+    @undisturbed
+    async def compact(self, *, after: int, hours: int, limit: int) -> int | None:
+        """Remove old events of ended tasks from the next `limit` positions; up to where that came.
+
+        None when nothing old comes after. What the audit log still has to hear of stays.
+        """
+        parameters = {"after": after, "hours": hours, "limit": limit}
+        async with self._database.transaction() as connection:
+            scanned: int | None = (await connection.execute(_COMPACT, parameters)).scalar_one()
+        return scanned

@@ -10,8 +10,17 @@ import pytest
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
+from svc_kit.errors import DomainError
+from svc_kit.status import STATUS_KEY, to_status
 
-Updates = list[messages.WatchTaskResponse | grpc.StatusCode]
+Updates = list[messages.WatchTaskResponse | grpc.StatusCode | DomainError]
+ListUpdates = list[messages.WatchTasksResponse | DomainError]
+
+
+async def abort(context: Any, error: DomainError) -> None:
+    """End a call as a service does."""
+    context.set_trailing_metadata(((STATUS_KEY, to_status(error, "r-1").SerializeToString()),))
+    await context.abort(error.code, error.message)
 
 
 @dataclass
@@ -21,6 +30,8 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     address: str
     streams: list[Updates] = field(default_factory=list)
     asked_after: list[int] = field(default_factory=list)
+    list_streams: list[ListUpdates] = field(default_factory=list)
+    cursors: list[str] = field(default_factory=list)
     failures: int = 0
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
@@ -28,8 +39,18 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     async def WatchTask(self, request: messages.WatchTaskRequest, context: Any) -> Any:
         self.asked_after.append(request.after_revision)
         for update in self.streams.pop(0):
-            if isinstance(update, grpc.StatusCode):
+            if isinstance(update, DomainError):
+                await abort(context, update)
+            elif isinstance(update, grpc.StatusCode):
                 await context.abort(update, "as the script says")
+            else:
+                yield update
+
+    async def WatchTasks(self, request: messages.WatchTasksRequest, context: Any) -> Any:
+        self.cursors.append(request.cursor)
+        for update in self.list_streams.pop(0):
+            if isinstance(update, DomainError):
+                await abort(context, update)
             else:
                 yield update
 
@@ -46,6 +67,7 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     async def CancelTask(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
 
+    WaitTask = ListTaskEvents = CountTasks = CancelTask
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
     PauseTask = ResumeTask = ProvideInput = RedriveTasks = ListChildTasks = CancelTask
 

@@ -2,29 +2,36 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
 
 from interlock.common.v1.errors_pb2 import ErrorReason
+from orchestrator_svc.cursors import Mark, event_digest, mark_after
+from orchestrator_svc.hub import Hub
 from orchestrator_svc.lifecycle import Status, TaskState
 from orchestrator_svc.records import (
     AgentPin,
     Event,
     EventType,
+    History,
     Isolation,
+    LogPlace,
+    Occurrence,
     StoredEvent,
     Submitter,
     Task,
+    TaskKey,
 )
 from orchestrator_svc.retry import RetryPolicy
-from orchestrator_svc.watch import Hub, Update, UpToDate, Watches
+from orchestrator_svc.watch import Update, UpToDate, Watches
 from svc_kit.errors import DomainError, Unavailable
 from svc_kit.wakeup import Subscription
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LOG = uuid.UUID(int=7)
 TASK = uuid.UUID("01900000-0000-7000-8000-000000000001")
 
 
@@ -52,21 +59,36 @@ class Log:
         self.events.append(StoredEvent(event=event, position=number + 100, time=NOW))
         self.woken.wake()
 
-    async def position(self) -> int:
-        return self.events[-1].position
+    async def head(self) -> Mark:
+        return mark_after(LOG, self.events[-1])
 
-    async def tail(self, *, after: int, limit: int) -> list[StoredEvent]:
+    async def place(self, position: int) -> LogPlace:
+        named = [event for event in self.events if event.position == position]
+        digest = event_digest(TASK, named[0].event.revision) if named else None
+        return LogPlace(log_id=LOG, head=self.events[-1].position, edge=0, event=digest)
+
+    async def tasks(self, task_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Task]:
+        return {each: self.task("default") for each in task_ids}
+
+    async def tail(self, *, start: int, limit: int) -> list[Occurrence]:
         self.tail_reads += 1
         if self.away:
             raise Unavailable(ErrorReason.ERROR_REASON_DATABASE_UNAVAILABLE, "away")
         await asyncio.sleep(0)
-        return [event for event in self.events if event.position > after][:limit]
+        found = [event for event in self.events if event.position >= start][:limit]
+        return [Occurrence(stored=event, was=None) for event in found]
 
-    async def history(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> list[StoredEvent]:
+    async def histories(self, asked: Sequence[History], *, limit: int) -> dict[History, list[StoredEvent]]:
         await asyncio.sleep(0)
-        return [event for event in self.events if event.event.revision > after][:limit]
+        return {
+            each: [event for event in self.events if event.event.revision > each.after][:limit]
+            for each in asked
+        }
 
-    async def find(self, tenant: str, task_id: uuid.UUID) -> Task | None:
+    async def find(self, keys: Sequence[TaskKey]) -> dict[TaskKey, Task]:
+        return {key: self.task(key[0]) for key in keys}
+
+    def task(self, tenant: str) -> Task:
         last = self.events[-1].event
         return Task(
             task_id=TASK,
@@ -93,8 +115,8 @@ class Log:
 
 @asynccontextmanager
 async def watching(log: Log, *, buffer: int = 100, after: int = 1) -> AsyncIterator[AsyncIterator[Update]]:
-    hub = Hub(log, log.woken, buffer=buffer, poll=0.05)
-    watches = Watches(hub=hub, events=log, tasks=log, bookmark_seconds=0.05)
+    hub = Hub(log, log.woken, buffer=buffer, list_buffer=buffer, poll=0.05)
+    watches = Watches(hub=hub, store=log, bookmark_seconds=0.05)
     running = asyncio.create_task(hub.run())
     stream = watches.watch("default", TASK, after=after)
     try:
@@ -172,7 +194,7 @@ async def test_a_terminal_event_ends_the_stream() -> None:
 
 async def test_without_watchers_the_log_is_not_read() -> None:
     log = Log()
-    hub = Hub(log, log.woken, buffer=4, poll=0.01)
+    hub = Hub(log, log.woken, buffer=4, list_buffer=4, poll=0.01)
     running = asyncio.create_task(hub.run())
     for _ in range(5):
         log.add()

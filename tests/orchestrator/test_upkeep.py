@@ -28,7 +28,7 @@ async def test_request_ids_are_known_for_a_day_and_then_forgotten_but_tasks_stay
     async with await psycopg.AsyncConnection.connect(world.database.owner_url, autocommit=True) as owner:
         await owner.execute("UPDATE idempotency SET create_time = now() - interval '26 hours'")
         await owner.execute("UPDATE claim SET create_time = now() - interval '26 hours'")
-    running = asyncio.create_task(Upkeep(upkeep, hours=25).run())
+    running = asyncio.create_task(Upkeep(upkeep, hours=25, event_hours=1).run())
     async with asyncio.timeout(10):
         while True:
             again = await world.submit(request_id=key)

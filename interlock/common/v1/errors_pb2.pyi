@@ -137,13 +137,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ADDRESS_FORBIDDEN: _ErrorReason.ValueType  # 123
     """PERMISSION_DENIED. The connection's host is at an address that may not be called. metadata: connection."""
     ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 140
-    """OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
+    """OUT_OF_RANGE. What follows the revision or the cursor is no longer kept; take a fresh snapshot. metadata: compact_revision (of a task: events up to it are gone)."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 141
-    """OUT_OF_RANGE. The revision is beyond the task's last one: the cursor is from another history."""
+    """OUT_OF_RANGE. The revision is beyond the task's last one, or the cursor is not found in the log: both are from another history. Take a fresh snapshot."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 160
     """RESOURCE_EXHAUSTED. Too much at once; RetryInfo says when to come back."""
     ERROR_REASON_SLOW_CONSUMER: _ErrorReason.ValueType  # 161
-    """RESOURCE_EXHAUSTED. The subscriber was too slow; resume from the last revision it has."""
+    """RESOURCE_EXHAUSTED. The subscriber was too slow; resume from where it stands. metadata: after_revision or cursor."""
     ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 162
     """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 163
@@ -299,13 +299,13 @@ metadata: agent, connection, call_id.
 ERROR_REASON_ADDRESS_FORBIDDEN: ErrorReason.ValueType  # 123
 """PERMISSION_DENIED. The connection's host is at an address that may not be called. metadata: connection."""
 ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 140
-"""OUT_OF_RANGE. Events before this revision are no longer kept; take a fresh snapshot."""
+"""OUT_OF_RANGE. What follows the revision or the cursor is no longer kept; take a fresh snapshot. metadata: compact_revision (of a task: events up to it are gone)."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 141
-"""OUT_OF_RANGE. The revision is beyond the task's last one: the cursor is from another history."""
+"""OUT_OF_RANGE. The revision is beyond the task's last one, or the cursor is not found in the log: both are from another history. Take a fresh snapshot."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 160
 """RESOURCE_EXHAUSTED. Too much at once; RetryInfo says when to come back."""
 ERROR_REASON_SLOW_CONSUMER: ErrorReason.ValueType  # 161
-"""RESOURCE_EXHAUSTED. The subscriber was too slow; resume from the last revision it has."""
+"""RESOURCE_EXHAUSTED. The subscriber was too slow; resume from where it stands. metadata: after_revision or cursor."""
 ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 162
 """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 163

@@ -105,6 +105,26 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysResponse.FromString,
                 _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/interlock.orchestrator.v1.OrchestratorService/WatchTasks',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
+        self.WaitTask = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/WaitTask',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskResponse.FromString,
+                _registered_method=True)
+        self.ListTaskEvents = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/ListTaskEvents',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsResponse.FromString,
+                _registered_method=True)
+        self.CountTasks = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/CountTasks',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServiceServicer:
@@ -231,6 +251,41 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTasks(self, request, context):
+        """Streams the changes of all tasks of the tenant that a filter names, in the order of their commits. Without a cursor: the list as it is, in parts, then every
+        later change; with one: every change after it. Without gaps and without repeats, gathered for at most 25 ms a message, with a bookmark at least every 10 s; ends
+        only with an error. Filter fields: `agent`, `queue`, `state`, `task_type`, `create_time`. A task that no longer meets the filter is told as such. Needs VIEWER, SUBMITTER
+        or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a cursor that is damaged or of another filter), OUT_OF_RANGE REVISION_COMPACTED (what
+        follows the cursor is no longer kept) or CURSOR_INVALID (the database was restored to before it): take a fresh snapshot; RESOURCE_EXHAUSTED SLOW_CONSUMER
+        (metadata: the cursor to resume from), UNAVAILABLE DRAINING or DATABASE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitTask(self, request, context):
+        """Answers when the task is terminal, or at the time-out with the task as it is then: its state tells. Changes nothing. Needs VIEWER, SUBMITTER or AUDITOR.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND TASK_NOT_FOUND, UNAVAILABLE DRAINING (wait again).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTaskEvents(self, request, context):
+        """Lists the events of a task in order. Events of ended tasks are kept for a time; what is gone is told. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND
+        TASK_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID, OUT_OF_RANGE REVISION_COMPACTED (what follows the page token is no longer kept).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTasks(self, request, context):
+        """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -303,6 +358,26 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.GetPublicKeys,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksResponse.SerializeToString,
+            ),
+            'WaitTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitTask,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskResponse.SerializeToString,
+            ),
+            'ListTaskEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskEvents,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsResponse.SerializeToString,
+            ),
+            'CountTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTasks,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -684,6 +759,114 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/GetPublicKeys',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/WatchTasks',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/WaitTask',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.WaitTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/ListTaskEvents',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListTaskEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/CountTasks',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,6 +95,24 @@ class OrchestratorServiceStub:
     """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTasksRequest, _orchestrator_service_pb2.WatchTasksResponse]
+    """Streams the changes of all tasks of the tenant that a filter names, in the order of their commits. Without a cursor: the list as it is, in parts, then every
+    later change; with one: every change after it. Without gaps and without repeats, gathered for at most 25 ms a message, with a bookmark at least every 10 s; ends
+    only with an error. Filter fields: `agent`, `queue`, `state`, `task_type`, `create_time`. A task that no longer meets the filter is told as such. Needs VIEWER, SUBMITTER
+    or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a cursor that is damaged or of another filter), OUT_OF_RANGE REVISION_COMPACTED (what
+    follows the cursor is no longer kept) or CURSOR_INVALID (the database was restored to before it): take a fresh snapshot; RESOURCE_EXHAUSTED SLOW_CONSUMER
+    (metadata: the cursor to resume from), UNAVAILABLE DRAINING or DATABASE_UNAVAILABLE.
+    """
+    WaitTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.WaitTaskRequest, _orchestrator_service_pb2.WaitTaskResponse]
+    """Answers when the task is terminal, or at the time-out with the task as it is then: its state tells. Changes nothing. Needs VIEWER, SUBMITTER or AUDITOR.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND TASK_NOT_FOUND, UNAVAILABLE DRAINING (wait again).
+    """
+    ListTaskEvents: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTaskEventsRequest, _orchestrator_service_pb2.ListTaskEventsResponse]
+    """Lists the events of a task in order. Events of ended tasks are kept for a time; what is gone is told. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND
+    TASK_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID, OUT_OF_RANGE REVISION_COMPACTED (what follows the page token is no longer kept).
+    """
+    CountTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CountTasksRequest, _orchestrator_service_pb2.CountTasksResponse]
+    """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
 
 @_typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
@@ -163,6 +181,24 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
+    WatchTasks: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTasksRequest, _orchestrator_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Streams the changes of all tasks of the tenant that a filter names, in the order of their commits. Without a cursor: the list as it is, in parts, then every
+    later change; with one: every change after it. Without gaps and without repeats, gathered for at most 25 ms a message, with a bookmark at least every 10 s; ends
+    only with an error. Filter fields: `agent`, `queue`, `state`, `task_type`, `create_time`. A task that no longer meets the filter is told as such. Needs VIEWER, SUBMITTER
+    or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a cursor that is damaged or of another filter), OUT_OF_RANGE REVISION_COMPACTED (what
+    follows the cursor is no longer kept) or CURSOR_INVALID (the database was restored to before it): take a fresh snapshot; RESOURCE_EXHAUSTED SLOW_CONSUMER
+    (metadata: the cursor to resume from), UNAVAILABLE DRAINING or DATABASE_UNAVAILABLE.
+    """
+    WaitTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.WaitTaskRequest, _orchestrator_service_pb2.WaitTaskResponse]  # type: ignore[assignment]
+    """Answers when the task is terminal, or at the time-out with the task as it is then: its state tells. Changes nothing. Needs VIEWER, SUBMITTER or AUDITOR.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND TASK_NOT_FOUND, UNAVAILABLE DRAINING (wait again).
+    """
+    ListTaskEvents: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListTaskEventsRequest, _orchestrator_service_pb2.ListTaskEventsResponse]  # type: ignore[assignment]
+    """Lists the events of a task in order. Events of ended tasks are kept for a time; what is gone is told. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND
+    TASK_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID, OUT_OF_RANGE REVISION_COMPACTED (what follows the page token is no longer kept).
+    """
+    CountTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CountTasksRequest, _orchestrator_service_pb2.CountTasksResponse]  # type: ignore[assignment]
+    """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tasks of the caller's tenant."""
@@ -312,5 +348,47 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.GetPublicKeysResponse, _abc.Awaitable[_orchestrator_service_pb2.GetPublicKeysResponse]]:
         """Lists the keys that sign attempt tokens and step permits. Needs any role."""
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _orchestrator_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_orchestrator_service_pb2.WatchTasksResponse]]:
+        """Streams the changes of all tasks of the tenant that a filter names, in the order of their commits. Without a cursor: the list as it is, in parts, then every
+        later change; with one: every change after it. Without gaps and without repeats, gathered for at most 25 ms a message, with a bookmark at least every 10 s; ends
+        only with an error. Filter fields: `agent`, `queue`, `state`, `task_type`, `create_time`. A task that no longer meets the filter is told as such. Needs VIEWER, SUBMITTER
+        or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a cursor that is damaged or of another filter), OUT_OF_RANGE REVISION_COMPACTED (what
+        follows the cursor is no longer kept) or CURSOR_INVALID (the database was restored to before it): take a fresh snapshot; RESOURCE_EXHAUSTED SLOW_CONSUMER
+        (metadata: the cursor to resume from), UNAVAILABLE DRAINING or DATABASE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def WaitTask(
+        self,
+        request: _orchestrator_service_pb2.WaitTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.WaitTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.WaitTaskResponse]]:
+        """Answers when the task is terminal, or at the time-out with the task as it is then: its state tells. Changes nothing. Needs VIEWER, SUBMITTER or AUDITOR.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND TASK_NOT_FOUND, UNAVAILABLE DRAINING (wait again).
+        """
+
+    @_abc_1.abstractmethod
+    def ListTaskEvents(
+        self,
+        request: _orchestrator_service_pb2.ListTaskEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ListTaskEventsResponse, _abc.Awaitable[_orchestrator_service_pb2.ListTaskEventsResponse]]:
+        """Lists the events of a task in order. Events of ended tasks are kept for a time; what is gone is told. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND
+        TASK_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID, OUT_OF_RANGE REVISION_COMPACTED (what follows the page token is no longer kept).
+        """
+
+    @_abc_1.abstractmethod
+    def CountTasks(
+        self,
+        request: _orchestrator_service_pb2.CountTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.CountTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.CountTasksResponse]]:
+        """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
