@@ -10,6 +10,7 @@ from worker_svc.patience import until_answered
 # The gateway bounds each call itself; this only ends a call whose gateway has vanished without a word.
 _CALL_SECONDS = 330.0
 _NOT_DECIDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+_OF_THE_PROVIDER = frozenset({"MODEL_BUSY", "MODEL_UNAVAILABLE"})
 
 
 class Gateway:
@@ -28,6 +29,19 @@ class Gateway:
         request = gateway_service_pb2.ExecuteToolRequest(permit=permit, arguments_json=arguments_json)
         return await until_answered(
             lambda: self._stub.ExecuteTool(request, timeout=_CALL_SECONDS), again=_undecided
+        )
+
+    async def call_model(
+        self, permit: permit_pb2.Signed, request_json: str
+    ) -> gateway_service_pb2.CallModelResponse:
+        """The outcome of a model call; the call id within the permit makes a repeat safe. Raises RemoteError.
+
+        A provider that is away or busy is told at once: how long to leave it alone is for the task to wait.
+        """
+        request = gateway_service_pb2.CallModelRequest(permit=permit, request_json=request_json)
+        return await until_answered(
+            lambda: self._stub.CallModel(request, timeout=_CALL_SECONDS),
+            again=lambda problem: _undecided(problem) and problem.reason not in _OF_THE_PROVIDER,
         )
 
 

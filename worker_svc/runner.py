@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.duration_pb2 import Duration
 
 from interlock.agent import AgentError
 from interlock.client.registry_feed import RegistryFeed
@@ -21,6 +22,7 @@ from worker_svc.errors import AgentMissing, AttemptCanceled, AttemptPaused, Stal
 from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.patience import until_answered
+from worker_svc.runtimes.llm import run_llm
 from worker_svc.runtimes.plan import run_plan
 from worker_svc.runtimes.python import TrustedAgents
 from worker_svc.runtimes.sandboxed import SandboxedAgents
@@ -73,6 +75,7 @@ class Runner:
         claimed = attempt.claimed
         seconds = _seconds(claimed)
         limit = asyncio.timeout(seconds)
+        retry_after = 0.0
         try:
             async with limit:
                 result = await self._result(claimed, journal)
@@ -88,11 +91,12 @@ class Runner:
             else:
                 failure = _failure_of(error)
                 _LOG.info("agent_failed", task_id=claimed.task_id, traceback=traceback.format_exc())
+                retry_after = error.retry_after if isinstance(error, AgentError) else 0.0
         else:
             if await self._completed(attempt, result, last):
                 return
             failure = _failure("RESULT_REFUSED", "the orchestrator refused the result", retryable=False)
-        await self._fail(attempt, journal, failure)
+        await self._fail(attempt, journal, failure, retry_after=retry_after)
 
     async def _completed(self, attempt: Attempt, result: str, last: messages.FinishStep | None) -> bool:
         """Whether the orchestrator took the result."""
@@ -115,6 +119,10 @@ class Runner:
         elif runtime == "python" and version.spec.python.source:
             value = await self._sandboxed.run(
                 version.spec.python, journal, task_input, seconds=_seconds(claimed)
+            )
+        elif runtime == "llm":
+            value = await run_llm(
+                version.spec, journal, self._registry, tenant=claimed.tenant, task_input=task_input
             )
         elif runtime == "python":
             agent = self._trusted.find(version.spec.python.entry_point)
@@ -166,13 +174,19 @@ class Runner:
             _LOG.warning("step_end_refused", task_id=attempt.claimed.task_id, error=str(problem))
             await self._orchestrator.give_back(messages.ReleaseTaskRequest(attempt_token=attempt.token))
 
-    async def _fail(self, attempt: Attempt, journal: Journal, failure: task_pb2.TaskError) -> None:
+    async def _fail(
+        self, attempt: Attempt, journal: Journal, failure: task_pb2.TaskError, *, retry_after: float = 0.0
+    ) -> None:
+        delay = Duration()
+        delay.FromMicroseconds(round(retry_after * 1_000_000))
         try:
             last = await journal.tell()
             if last is not None and last.status != task_pb2.STEP_STATUS_COMPLETED:
                 failure.step_key = last.step_key
             await self._orchestrator.fail(
-                messages.FailTaskRequest(attempt_token=attempt.token, error=failure, finish=last)
+                messages.FailTaskRequest(
+                    attempt_token=attempt.token, error=failure, retry_delay=delay, finish=last
+                )
             )
         except RemoteError as problem:
             # Something in what the steps brought is not accepted. The failure alone always is: an attempt
@@ -180,7 +194,7 @@ class Runner:
             _LOG.warning("step_end_refused", task_id=attempt.claimed.task_id, error=str(problem))
             failure.step_key = ""
             await self._orchestrator.fail(
-                messages.FailTaskRequest(attempt_token=attempt.token, error=failure)
+                messages.FailTaskRequest(attempt_token=attempt.token, error=failure, retry_delay=delay)
             )
 
 

@@ -76,6 +76,21 @@ class Journal:
         async with self._step():
             return await self._call_tool(begin)
 
+    async def call_model(self, connection: str, asked: Mapping[str, Any], *, key: str) -> Any:
+        """Send a request to a model through a connection; the response, and what it used up.
+
+        For the llm runtime alone: other agents have no model. Raises AgentError; `retry_after` says how long
+        the provider wants to be left alone.
+        """
+        begin = messages.BeginStep(
+            step_key=key,
+            kind=task_pb2.STEP_KIND_MODEL_CALL,
+            name=connection,
+            input_json=json.dumps(dict(asked), ensure_ascii=False, allow_nan=False),
+        )
+        async with self._step():
+            return await self._call_model(begin)
+
     def log(self, message: str) -> None:
         """Into the worker's log; see AgentContext."""
         _LOG.info("agent_said", task_id=self.task_id, attempt=self.attempt, text=message[:_MAX_SAID])
@@ -141,6 +156,21 @@ class Journal:
                 raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
             return self._finished(begin.step_key, outcome)
 
+    async def _call_model(self, begin: messages.BeginStep) -> Any:
+        permits = _PERMITS
+        while True:
+            answer = await self._begin(begin)
+            if answer.HasField("recorded"):
+                return self._recorded(answer.recorded.step)
+            try:
+                outcome = await self._gateway.call_model(answer.start.permit, answer.start.input_json)
+            except RemoteError as problem:
+                permits -= 1
+                if problem.reason == "PERMIT_EXPIRED" and permits:
+                    continue
+                raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
+            return self._completed(begin.step_key, outcome.result_json, outcome.receipt)
+
     async def _settle(self, begin: messages.BeginStep, call_id: str) -> None:
         """Have a person say what became of a call; returns once the journal knows, or the attempt ends here.
 
@@ -201,15 +231,18 @@ class Journal:
         if outcome.is_error:
             self._failed(step_key, outcome.error_class, outcome.error_message, outcome.receipt)
             raise ToolError(outcome.error_message, error_class=outcome.error_class)
+        return self._completed(step_key, outcome.result_json, outcome.receipt)
+
+    def _completed(self, step_key: str, result_json: str, receipt: permit_pb2.Signed) -> Any:
         self._untold.append(
             messages.FinishStep(
                 step_key=step_key,
                 status=task_pb2.STEP_STATUS_COMPLETED,
-                output_json=outcome.result_json,
-                receipt=outcome.receipt,
+                output_json=result_json,
+                receipt=receipt,
             )
         )
-        return json.loads(outcome.result_json)
+        return json.loads(result_json)
 
     def _failed(self, step_key: str, error_class: str, message: str, receipt: permit_pb2.Signed) -> None:
         self._untold.append(
@@ -235,11 +268,17 @@ class Journal:
                 self._failed(step_key, reason, problem.message, receipt)
             return ToolError(problem.message, error_class=reason)
         # Nothing is known to have been decided: another attempt asks again under the same call id.
-        return self._end(problem.message, error_class=reason, retryable=True)
+        return self._end(
+            problem.message, error_class=reason, retryable=True, retry_after=problem.retry_after or 0.0
+        )
 
-    def _end(self, message: str, *, error_class: str, retryable: bool = False) -> AgentError:
+    def _end(
+        self, message: str, *, error_class: str, retryable: bool = False, retry_after: float = 0.0
+    ) -> AgentError:
         """What ends the attempt; the first one stands."""
-        error = AgentError(message, error_class=error_class, retryable=retryable)
+        error = AgentError(
+            message, error_class=error_class, retryable=retryable, retry_after=retry_after
+        )
         self._fatal = self._fatal or error
         return error
 

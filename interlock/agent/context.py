@@ -5,12 +5,18 @@ from typing import Any, Protocol
 
 
 class AgentError(Exception):
-    """Ends the attempt with a failure; `retryable` False ends the task."""
+    """Ends the attempt with a failure; `retryable` False ends the task.
 
-    def __init__(self, message: str, *, error_class: str = "", retryable: bool = True) -> None:
+    `retry_after` are the seconds that the next attempt waits at least.
+    """
+
+    def __init__(
+        self, message: str, *, error_class: str = "", retryable: bool = True, retry_after: float = 0.0
+    ) -> None:
         super().__init__(message)
         self.error_class = error_class or type(self).__name__
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class ToolError(AgentError):
