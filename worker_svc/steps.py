@@ -276,9 +276,7 @@ class Journal:
         self, message: str, *, error_class: str, retryable: bool = False, retry_after: float = 0.0
     ) -> AgentError:
         """What ends the attempt; the first one stands."""
-        error = AgentError(
-            message, error_class=error_class, retryable=retryable, retry_after=retry_after
-        )
+        error = AgentError(message, error_class=error_class, retryable=retryable, retry_after=retry_after)
         self._fatal = self._fatal or error
         return error
 

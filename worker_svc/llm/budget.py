@@ -1,4 +1,4 @@
-"""What a model agent may use up for one task, over all attempts: a replayed call counts as it did at first."""
+"""What a model agent may use up for one task, over all attempts: a replayed call counts too."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -51,5 +51,7 @@ async def _version(
         fetched = await until_answered(lambda: registry.fetch_tool_version(*key))
         found = fetched[1] if fetched is not None else None
     if found is None or found.digest != binding.digest:
-        raise AgentMissing(f"the registry does not hold tool {binding.tool} {binding.version} as it was bound")
+        raise AgentMissing(
+            f"the registry does not hold tool {binding.tool} {binding.version} as it was bound"
+        )
     return found
