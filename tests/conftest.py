@@ -1,11 +1,16 @@
 """What every test may ask for."""
 
 import pytest
+from hypothesis import settings
 
 from tests.suite_fixtures import postgres_server, valkey_server
 from tests.suite_running import running_suite
 
 __all__ = ["postgres_server", "running_suite", "valkey_server"]
+
+
+# --hypothesis-profile long: twenty times as many examples.
+settings.register_profile("long", max_examples=2000, deadline=None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,6 +28,7 @@ def checks() -> Iterator[Check]:
         against = str(image.relative_to(protos.ROOT))
         yield Check(name=f"contract keeps {image.stem}", command=("buf", "breaking", "--against", against))
     yield Check(name="generated code", command=(*python, "tools.protos", "--check"))
+    yield Check(name="diagram of states", command=(*python, "tools.lifecycle", "--check"))
     yield Check(name="import rules", command=("lint-imports",))
     yield Check(name="types", command=("mypy",))
 
