@@ -13,6 +13,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2
 from orchestrator_svc import records
 from orchestrator_svc.attempt_feed import Slice, Standing
+from orchestrator_svc.explain import MOST, BlockerKind, Explanation
 from orchestrator_svc.hub import Change
 from orchestrator_svc.lifecycle import NEVER, InputKind, TaskError, TaskState, Timeout, WaitReason
 from orchestrator_svc.retry import RetryPolicy
@@ -33,6 +34,7 @@ _STATES = {state: task_pb2.TaskState.Value(f"TASK_STATE_{state}") for state in T
 _REASONS = {reason: task_pb2.WaitReason.Value(f"WAIT_REASON_{reason}") for reason in WaitReason}
 _INPUTS = {kind: task_pb2.InputKind.Value(f"INPUT_KIND_{kind}") for kind in InputKind}
 _TIMEOUTS = {kind: task_pb2.TimeoutKind.Value(f"TIMEOUT_KIND_{kind}") for kind in Timeout}
+_BLOCKERS = {kind: orchestrator_service_pb2.BlockerKind.Value(f"BLOCKER_KIND_{kind}") for kind in BlockerKind}
 _KINDS = {kind: task_pb2.StepKind.Value(f"STEP_KIND_{kind}") for kind in records.StepKind}
 _STATUSES = {status: task_pb2.StepStatus.Value(f"STEP_STATUS_{status}") for status in records.StepStatus}
 _CLOSE_POLICIES = {
@@ -222,6 +224,30 @@ def _entered(change: Change) -> task_pb2.Task:
         priority=task.placement.priority,
         fairness_key=task.placement.fairness_key,
         concurrency_key=task.placement.concurrency_key,
+    )
+
+
+def explanation_to_proto(explained: Explanation) -> orchestrator_service_pb2.ExplainTaskResponse:
+    """Why a task is where it is."""
+    blockers = [
+        orchestrator_service_pb2.Blocker(
+            kind=_BLOCKERS[blocker.kind],
+            message=blocker.message,
+            limit=blocker.limit,
+            used=blocker.used,
+            until=_time(blocker.until),
+        )
+        for blocker in explained.blockers
+    ]
+    return orchestrator_service_pb2.ExplainTaskResponse(
+        state=_STATES[explained.state],
+        wait_reason=_reason(explained.wait_reason),
+        position=min(explained.position, MOST),
+        position_is_minimum=explained.position > MOST,
+        blockers=blockers,
+        estimate=orchestrator_service_pb2.StartEstimate(
+            start_time=_time(explained.start_time), basis=explained.basis
+        ),
     )
 
 

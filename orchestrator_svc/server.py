@@ -26,6 +26,7 @@ from orchestrator_svc.audit import AuditTrail
 from orchestrator_svc.children import ChildLimits
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
+from orchestrator_svc.explain import Explanations
 from orchestrator_svc.families import Families
 from orchestrator_svc.gate import AuditGate
 from orchestrator_svc.hub import Hub
@@ -163,6 +164,7 @@ def build(settings: OrchestratorSettings) -> App:
         watches=watches,
         attempts=AttemptFeed(store.AttemptFeedStore(database), wakeups, topic=EVENTS),
         lists=lists,
+        explanations=Explanations(store.ExplainStore(database)),
         rights=rights,
     )
     workers = worker_servicer.WorkerServicer(

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
 from orchestrator_svc import checks, convert, cursors, filtering, metrics
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.errors import payloads_forbidden
+from orchestrator_svc.explain import Explanations
 from orchestrator_svc.inputs import Inputs, Provision
 from orchestrator_svc.records import Place, Task
 from orchestrator_svc.repeats import RedriveRequest, Repeats
@@ -46,6 +48,7 @@ ROLES = {
     "ListTaskSteps": READERS,
     "WatchAttempts": frozenset({Role.SERVICE}),
     "ListChildTasks": READERS,
+    "ExplainTask": READERS,
     "GetPublicKeys": frozenset(Role),
 }
 # What is left of a call's time for the answer, when it waits for as long as it may.
@@ -67,6 +70,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         watches: Watches,
         attempts: AttemptFeed,
         lists: TaskListWatches,
+        explanations: Explanations,
         rights: Rights,
     ) -> None:
         self._submissions = submissions
@@ -76,6 +80,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._watches = watches
         self._attempts = attempts
         self._lists = lists
+        self._explanations = explanations
         self._rights = rights
 
     async def SubmitTask(
@@ -86,8 +91,10 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         return messages.SubmitTaskResponse(task=convert.task_to_proto(task))
 
     async def GetTask(self, request: messages.GetTaskRequest, context: Any) -> messages.GetTaskResponse:
-        details = await self._tasks.get(acting_tenant(), checks.task_id(request.task_id))
-        return messages.GetTaskResponse(task=convert.details_to_proto(details))
+        tenant = acting_tenant()
+        details = await self._tasks.get(tenant, checks.task_id(request.task_id))
+        (task,) = await self._explanations.shown(tenant, [details.task])
+        return messages.GetTaskResponse(task=convert.details_to_proto(replace(details, task=task)))
 
     async def ListTasks(self, request: messages.ListTasksRequest, context: Any) -> messages.ListTasksResponse:
         tenant = acting_tenant()
@@ -97,6 +104,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
         after = Place(create_time=token[0], task_id=token[1]) if token is not None else None
         found = await self._tasks.page(tenant, conditions, after=after, limit=size + 1)
+        found = await self._explanations.shown(tenant, found)
         page, next_page_token = _page(found, size, question)
         return messages.ListTasksResponse(tasks=page, next_page_token=next_page_token)
 
@@ -254,6 +262,12 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         found = await self._tasks.children(tenant, task_id, after=after, limit=size + 1)
         page, next_page_token = _page(found, size, question)
         return messages.ListChildTasksResponse(tasks=page, next_page_token=next_page_token)
+
+    async def ExplainTask(
+        self, request: messages.ExplainTaskRequest, context: Any
+    ) -> messages.ExplainTaskResponse:
+        explained = await self._explanations.explain(acting_tenant(), checks.task_id(request.task_id))
+        return convert.explanation_to_proto(explained)
 
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Any

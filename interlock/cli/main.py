@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": "interlock.cli.holding:resume",
     "retry": "interlock.cli.tasks:retry",
     "redrive": "interlock.cli.holding:redrive",
+    "explain": "interlock.cli.explain:explain",
     "queues": "interlock.cli.queues:queues",
     "workers": "interlock.cli.queues:workers",
     "trace": "interlock.cli.trace:trace",

@@ -28,6 +28,7 @@ SAFE_METHODS = frozenset(
             "WaitTask",
             "ListTaskEvents",
             "CountTasks",
+            "ExplainTask",
             "GetPublicKeys",
         ),
         _QUEUES: (

@@ -7,6 +7,7 @@ from orchestrator_svc.store.audit import AuditStore
 from orchestrator_svc.store.children import ChildStore
 from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
+from orchestrator_svc.store.explain import ExplainStore
 from orchestrator_svc.store.inputs import InputStore
 from orchestrator_svc.store.queues import QueueStore
 from orchestrator_svc.store.repeats import RepeatStore
@@ -24,6 +25,7 @@ __all__ = [
     "ChildStore",
     "ClaimStore",
     "EventStore",
+    "ExplainStore",
     "InputStore",
     "QueueStore",
     "RepeatStore",

@@ -71,6 +71,9 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
     PauseTask = ResumeTask = ProvideInput = RedriveTasks = ListChildTasks = CancelTask
 
+    async def ExplainTask(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     async def WatchAttempts(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
         yield

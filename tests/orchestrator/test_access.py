@@ -27,6 +27,7 @@ _METHODS = {
     "RedriveTasks": messages.RedriveTasksRequest(max_tasks=-1),
     "RetryTask": messages.RetryTaskRequest(),
     "ListTaskSteps": messages.ListTaskStepsRequest(),
+    "ExplainTask": messages.ExplainTaskRequest(),
     "GetPublicKeys": messages.GetPublicKeysRequest(),
 }
 

@@ -57,6 +57,66 @@ ATTEMPT_STANDING_TASK_OVER: AttemptStanding.ValueType  # 4
 """It is over, and so is the task."""
 Global___AttemptStanding: _TypeAlias = AttemptStanding  # noqa: Y015
 
+class _BlockerKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlockerKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockerKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLOCKER_KIND_UNSPECIFIED: _BlockerKind.ValueType  # 0
+    """Never sent."""
+    BLOCKER_KIND_QUEUE_PAUSED: _BlockerKind.ValueType  # 1
+    """Its queue is paused."""
+    BLOCKER_KIND_QUEUE_LIMIT: _BlockerKind.ValueType  # 2
+    """As many tasks of its queue run as may."""
+    BLOCKER_KIND_KEY_LIMIT: _BlockerKind.ValueType  # 3
+    """As many tasks of its concurrency key run as may."""
+    BLOCKER_KIND_RATE_LIMIT: _BlockerKind.ValueType  # 4
+    """The queue has started as many as its rate lets it."""
+    BLOCKER_KIND_NOT_BEFORE: _BlockerKind.ValueType  # 5
+    """It was asked to run later."""
+    BLOCKER_KIND_BACK_OFF: _BlockerKind.ValueType  # 6
+    """It waits out the back-off after a failure."""
+    BLOCKER_KIND_NO_WORKER: _BlockerKind.ValueType  # 7
+    """No worker serves its pool."""
+    BLOCKER_KIND_WORKERS_DRAINING: _BlockerKind.ValueType  # 8
+    """Every worker that serves its pool has been told to take nothing more."""
+    BLOCKER_KIND_WORKERS_BUSY: _BlockerKind.ValueType  # 9
+    """Every worker that serves its pool runs as much as it can."""
+    BLOCKER_KIND_INPUT_REQUIRED: _BlockerKind.ValueType  # 10
+    """It has asked a person for something."""
+    BLOCKER_KIND_TASK_PAUSED: _BlockerKind.ValueType  # 11
+    """Somebody has paused it."""
+
+class BlockerKind(_BlockerKind, metaclass=_BlockerKindEnumTypeWrapper):
+    """What holds a task back."""
+
+BLOCKER_KIND_UNSPECIFIED: BlockerKind.ValueType  # 0
+"""Never sent."""
+BLOCKER_KIND_QUEUE_PAUSED: BlockerKind.ValueType  # 1
+"""Its queue is paused."""
+BLOCKER_KIND_QUEUE_LIMIT: BlockerKind.ValueType  # 2
+"""As many tasks of its queue run as may."""
+BLOCKER_KIND_KEY_LIMIT: BlockerKind.ValueType  # 3
+"""As many tasks of its concurrency key run as may."""
+BLOCKER_KIND_RATE_LIMIT: BlockerKind.ValueType  # 4
+"""The queue has started as many as its rate lets it."""
+BLOCKER_KIND_NOT_BEFORE: BlockerKind.ValueType  # 5
+"""It was asked to run later."""
+BLOCKER_KIND_BACK_OFF: BlockerKind.ValueType  # 6
+"""It waits out the back-off after a failure."""
+BLOCKER_KIND_NO_WORKER: BlockerKind.ValueType  # 7
+"""No worker serves its pool."""
+BLOCKER_KIND_WORKERS_DRAINING: BlockerKind.ValueType  # 8
+"""Every worker that serves its pool has been told to take nothing more."""
+BLOCKER_KIND_WORKERS_BUSY: BlockerKind.ValueType  # 9
+"""Every worker that serves its pool runs as much as it can."""
+BLOCKER_KIND_INPUT_REQUIRED: BlockerKind.ValueType  # 10
+"""It has asked a person for something."""
+BLOCKER_KIND_TASK_PAUSED: BlockerKind.ValueType  # 11
+"""Somebody has paused it."""
+Global___BlockerKind: _TypeAlias = BlockerKind  # noqa: Y015
+
 @_typing.final
 class SubmitTaskRequest(_message.Message):
     """Request of SubmitTask."""
@@ -1312,3 +1372,139 @@ class CountTasksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountTasksResponse: _TypeAlias = CountTasksResponse  # noqa: Y015
+
+@_typing.final
+class ExplainTaskRequest(_message.Message):
+    """Request of ExplainTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """UUID of the task."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTaskRequest: _TypeAlias = ExplainTaskRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTaskResponse(_message.Message):
+    """Response of ExplainTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    WAIT_REASON_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    POSITION_IS_MINIMUM_FIELD_NUMBER: _builtins.int
+    BLOCKERS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    state: _task_pb2.TaskState.ValueType
+    """Where the task is."""
+    wait_reason: _task_pb2.WaitReason.ValueType
+    """Why it waits, if it does."""
+    position: _builtins.int
+    """Its place among those of its queue that could start: 1 is next; 0 when it does not wait for its turn. Counted up to 10000, over up to 1000 keys."""
+    position_is_minimum: _builtins.bool
+    """True: at least as far back as `position` says."""
+    @_builtins.property
+    def blockers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocker]:
+        """What holds it back, beside those ahead of it. Empty when nothing does."""
+
+    @_builtins.property
+    def estimate(self) -> Global___StartEstimate:
+        """When it might start."""
+
+    def __init__(
+        self,
+        *,
+        state: _task_pb2.TaskState.ValueType = ...,
+        wait_reason: _task_pb2.WaitReason.ValueType = ...,
+        position: _builtins.int = ...,
+        position_is_minimum: _builtins.bool = ...,
+        blockers: _abc.Iterable[Global___Blocker] | None = ...,
+        estimate: Global___StartEstimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockers", b"blockers", "estimate", b"estimate", "position", b"position", "position_is_minimum", b"position_is_minimum", "state", b"state", "wait_reason", b"wait_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTaskResponse: _TypeAlias = ExplainTaskResponse  # noqa: Y015
+
+@_typing.final
+class Blocker(_message.Message):
+    """One thing that holds a task back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    kind: Global___BlockerKind.ValueType
+    """What it is."""
+    message: _builtins.str
+    """For people."""
+    limit: _builtins.int
+    """The limit, where one is reached."""
+    used: _builtins.int
+    """How much of the limit is used."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Until when, where that is known."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___BlockerKind.ValueType = ...,
+        message: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        used: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "limit", b"limit", "message", b"message", "until", b"until", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blocker: _TypeAlias = Blocker  # noqa: Y015
+
+@_typing.final
+class StartEstimate(_message.Message):
+    """When a task might start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    basis: _builtins.str
+    """What it rests on, or why there is none."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Absent where there is nothing to go by."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEstimate: _TypeAlias = StartEstimate  # noqa: Y015

@@ -100,6 +100,11 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.FromString,
                 _registered_method=True)
+        self.ExplainTask = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/ExplainTask',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.orchestrator.v1.OrchestratorService/GetPublicKeys',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -244,6 +249,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainTask(self, request, context):
+        """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
+        Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign attempt tokens and step permits. Needs any role.
         """
@@ -353,6 +366,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.ListChildTasks,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.SerializeToString,
+            ),
+            'ExplainTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTask,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -732,6 +750,33 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/ListChildTasks',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ListChildTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/ExplainTask',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -93,6 +93,10 @@ class OrchestratorServiceStub:
     """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
     INVALID_ARGUMENT PAGE_TOKEN_INVALID.
     """
+    ExplainTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ExplainTaskRequest, _orchestrator_service_pb2.ExplainTaskResponse]
+    """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
+    Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
     WatchTasks: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTasksRequest, _orchestrator_service_pb2.WatchTasksResponse]
@@ -178,6 +182,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ListChildTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListChildTasksRequest, _orchestrator_service_pb2.ListChildTasksResponse]  # type: ignore[assignment]
     """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
     INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    """
+    ExplainTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ExplainTaskRequest, _orchestrator_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
+    """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
+    Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
@@ -339,6 +347,16 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.ListChildTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.ListChildTasksResponse]]:
         """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
         INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainTask(
+        self,
+        request: _orchestrator_service_pb2.ExplainTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.ExplainTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.ExplainTaskResponse]]:
+        """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
+        Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
