@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from interlock.client import Client, InterlockError
-from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2
+from interlock.orchestrator.v1 import orchestrator_service_pb2, queue_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from tests.acceptance.works import ECHO, LISTED, RAISES
 from tests.e2e.catalogue import PURE, allow, duration, publish_agent, publish_tool
@@ -110,6 +110,35 @@ async def test_R43_3_a_task_makes_only_legal_moves_and_a_terminal_state_never_ch
         with suite.database("orchestrator") as database, pytest.raises(psycopg.Error, match="never changes"):
             database.execute(change, (task.task_id,))
         assert await client.get(task.task_id) == task
+
+
+async def test_R43_4_a_queue_is_bounded_paused_limited_ordered_measured_and_emptied(client: Client) -> None:
+    name = f"r43-4-{uuid.uuid4().hex[:8]}"
+    made = queue_service_pb2.Queue(name=name, max_running=1, max_waiting=3)
+    await client.call(client.queues.CreateQueue, queue_service_pb2.CreateQueueRequest(queue=made))
+    await client.call(client.queues.PauseQueue, queue_service_pb2.PauseQueueRequest(name=name))
+    low, high, middle = [
+        (await client.submit(ECHO.name, '{"value":1}', queue=name, priority=priority)).task_id
+        for priority in (1, 9, 5)
+    ]
+    with pytest.raises(InterlockError) as refused:
+        await client.submit(ECHO.name, '{"value":1}', queue=name)
+    assert (refused.value.reason, refused.value.retry_after is not None) == ("QUEUE_FULL", True)
+    asked = queue_service_pb2.GetQueueRequest(name=name)
+    queue = (await client.call(client.queues.GetQueue, asked)).queue
+    assert (queue.paused, queue.stats.waiting, queue.stats.running) == (True, 3, 0)
+    assert queue.stats.oldest_wait.ToNanoseconds() > 0
+    await client.call(client.queues.ResumeQueue, queue_service_pb2.ResumeQueueRequest(name=name))
+    first, second, third = await ended(client, high, middle, low)
+    assert [each.state for each in (first, second, third)] == [COMPLETED] * 3
+    for before, after in pairwise((first, second, third)):
+        # The higher priority first, and never two at a time.
+        assert before.end_time.ToNanoseconds() <= after.start_time.ToNanoseconds()
+    await client.call(client.queues.PauseQueue, queue_service_pb2.PauseQueueRequest(name=name))
+    left = [(await client.submit(ECHO.name, '{"value":1}', queue=name)).task_id for _ in range(2)]
+    purge = queue_service_pb2.PurgeQueueRequest(name=name)
+    assert (await client.call(client.queues.PurgeQueue, purge)).purged == 2
+    assert {each.state for each in await ended(client, *left)} == {task_pb2.TASK_STATE_CANCELED}
 
 
 async def test_R43_5_results_also_large_ones_are_read_again_after_restarts(
