@@ -9,7 +9,7 @@ from typing import Protocol
 
 from interlock.audit.v1 import entry_pb2
 from orchestrator_svc.changes import AuditKind
-from orchestrator_svc.records import StepKind, StoredEvent, TaskSubject
+from orchestrator_svc.records import EventType, StepKind, StoredEvent, TaskSubject
 from svc_kit.outbox import OutboxRow
 
 _TYPES = {
@@ -29,6 +29,7 @@ class AuditStore(Protocol):
     async def events(
         self, keys: Sequence[tuple[uuid.UUID, int]]
     ) -> dict[tuple[uuid.UUID, int], StoredEvent]: ...
+    async def answers(self, keys: Sequence[tuple[uuid.UUID, str]]) -> dict[tuple[uuid.UUID, str], str]: ...
     async def subjects(
         self, task_ids: set[uuid.UUID], *, prompts: set[uuid.UUID], results: set[uuid.UUID]
     ) -> dict[uuid.UUID, TaskSubject]: ...
@@ -54,8 +55,19 @@ class AuditTrail:
         told = {
             row.seq: _event(row, events[key], subjects[key[0]]) for key, row in zip(keys, rows, strict=True)
         }
+        for key, text in (await self._store.answers(list(answered := _answered(rows)))).items():
+            _add_part(told[answered[key]], "answer", text)
         told |= operations
         return [told[row.seq] for row in everything]
+
+
+def _answered(rows: Sequence[OutboxRow]) -> dict[tuple[uuid.UUID, str], int]:
+    """By (task id, input id), the row that says that a person has answered."""
+    return {
+        (uuid.UUID(row.body["task_id"]), row.body["input_id"]): row.seq
+        for row in rows
+        if row.body.get("change") == EventType.INPUT_PROVIDED
+    }
 
 
 def _operation(row: OutboxRow) -> entry_pb2.Event:

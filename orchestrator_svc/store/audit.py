@@ -19,6 +19,11 @@ _SUBJECTS = sa.text(
     " CASE WHEN task_id = ANY(CAST(:results AS uuid[])) THEN result END AS result"
     " FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[]))"
 )
+_ANSWERS = sa.text(
+    "SELECT task_id, input_id, answer FROM task_input JOIN unnest(CAST(:task_ids AS uuid[]),"
+    " CAST(:input_ids AS text[])) AS asked (task_id, input_id) USING (task_id, input_id)"
+    " WHERE answer IS NOT NULL"
+)
 
 
 class AuditStore:
@@ -33,6 +38,18 @@ class AuditStore:
         async with self._database.autocommit() as connection:
             rows = (await connection.execute(_EVENTS, parameters)).all()
         return {(row.task_id, row.revision): to_event(row) for row in rows}
+
+    async def answers(self, keys: Sequence[tuple[uuid.UUID, str]]) -> dict[tuple[uuid.UUID, str], str]:
+        """What people said, by (task id, input id); an answer that did not fit its question was forgotten."""
+        if not keys:
+            return {}
+        parameters = {
+            "task_ids": [task_id for task_id, _ in keys],
+            "input_ids": [input_id for _, input_id in keys],
+        }
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(_ANSWERS, parameters)).all()
+        return {(row.task_id, row.input_id): row.answer for row in rows}
 
     async def subjects(
         self, task_ids: set[uuid.UUID], *, prompts: set[uuid.UUID], results: set[uuid.UUID]

@@ -1,9 +1,14 @@
 """When silent sessions are taken for dead."""
 
+from contextlib import AsyncExitStack
+
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
+from interlock.orchestrator.v1 import task_pb2
 from orchestrator_svc.lapses import LapseGuard, Lapses
+from tests.orchestrator.world import World, eventually
 
 LEASE = 10.0
 
@@ -65,3 +70,26 @@ def test_more_than_a_fifth_never_ends_in_the_moment_in_which_it_lapses(
         if judge.may_end(seen(opened, lapsed), now):
             assert lapsed <= 0.2 * opened or lapsed <= before
         now, before = now + passes, lapsed
+
+
+def stopped() -> bool:
+    return REGISTRY.get_sample_value("interlock_reaper_stopped") == 1
+
+
+async def test_when_two_of_five_workers_fall_silent_their_tasks_run_again_only_after_the_alarm(
+    world: World,
+) -> None:
+    tasks = [await world.submit() for _ in range(2)]
+    worker = world.worker()
+    async with AsyncExitStack() as well, AsyncExitStack() as silent:
+        for slot in ("a", "b", "c"):
+            await well.enter_async_context(worker.session(slot=slot))
+        for slot in ("d", "e"):
+            await worker.must_claim(await silent.enter_async_context(worker.session(slot=slot)))
+        await silent.aclose()
+        await eventually(stopped)
+        assert {(await world.get(task.task_id)).attempt for task in tasks} == {1}
+        for task in tasks:
+            stored = await world.until(task.task_id, task_pb2.TASK_STATE_SUBMITTED)
+            assert stored.attempts[0].outcome == "LOST"
+        await eventually(lambda: not stopped())

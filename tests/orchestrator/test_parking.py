@@ -8,6 +8,7 @@ import pytest
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2
 from svc_kit.identity import Role
+from tests.orchestrator.peers import payload
 from tests.orchestrator.world import World, refused
 
 PAUSED = task_pb2.TASK_STATE_PAUSED
@@ -140,6 +141,10 @@ async def test_a_task_that_asks_gives_up_its_slot_and_has_the_answer_when_it_ask
         await worker.complete(again)
     types = [event.type for event in await world.history(task.task_id)]
     assert types.count(task_pb2.EVENT_TYPE_INPUT_PROVIDED) == 1
+    trail = await world.peers.audit.of_task(task.task_id, 9)
+    [said] = [event for event in trail if event.attributes.get("change") == "INPUT_PROVIDED"]
+    assert (said.actor, said.attributes["input_id"]) == ("ada@example.org", "sure")
+    assert payload(said, "answer") is True
 
 
 async def test_an_answer_may_come_before_the_question_and_must_fit_it_all_the_same(world: World) -> None:
