@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 
 # How long the connection that holds the lock may stay silent before leadership counts as lost.
 SILENCE_SECONDS = 5.0
+# How long the database hears nothing of a leader before it lets others lead: a process that hangs keeps its
+# connection, and would keep the lock for as long as it hangs.
+HANG_SECONDS = 10.0
 
 
 def lock_key(name: str) -> int:
@@ -37,11 +40,13 @@ class Leader:
         work: Callable[[], Awaitable[None]],
         *,
         retry_seconds: float = 1.0,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         self._database = database
         self._name = name
         self._work = work
         self._retry_seconds = retry_seconds
+        self._hang_seconds = hang_seconds
         self.leading = False
 
     async def run(self) -> None:
@@ -58,6 +63,9 @@ class Leader:
             await asyncio.sleep(self._retry_seconds)
 
     async def _acquire(self, connection: Connection) -> None:
+        await connection.execute(
+            "SELECT set_config('idle_session_timeout', %s, false)", [f"{self._hang_seconds * 1000:.0f}ms"]
+        )
         while True:
             cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", [lock_key(self._name)])
             if await cursor.fetchone() == (True,):
