@@ -43,6 +43,15 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What PostgreSQL has written so far for all services."""
+
+    commits: int
+    wal_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A suite that is ready."""
 
@@ -84,6 +93,14 @@ class Running:
             task_ids,
         )
         return Ends(begun=begun, ended=ended, completed=completed, twice=twice)
+
+    async def written(self) -> Written:
+        """Over all databases of the suite, the log of changes included."""
+        commits, wal, stored = await self._count(
+            "SELECT sum(xact_commit)::bigint, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,"
+            " sum(pg_database_size(datid))::bigint FROM pg_stat_database WHERE datname LIKE 'interlock%%'",
+        )
+        return Written(commits=commits, wal_bytes=wal, stored_bytes=stored)
 
     def kill(self, process: str) -> None:
         """End one process of the suite as a crash would."""
@@ -179,4 +196,4 @@ def manifest(name: str) -> Path:
     return Path(__file__).parent / name
 
 
-__all__ = ["Ended", "Ends", "Running", "manifest", "running_suite"]
+__all__ = ["Ended", "Ends", "Running", "Written", "manifest", "running_suite"]

@@ -112,7 +112,7 @@ async def many(suite: Running, client: Client, agent: str, what: str, count: int
     Ends are counted in the database, so that nobody is kept from work by being asked.
     """
     before = suite.cpu_seconds()
-    done = await suite.ended_tasks()
+    done, written = await suite.ended_tasks(), await suite.written()
     start = time.perf_counter()
     await side_by_side(_IN_FLIGHT, (partial(submit, client, number, agent) for number in range(count)))
     submitted = time.perf_counter() - start
@@ -123,7 +123,7 @@ async def many(suite: Running, client: Client, agent: str, what: str, count: int
     await until(all_ended)
     seconds = time.perf_counter() - start
     completed = (await suite.ended_tasks()).completed - done.completed
-    after = suite.cpu_seconds()
+    after, disk = suite.cpu_seconds(), await suite.written()
     used = {name: (after[name] - before.get(name, 0.0)) * 1000 / count for name in sorted(after)}
     each = ", ".join(f"{name} {value:.1f}" for name, value in used.items() if value >= 0.05)
     return [
@@ -131,6 +131,14 @@ async def many(suite: Running, client: Client, agent: str, what: str, count: int
         Row(what=f"{what}: end to end", load="saturated", value=count / seconds, unit="tasks/s"),
         Row(what=f"{what}: completed", load="saturated", value=100 * completed / count, unit="%"),
         Row(what=f"{what}: CPU", load="saturated", value=sum(used.values()), unit="ms/task", note=each),
+        Row(
+            what=f"{what}: commits of PostgreSQL",
+            load="saturated",
+            value=(disk.commits - written.commits) / count,
+            unit="/task",
+            note=f"{(disk.wal_bytes - written.wal_bytes) / count / 1024:.1f} KiB of log,"
+            f" {(disk.stored_bytes - written.stored_bytes) / count / 1024:.1f} KiB stored",
+        ),
     ]
 
 
