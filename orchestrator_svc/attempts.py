@@ -42,9 +42,10 @@ _ROW_BYTES = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The attempt ended with a result."""
+    """The attempt ended with a result; that is empty where the digest of a blob stands for it."""
 
     result_json: str = field(repr=False)
+    result_blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,12 +263,8 @@ class Attempts:
         if answer is not None or ended:
             written = replace(written, answer=answer, ended=ended)
         elif write.end is not None:
-            changes.asked = write.end.request if isinstance(write.end, Question) else None
-            result = write.end.result_json if isinstance(write.end, Completion) else None
-            if isinstance(write.end, Await):
-                changes.awaited = children.awaited(changes.task, write.end.step_keys)
-            ending = self._ending(changes.task, write.end)
-            changes.end_attempt(ending, actor=write.held.subject, result_json=result)
+            _bring(changes, write.end)
+            changes.end_attempt(self._ending(changes.task, write.end), actor=write.held.subject)
         batch.accept(changes)
         return replace(written, task=changes.task)
 
@@ -415,6 +412,18 @@ def _answer(batch: Batch, task: LockedTask, end: End | None) -> Answer | None:
     if known is None or known.answer is None or inputs.violations(end.request, known.answer):
         return None
     return known.answer
+
+
+def _bring(changes: TaskChanges, end: End) -> None:
+    """What an end leaves behind, beside the state."""
+    match end:
+        case Completion():
+            changes.result_blob = end.result_blob
+            changes.result_json = None if end.result_blob else end.result_json
+        case Question():
+            changes.asked = end.request
+        case Await():
+            changes.awaited = children.awaited(changes.task, end.step_keys)
 
 
 def _settle(batch: Batch, changes: TaskChanges, asked: InputRequest, answer: Answer) -> None:

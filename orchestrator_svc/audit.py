@@ -119,9 +119,9 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
         event.step_key, event.tool = cause.step.step_key, cause.step.name
         event.call_id = str(cause.step.call_id)
     if kind is AuditKind.PROMPT:
-        _add_part(event, "input", subject.input_json)
+        _add_value(event, "input", subject.input_json, subject.input_blob)
     elif kind is AuditKind.RESULT:
-        _add_part(event, "result", subject.result_json or "null")
+        _add_value(event, "result", subject.result_json or "null", subject.result_blob)
     elif kind is AuditKind.ERROR and cause.error is not None:
         event.step_key = cause.error.step_key
         said = {"class": cause.error.error_class, "message": cause.error.message}
@@ -150,6 +150,14 @@ def _reason(stored: StoredEvent) -> str:
     if error is not None:
         return error.error_class if _REASON.fullmatch(error.error_class) else "AGENT_ERROR"
     return str(stored.event.wait_reason or "")
+
+
+def _add_value(event: entry_pb2.Event, part: str, text: str, blob: str | None) -> None:
+    """The value itself, or the digest of the blob that holds it, under a name that says so."""
+    if blob is None:
+        _add_part(event, part, text)
+    else:
+        _add_part(event, f"{part}_blob", json.dumps({"digest": blob}))
 
 
 def _add_part(event: entry_pb2.Event, part: str, text: str) -> None:

@@ -56,6 +56,7 @@ class TaskChanges:
     started_by: Session | None = None
     ending: Ending | None = None
     result_json: str | None = None
+    result_blob: str | None = None
     asked: InputRequest | None = None
     children: list[NewTask] = field(default_factory=list)
     awaited: tuple[uuid.UUID, ...] = ()  # child tasks, one of which has to end before the task goes on
@@ -83,13 +84,12 @@ class TaskChanges:
         self.move(status, actor=session.subject)
         self.task = replace(self.task, session_id=session.session_id, last_outcome=None)
 
-    def end_attempt(self, ending: Ending, *, actor: str, result_json: str | None = None) -> None:
+    def end_attempt(self, ending: Ending, *, actor: str) -> None:
         """The live attempt is over."""
         self.ending = ending
-        self.result_json = result_json
         self.move(ending.status, actor=actor, outcome=str(ending.outcome), error=ending.error)
         self.task = replace(self.task, session_id=None, last_outcome=ending.outcome)
-        if result_json is not None:
+        if ending.outcome is Outcome.COMPLETED:
             self.note(AuditKind.RESULT, actor=actor, **_outcome(ending.outcome))
         # What an attempt said that was to end is no failure.
         if ending.error is not None and ending.outcome not in (Outcome.CANCELED, Outcome.PAUSED):

@@ -46,6 +46,7 @@ _STEP_KEY = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _CALLED = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _SLOT = re.compile(r"[\x21-\x7e]{1,128}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NIL = uuid.UUID(int=0)
 _INPUT_KINDS = {task_pb2.InputKind.Value(f"INPUT_KIND_{kind}"): kind for kind in InputKind}
 _STEP_KINDS = {task_pb2.StepKind.Value(f"STEP_KIND_{kind}"): kind for kind in StepKind}
@@ -98,8 +99,9 @@ def submission(request: orchestrator_service_pb2.SubmitTaskRequest) -> Submissio
         agent_version=request.agent_version,
         task_type=request.task_type,
         input=value,
-        input_json=canonical(value).decode(),
+        input_json="" if request.input_blob else canonical(value).decode(),
         input_field=request.WhichOneof("payload") or "input",
+        input_blob=request.input_blob,
         labels=dict(request.labels),
         request_id=given_id,
         overrides=set_apart,
@@ -206,9 +208,21 @@ def completion(
     """The last step, if it comes along, and the result."""
     found: list[Violation] = []
     finished = _finish(request.finish, found) if request.HasField("finish") else None
+    if request.result_blob:
+        found += _digest(request.result_blob, "result_blob")
+        if request.result_json:
+            found.append(Violation("result_json", "excludes result_blob"))
+        _raise(found)
+        return finished, Completion(result_json="", result_blob=request.result_blob)
     result = canonical(_json(request.result_json, "result_json", found)).decode()
     _raise(found)
     return finished, Completion(result_json=result)
+
+
+def blob(named: str) -> str:
+    """The digest of a blob."""
+    _raise(list(_digest(named, "digest")))
+    return named
 
 
 def failure(request: worker_service_pb2.FailTaskRequest) -> tuple[StepFinish | None, Failure]:
@@ -304,7 +318,11 @@ def _input(
 ) -> dict[str, JsonValue]:
     which = request.WhichOneof("payload")
     if which is None:
-        found.append(Violation("input", "an input is required, as `input` or as `input_json`"))
+        wanted = "an input is required, as `input`, `input_json` or `input_blob`"
+        found.append(Violation("input", wanted))
+        return {}
+    if which == "input_blob":
+        found += _digest(request.input_blob, "input_blob")
         return {}
     if which == "input":
         try:
@@ -318,6 +336,11 @@ def _input(
     if value is not None or not found:
         found.append(Violation("input_json", "must be a JSON object"))
     return {}
+
+
+def _digest(named: str, field: str) -> Iterable[Violation]:
+    if not _DIGEST.fullmatch(named):
+        yield Violation(field, "must be sha256: and 64 hex digits in lower case")
 
 
 def _labels(labels: Mapping[str, str]) -> Iterable[Violation]:

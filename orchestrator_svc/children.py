@@ -24,6 +24,7 @@ from orchestrator_svc.records import (
 )
 from svc_kit.errors import DomainError
 
+CHILD_RESULT_TOO_LARGE = "CHILD_RESULT_TOO_LARGE"
 CHILD_CANCELED = "CHILD_CANCELED"
 
 
@@ -123,6 +124,14 @@ def concerned(changes: TaskChanges) -> bool:
 
 
 def _finished(step: Step, end: ChildEnd) -> Step:
+    if end.state is TaskState.COMPLETED and end.result_json is None:
+        # Step outputs are no blobs: fail in words rather than answer with nothing.
+        error = TaskError(
+            error_class=CHILD_RESULT_TOO_LARGE,
+            message=f"the result of child task {end.task_id} is over 256 KiB; its blob holds it",
+            step_key=step.step_key,
+        )
+        return replace(step, status=StepStatus.FAILED, error=error)
     if end.state is TaskState.COMPLETED:
         return replace(step, status=StepStatus.COMPLETED, output_json=end.result_json, error=None)
     error = end.error or TaskError(error_class=CHILD_CANCELED, message="the child task was canceled")

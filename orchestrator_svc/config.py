@@ -35,5 +35,7 @@ class OrchestratorSettings(ServiceSettings):
     watch_flush_seconds: float = Field(default=0.02, ge=0, le=0.025)
     # Events of a task are kept for this long after its end; until then a watch can be taken up anywhere.
     event_retention_hours: int = Field(default=30 * 24, ge=1)
+    # Inputs and results over 256 KiB, kept beside the tasks.
+    blob_bytes_per_tenant: int = Field(default=10 * 2**30, ge=2**20)
     # How long repeats of requests are known; the contract promises 24 h.
     request_id_hours: int = Field(default=25, ge=24)

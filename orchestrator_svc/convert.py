@@ -105,8 +105,9 @@ def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
     """A task with everything that belongs to it."""
     message = task_to_proto(details.task)
     message.input_json = details.input_json
-    value = cast(dict[str, JsonValue], json.loads(details.input_json))
-    if fits_struct(value) and _depth(value) <= _MAX_STRUCT_DEPTH:
+    message.input_blob, message.result_blob = details.task.input_blob or "", details.result_blob or ""
+    value = cast(dict[str, JsonValue], json.loads(details.input_json or "{}"))
+    if details.task.input_blob is None and fits_struct(value) and _depth(value) <= _MAX_STRUCT_DEPTH:
         message.input.CopyFrom(json_to_struct(value))
     if details.result_json is not None:
         message.result_json = details.result_json

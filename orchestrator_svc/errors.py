@@ -155,6 +155,26 @@ def stale_attempt(task_id: uuid.UUID, attempt: int) -> Aborted:
     )
 
 
+def blob_not_found(named: str) -> NotFound:
+    """No such document, or not this caller's."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_BLOB_NOT_FOUND,
+        f"there is no blob {named or 'here'}",
+        metadata={"digest": named},
+        help="PutBlob stores it; one that no task refers to is kept for an hour",
+    )
+
+
+def blob_quota(limit: int) -> ResourceExhausted:
+    """The tenant's documents are too many."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_BLOB_QUOTA,
+        f"the tenant may store {limit} bytes of blobs, and would store more",
+        metadata={"limit": str(limit)},
+        help="raise INTERLOCK_ORCHESTRATOR_BLOB_BYTES_PER_TENANT, or store less",
+    )
+
+
 def step_not_found(task_id: uuid.UUID, step_key: str, said: str) -> NotFound:
     """No such step, or not in that attempt."""
     return NotFound(

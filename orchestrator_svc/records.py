@@ -126,7 +126,7 @@ class NewTask:
     tenant: str
     agent: AgentPin
     task_type: str
-    input_json: str = field(repr=False)  # canonical
+    input_json: str = field(repr=False)  # canonical; empty where there is a blob
     labels: Mapping[str, str]
     submitters: tuple[Submitter, ...]  # whoever submitted it, then those of the tasks above it
     traceparent: str = ""
@@ -138,6 +138,7 @@ class NewTask:
     placement: Placement = field(default_factory=Placement)
     start: Start = field(default_factory=Start)
     lineage: Lineage = field(default_factory=Lineage)
+    input_blob: str | None = None  # its digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +181,7 @@ class Task:
     pool: str = POOL
     from_step: str = ""
     lineage: Lineage = field(default_factory=Lineage)
+    input_blob: str | None = None
 
     @property
     def submitter(self) -> str:
@@ -235,12 +237,13 @@ class TaskDetails:
     """A task with everything that belongs to it."""
 
     task: Task
-    input_json: str = field(repr=False)
+    input_json: str = field(repr=False)  # empty where there is a blob
     result_json: str | None = field(repr=False)
     attempts: tuple[Attempt, ...]
     open_inputs: tuple[StoredInput, ...] = ()
     child_count: int = 0
     open_child_count: int = 0
+    result_blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,6 +512,7 @@ class Runnable:
     finished_steps: tuple[str, ...]  # in the order in which they began
     attempt: int = 0
     alone: bool = False
+    input_blob: str | None = None
 
     def begun(self, task: LockedTask) -> "Runnable":
         """The same with the attempt that has begun."""
@@ -534,3 +538,5 @@ class TaskSubject:
     traceparent: str
     input_json: str = field(repr=False)
     result_json: str | None = field(repr=False)
+    input_blob: str | None = None
+    result_blob: str | None = None

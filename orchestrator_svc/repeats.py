@@ -187,4 +187,6 @@ def _again(caller: Caller, old: Task, input_json: str, key: RequestKey | None) -
         timeouts=old.timeouts,
         request=key,
         placement=old.placement,
+        # What a task refers to is kept as long as the task.
+        input_blob=old.input_blob,
     )

@@ -23,6 +23,7 @@ from orchestrator_svc.announcements import EVENTS, FAMILY, OUTBOX, Announcements
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.attempts import Attempts
 from orchestrator_svc.audit import AuditTrail
+from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.children import ChildLimits
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
@@ -100,7 +101,10 @@ def build(settings: OrchestratorSettings) -> App:
         woken=wakeups.subscribe(OUTBOX),
     )
     gate = AuditGate(relay.backlog, limit=settings.audit_backlog_limit)
-    agents = Agents(feed)
+    agents, blobs = (
+        Agents(feed),
+        Blobs(store.BlobStore(database), tenant_bytes=settings.blob_bytes_per_tenant),
+    )
     task_store, attempt_store = store.TaskStore(database), store.AttemptStore(database)
     event_store, upkeep_store = store.EventStore(database), store.UpkeepStore(database)
     submissions = Submissions(
@@ -111,6 +115,7 @@ def build(settings: OrchestratorSettings) -> App:
         tasks=task_store,
         agents=agents,
         gate=gate,
+        blobs=blobs,
         announcer=announcer,
         observe=commit_lane("submit"),
     )
@@ -151,7 +156,7 @@ def build(settings: OrchestratorSettings) -> App:
 
     async def keep_time() -> None:
         async with background(
-            reaper.run, sweep.run, upkeep.run, families.run, name="orchestrator timekeeper"
+            reaper.run, sweep.run, upkeep.run, families.run, blobs.sweep, name="orchestrator timekeeper"
         ):
             await asyncio.Event().wait()
 
@@ -161,6 +166,7 @@ def build(settings: OrchestratorSettings) -> App:
         repeats=repeats,
         tasks=tasks,
         inputs=inputs,
+        blobs=blobs,
         watches=watches,
         attempts=AttemptFeed(store.AttemptFeedStore(database), wakeups, topic=EVENTS),
         lists=lists,
@@ -173,6 +179,7 @@ def build(settings: OrchestratorSettings) -> App:
         attempts=attempts,
         submissions=submissions,
         tasks=tasks,
+        blobs=blobs,
         rights=rights,
         receipts=Receipts(GatewayKeys(peers.gateway)),
         wakeups=wakeups,

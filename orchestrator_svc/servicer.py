@@ -1,7 +1,7 @@
 """OrchestratorService: protobuf in, one call, protobuf out."""
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +11,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
 from orchestrator_svc import checks, convert, cursors, filtering, metrics
 from orchestrator_svc.attempt_feed import AttemptFeed
+from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.errors import payloads_forbidden
 from orchestrator_svc.explain import Explanations
 from orchestrator_svc.inputs import Inputs, Provision
@@ -41,6 +42,8 @@ ROLES = {
     "RetryTask": SUBMITTERS,
     "RedriveTasks": SUBMITTERS,
     "CountTasks": READERS,
+    "PutBlob": SUBMITTERS,
+    "GetBlob": READERS,
     "WatchTask": READERS,
     "WatchTasks": READERS,
     "WaitTask": READERS,
@@ -67,6 +70,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         repeats: Repeats,
         tasks: Tasks,
         inputs: Inputs,
+        blobs: Blobs,
         watches: Watches,
         attempts: AttemptFeed,
         lists: TaskListWatches,
@@ -77,6 +81,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._repeats = repeats
         self._tasks = tasks
         self._inputs = inputs
+        self._blobs = blobs
         self._watches = watches
         self._attempts = attempts
         self._lists = lists
@@ -145,6 +150,28 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         )
         task = await self._inputs.provide(given)
         return messages.ProvideInputResponse(task=convert.task_to_proto(task))
+
+    async def PutBlob(
+        self, request_iterator: AsyncIterator[messages.PutBlobRequest], context: Any
+    ) -> messages.PutBlobResponse:
+        first = await anext(request_iterator, messages.PutBlobRequest())
+        expected = checks.blob(first.digest) if first.digest else ""
+        await context.send_initial_metadata(())  # the sender may go on
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield first.chunk
+            async for message in request_iterator:
+                yield message.chunk
+
+        stored = await self._blobs.put(acting_tenant(), chunks(), expected=expected)
+        return messages.PutBlobResponse(digest=stored.digest, size=stored.size)
+
+    async def GetBlob(
+        self, request: messages.GetBlobRequest, context: Any
+    ) -> AsyncGenerator[messages.GetBlobResponse]:
+        async with aclosing(self._blobs.read(acting_tenant(), checks.blob(request.digest))) as parts:
+            async for part in parts:
+                yield messages.GetBlobResponse(chunk=part)
 
     async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
         task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)

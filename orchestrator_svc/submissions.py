@@ -1,10 +1,11 @@
 """Taking new tasks in: what comes after the pure checks, up to the durable answer."""
 
+import asyncio
 import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from orchestrator_svc.records import (
 )
 from orchestrator_svc.schemas import InputSchemas
 from orchestrator_svc.undisturbed import undisturbed
-from svc_kit.errors import DomainError, invalid
+from svc_kit.errors import DomainError, Violation, invalid
 from svc_kit.group_commit import GroupCommit, Observer
 from svc_kit.ids import uuid7
 from svc_kit.strict_json import JsonValue, canonical, digest
@@ -52,6 +53,7 @@ class Submission:
     overrides: Overrides = field(default_factory=Overrides)
     placement: Placement = field(default_factory=Placement)
     start: Start = field(default_factory=Start)
+    input_blob: str = ""  # digest of the input in place of it
 
     def digest(self) -> str:
         """Over everything that makes two requests the same; the input goes in as its own digest."""
@@ -59,7 +61,8 @@ class Submission:
             "agent": self.agent,
             "agent_version": self.agent_version,
             "task_type": self.task_type,
-            "input": digest(self.input_json.encode()),
+            # A blob is the canonical text too.
+            "input": self.input_blob or digest(self.input_json.encode()),
             "labels": dict(self.labels),
             **self.overrides.body(),
         }
@@ -118,6 +121,13 @@ class AgentChooser(Protocol):
     async def choose(self, tenant: str, name: str, version: str) -> ChosenAgent: ...
 
 
+class Documents(Protocol):
+    """Holds the inputs that came before."""
+
+    async def check(self, tenant: str, named: str) -> None: ...
+    async def value(self, tenant: str, named: str) -> JsonValue: ...
+
+
 class Gate(Protocol):
     """Whether new work is taken at all."""
 
@@ -141,6 +151,7 @@ class Submissions:
         tasks: TaskReader,
         agents: AgentChooser,
         gate: Gate,
+        blobs: Documents,
         announcer: Announcer,
         observe: Observer | None = None,
     ) -> None:
@@ -149,6 +160,7 @@ class Submissions:
         self._tasks = tasks
         self._agents = agents
         self._gate = gate
+        self._blobs = blobs
         self._announcer = announcer
         self._schemas = InputSchemas()
         self._lane: GroupCommit[NewTask, Task] = GroupCommit(
@@ -168,7 +180,10 @@ class Submissions:
         try:
             self._gate.check()
             chosen = await self._agents.choose(caller.tenant, asked.agent, asked.agent_version)
-            self._check_input(chosen, asked)
+            if asked.input_blob:
+                await self._check_blob(caller.tenant, chosen, asked)
+            else:
+                self._check_input(chosen, asked)
         except DomainError:
             # The world may have changed since the first request; its answer stands all the same.
             earlier = await self.earlier(caller.tenant, key)
@@ -181,6 +196,7 @@ class Submissions:
             agent=asked.overrides.applied(chosen.pin),
             task_type=asked.task_type,
             input_json=asked.input_json,
+            input_blob=asked.input_blob or None,
             labels=asked.labels,
             submitters=(caller.submitter(),),
             traceparent=caller.traceparent,
@@ -231,6 +247,13 @@ class Submissions:
     async def close(self) -> None:
         """Answer whoever waits and take nothing more."""
         await self._lane.close()
+
+    async def _check_blob(self, tenant: str, chosen: ChosenAgent, asked: Submission) -> None:
+        value = await self._blobs.value(tenant, asked.input_blob)
+        if not isinstance(value, dict):
+            raise invalid([Violation(asked.input_field, "the blob must be a JSON object")])
+        # Megabytes are looked at aside, so that nobody else waits for them.
+        await asyncio.to_thread(self._check_input, chosen, replace(asked, input=value))
 
     def _check_input(self, chosen: ChosenAgent, asked: Submission) -> None:
         found = self._schemas.violations(

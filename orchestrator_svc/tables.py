@@ -68,6 +68,9 @@ task = sa.Table(
     sa.Column("root_task_id", sa.Uuid),
     sa.Column("depth", sa.SmallInteger, nullable=False),
     sa.Column("close_policy", sa.Text),
+    # In place of input and result.
+    sa.Column("input_blob", sa.Text),
+    sa.Column("result_blob", sa.Text),
     sa.Column("due_time", _Time, sa.Computed("least(start_by, expires, close_by, wind_up_by)")),
     sa.Column("queue", sa.Text, nullable=False),
     sa.Column("priority", sa.SmallInteger, nullable=False),

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
 from orchestrator_svc.changes import TaskChanges
-from orchestrator_svc.errors import step_not_found, task_not_found, task_state
+from orchestrator_svc.errors import blob_not_found, step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError, TaskState
 from orchestrator_svc.records import EventType, LockedTask, Place, Step, StepStatus, Task, TaskDetails
 from orchestrator_svc.undisturbed import undisturbed
@@ -97,6 +97,13 @@ class Tasks:
         if not found and await self._store.find(tenant, task_id) is None:
             raise task_not_found(task_id)
         return found
+
+    async def input_blob(self, tenant: str, task_id: uuid.UUID) -> str:
+        """The digest of the task's input; BLOB_NOT_FOUND when that is no blob."""
+        found = await self._store.find(tenant, task_id)
+        if found is None or found.input_blob is None:
+            raise blob_not_found("")
+        return found.input_blob
 
     async def finished_step(self, tenant: str, task_id: uuid.UUID, step_key: str) -> Step:
         """One step that has an outcome; raises STEP_NOT_FOUND."""

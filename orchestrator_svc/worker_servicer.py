@@ -13,6 +13,7 @@ from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from orchestrator_svc import checks, convert, metrics
 from orchestrator_svc.announcements import session_topic
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
+from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.errors import pool_forbidden
 from orchestrator_svc.journal import StepFinish
@@ -40,6 +41,8 @@ ROLES = {
     "ReleaseTask": _WORKERS,
     "RequestInput": _WORKERS,
     "AwaitChildren": _WORKERS,
+    "GetInputBlob": _WORKERS,
+    "PutResultBlob": _WORKERS,
 }
 
 
@@ -54,6 +57,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         attempts: Attempts,
         submissions: Submissions,
         tasks: Tasks,
+        blobs: Blobs,
         rights: Rights,
         receipts: Receipts,
         wakeups: Wakeups,
@@ -63,6 +67,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._attempts = attempts
         self._submissions = submissions
         self._tasks = tasks
+        self._blobs = blobs
         self._rights = rights
         self._receipts = receipts
         self._wakeups = wakeups
@@ -159,9 +164,38 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     ) -> messages.CompleteTaskResponse:
         held = self._held(request.attempt_token)
         finish, end = checks.completion(request)
+        if end.result_blob is not None:
+            await self._blobs.check(held.ref.tenant, end.result_blob)
         finish = await self._with_receipt(held, finish, request.finish)
         await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
         return messages.CompleteTaskResponse()
+
+    async def GetInputBlob(
+        self, request: messages.GetInputBlobRequest, context: Any
+    ) -> AsyncGenerator[messages.GetInputBlobResponse]:
+        held = self._held(request.attempt_token)
+        await self._attempts.check_live(held)
+        named = await self._tasks.input_blob(held.ref.tenant, held.ref.task_id)
+        async with aclosing(self._blobs.read(held.ref.tenant, named)) as parts:
+            async for part in parts:
+                yield messages.GetInputBlobResponse(chunk=part)
+
+    async def PutResultBlob(
+        self, request_iterator: AsyncIterator[messages.PutResultBlobRequest], context: Any
+    ) -> messages.PutResultBlobResponse:
+        first = await anext(request_iterator, messages.PutResultBlobRequest())
+        held = self._held(first.attempt_token)
+        await self._attempts.check_live(held)
+        expected = checks.blob(first.digest) if first.digest else ""
+        await context.send_initial_metadata(())  # the sender may go on
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield first.chunk
+            async for message in request_iterator:
+                yield message.chunk
+
+        stored = await self._blobs.put(held.ref.tenant, chunks(), expected=expected)
+        return messages.PutResultBlobResponse(digest=stored.digest, size=stored.size)
 
     async def FailTask(self, request: messages.FailTaskRequest, context: Any) -> messages.FailTaskResponse:
         held = self._held(request.attempt_token)
@@ -229,6 +263,7 @@ def _claimed_to_proto(claimed: Runnable, token: permit_pb2.Signed) -> messages.C
         agent_version=task.agent.version,
         agent_digest=task.agent.digest,
         input_json=claimed.input_json,
+        input_blob=claimed.input_blob or "",
         finished_steps=claimed.finished_steps,
         attempt_token=token,
         start_to_close_timeout=limit,

@@ -5,16 +5,18 @@ from typing import TypeVar
 
 import grpc
 
+from interlock.common import documents
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.orchestrator.v1 import worker_service_pb2_grpc
 from svc_kit.status import RemoteError
 from worker_svc.errors import StaleAttempt
-from worker_svc.patience import until_answered
+from worker_svc.patience import is_away, until_answered
 
 Answer = TypeVar("Answer")
 
 _CALL_SECONDS = 10.0
+_BLOB_SECONDS = 60.0
 # Each says that the right to act has passed to somebody else, or to nobody.
 _STALE = frozenset({"STALE_ATTEMPT", "ATTEMPT_TOKEN_MISMATCH", "ATTEMPT_TOKEN_EXPIRED", "SESSION_NOT_FOUND"})
 
@@ -41,6 +43,32 @@ class Orchestrator:
         """Finish and begin steps."""
         return await _written(lambda: self._stub.RecordStep(request, timeout=_CALL_SECONDS))
 
+    async def input_blob(self, token: permit_pb2.Signed, named: str) -> str:
+        """The task's input where that is a blob."""
+
+        async def fetched() -> str:
+            request = messages.GetInputBlobRequest(attempt_token=token)
+            answers = self._stub.GetInputBlob(request, timeout=_BLOB_SECONDS)
+            return await documents.gathered((answer.chunk async for answer in answers), named=named)
+
+        return await _written(fetched)
+
+    async def put_result(self, token: permit_pb2.Signed, data: bytes) -> str:
+        """The digest under which a large result is stored."""
+        head = messages.PutResultBlobRequest(attempt_token=token, digest=documents.digest(data))
+
+        async def put() -> messages.PutResultBlobResponse:
+            body = (messages.PutResultBlobRequest(chunk=chunk) for chunk in documents.chunks(data))
+            answer: messages.PutResultBlobResponse = await documents.upload(
+                self._stub.PutResultBlob, head, body, timeout=_BLOB_SECONDS
+            )
+            return answer
+
+        answer = await _written(
+            put, again=lambda problem: is_away(problem) and problem.reason != "BLOB_QUOTA"
+        )
+        return answer.digest
+
     async def complete(self, request: messages.CompleteTaskRequest) -> None:
         """End the attempt with a result."""
         await _written(lambda: self._stub.CompleteTask(request, timeout=_CALL_SECONDS))
@@ -62,10 +90,12 @@ class Orchestrator:
         await self._stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=token), timeout=2.0)
 
 
-async def _written(call: Callable[[], Awaitable[Answer]]) -> Answer:
+async def _written(
+    call: Callable[[], Awaitable[Answer]], *, again: Callable[[RemoteError], bool] = is_away
+) -> Answer:
     """Raises StaleAttempt, or RemoteError when the orchestrator refuses what the call says."""
     try:
-        return await until_answered(call)
+        return await until_answered(call, again=again)
     except RemoteError as problem:
         if problem.reason in _STALE:
             raise StaleAttempt(problem.message) from problem

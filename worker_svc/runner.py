@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from interlock.agent import AgentError
 from interlock.client.registry_feed import RegistryFeed
+from interlock.common import documents
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from interlock.registry.v1 import agent_pb2
@@ -78,8 +79,9 @@ class Runner:
         retry_after = 0.0
         try:
             async with limit:
-                result = await self._result(claimed, journal)
+                result = await self._result(attempt, journal)
                 journal.check()
+                blob = await self._stored(attempt, result)
                 last = await journal.tell()
         except StaleAttempt:
             raise
@@ -93,14 +95,28 @@ class Runner:
                 _LOG.info("agent_failed", task_id=claimed.task_id, traceback=traceback.format_exc())
                 retry_after = error.retry_after if isinstance(error, AgentError) else 0.0
         else:
-            if await self._completed(attempt, result, last):
+            if await self._completed(attempt, result, blob, last):
                 return
             failure = _failure("RESULT_REFUSED", "the orchestrator refused the result", retryable=False)
         await self._fail(attempt, journal, failure, retry_after=retry_after)
 
-    async def _completed(self, attempt: Attempt, result: str, last: messages.FinishStep | None) -> bool:
+    async def _stored(self, attempt: Attempt, result: str) -> str:
+        """The digest of a result that is too large for a message; empty for any other."""
+        data = result.encode()
+        if len(data) <= documents.INLINE_BYTES:
+            return ""
+        return await self._orchestrator.put_result(attempt.token, data)
+
+    async def _completed(
+        self, attempt: Attempt, result: str, blob: str, last: messages.FinishStep | None
+    ) -> bool:
         """Whether the orchestrator took the result."""
-        request = messages.CompleteTaskRequest(attempt_token=attempt.token, result_json=result, finish=last)
+        request = messages.CompleteTaskRequest(
+            attempt_token=attempt.token,
+            result_json="" if blob else result,
+            result_blob=blob,
+            finish=last,
+        )
         try:
             await self._orchestrator.complete(request)
         except RemoteError as problem:
@@ -108,10 +124,14 @@ class Runner:
             return False
         return True
 
-    async def _result(self, claimed: messages.ClaimedTask, journal: Journal) -> str:
+    async def _result(self, attempt: Attempt, journal: Journal) -> str:
         """The agent's result as canonical JSON text."""
+        claimed = attempt.claimed
         version = await self._version(claimed)
-        task_input = json.loads(claimed.input_json)
+        text = claimed.input_json
+        if claimed.input_blob:
+            text = await self._orchestrator.input_blob(attempt.token, claimed.input_blob)
+        task_input = json.loads(text)
         runtime = version.spec.WhichOneof("runtime")
         value: Any
         if runtime == "plan":
@@ -244,4 +264,5 @@ def _result_text(value: Any) -> str:
         raise AgentError(
             f"the agent's result is not JSON: {error}", error_class="RESULT_INVALID", retryable=False
         ) from error
-    return strict_json.canonical(strict_json.parse(text, field="result_json")).decode()
+    parsed = strict_json.parse(text, field="result", max_bytes=documents.MAX_BYTES)
+    return strict_json.canonical(parsed).decode()

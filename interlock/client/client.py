@@ -10,6 +10,7 @@ from interlock.audit.v1 import audit_service_pb2_grpc
 from interlock.client.errors import InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
 from interlock.client.watching import TERMINAL, Interrupted, follow
+from interlock.common import documents
 from interlock.common.channel import ClientTls, TokenSource, channel
 from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
@@ -17,6 +18,8 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, queue_servi
 from interlock.registry.v1 import registry_service_pb2_grpc, tool_service_pb2_grpc
 
 Answer = TypeVar("Answer")
+
+_BLOB_SECONDS = 60.0
 
 
 class Client:
@@ -97,6 +100,7 @@ class Client:
     ) -> task_pb2.Task:
         """Submit a task and return it, durable. Raises InterlockError.
 
+        An input of more than 256 KiB, and up to 16 MiB, is sent ahead as a blob.
         A request id is made when none is given, so that a repeat over a lost connection makes no second task.
         `options` are further fields of SubmitTaskRequest, such as `retry` or `schedule_to_close_timeout`.
         """
@@ -104,11 +108,15 @@ class Client:
             agent=agent,
             agent_version=agent_version,
             task_type=task_type,
-            input_json=input_json,
             labels=labels,
             request_id=request_id or str(uuid.uuid4()),
             **options,
         )
+        data = input_json.encode()
+        if len(data) > documents.INLINE_BYTES:
+            request.input_blob = await self.put_blob(data)
+        else:
+            request.input_json = input_json
         return (await self.call(self.tasks.SubmitTask, request)).task
 
     async def retry(self, task_id: str, *, request_id: str = "", from_step: str = "") -> task_pb2.Task:
@@ -122,8 +130,34 @@ class Client:
         return (await self.call(self.tasks.RetryTask, request)).task
 
     async def get(self, task_id: str) -> task_pb2.Task:
-        """One task with input, result and attempts. Raises InterlockError."""
-        return (await self.call(self.tasks.GetTask, messages.GetTaskRequest(task_id=task_id))).task
+        """One task with input, result and attempts, fetched where they are blobs. Raises InterlockError."""
+        task = (await self.call(self.tasks.GetTask, messages.GetTaskRequest(task_id=task_id))).task
+        if task.input_blob:
+            task.input_json = await self.get_blob(task.input_blob)
+        if task.result_blob:
+            task.result_json = await self.get_blob(task.result_blob)
+        return task
+
+    async def put_blob(self, data: bytes) -> str:
+        """Store a JSON document of up to 16 MiB; the digest that names it. Raises InterlockError.
+
+        The name is that of the document's canonical form. To store it again is to store nothing.
+        """
+        head = messages.PutBlobRequest(digest=documents.digest(data))
+        body = (messages.PutBlobRequest(chunk=chunk) for chunk in documents.chunks(data))
+        try:
+            stored = await documents.upload(self.tasks.PutBlob, head, body, timeout=_BLOB_SECONDS)
+            return str(stored.digest)
+        except grpc.aio.AioRpcError as error:
+            raise InterlockError.of(error) from None
+
+    async def get_blob(self, digest: str) -> str:
+        """A document by its digest, against which it is checked. Raises InterlockError or DocumentDamaged."""
+        answers = self.tasks.GetBlob(messages.GetBlobRequest(digest=digest), timeout=_BLOB_SECONDS)
+        try:
+            return await documents.gathered((answer.chunk async for answer in answers), named=digest)
+        except grpc.aio.AioRpcError as error:
+            raise InterlockError.of(error) from None
 
     async def cancel(self, task_id: str) -> task_pb2.Task:
         """End a task; the task after the request. Raises InterlockError."""

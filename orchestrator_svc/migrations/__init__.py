@@ -15,4 +15,5 @@ GRANTS = {
     "claim": "SELECT, INSERT, DELETE",
     "queue": "SELECT, INSERT, UPDATE, DELETE",
     "event_edge": "SELECT",
+    "blob": "SELECT, INSERT, UPDATE, DELETE",
 }

@@ -4,6 +4,7 @@ from orchestrator_svc.store.admission import AdmissionStore
 from orchestrator_svc.store.attempt_feed import AttemptFeedStore
 from orchestrator_svc.store.attempts import AttemptStore
 from orchestrator_svc.store.audit import AuditStore
+from orchestrator_svc.store.blobs import BlobStore
 from orchestrator_svc.store.children import ChildStore
 from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
@@ -22,6 +23,7 @@ __all__ = [
     "AttemptFeedStore",
     "AttemptStore",
     "AuditStore",
+    "BlobStore",
     "ChildStore",
     "ClaimStore",
     "EventStore",

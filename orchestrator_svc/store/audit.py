@@ -16,7 +16,8 @@ _EVENTS = sa.text(
 _SUBJECTS = sa.text(
     "SELECT task_id, agent, agent_version, agent_digest, isolation, traceparent,"
     " CASE WHEN task_id = ANY(CAST(:prompts AS uuid[])) THEN input ELSE '' END AS input,"
-    " CASE WHEN task_id = ANY(CAST(:results AS uuid[])) THEN result END AS result"
+    " CASE WHEN task_id = ANY(CAST(:results AS uuid[])) THEN result END AS result,"
+    " input_blob, result_blob"
     " FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[]))"
 )
 _ANSWERS = sa.text(
@@ -67,6 +68,8 @@ class AuditStore:
                 traceparent=row.traceparent,
                 input_json=row.input,
                 result_json=row.result,
+                input_blob=row.input_blob,
+                result_blob=row.result_blob,
             )
             for row in rows
         }

@@ -37,9 +37,14 @@ _SUSPECT_LOCK = sa.text(
     "SELECT FROM worker_session WHERE session_id = :session_id AND end_time IS NULL FOR NO KEY UPDATE"
 )
 _SUSPECT_ABOARD = sa.text("SELECT FROM task WHERE session_id = :session_id AND suspect LIMIT 1")
+_RUNNABLE = (
+    f"{LOCKED_COLUMNS}, task.input, task.input_blob, {_FINISHED}, task.suspect AS alone,"
+    " clock_timestamp() AS now"
+)
 _REPLAY = sa.text(
     f"SELECT claim.claim_id, claim.attempt AS claimed, {LOCKED_COLUMNS},"  # noqa: S608
-    f" task.input, {_FINISHED}, clock_timestamp() AS now FROM claim JOIN task USING (task_id, tenant)"
+    f" task.input, task.input_blob, {_FINISHED}, clock_timestamp() AS now"
+    " FROM claim JOIN task USING (task_id, tenant)"
     " WHERE claim_id = ANY(CAST(:claim_ids AS uuid[]))"
 )
 _TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue ORDER BY random()")  # noqa: S608
@@ -47,7 +52,7 @@ _TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue O
 # in the order of the series: a lateral row source depends on the row before it. No row is locked that is not
 # returned.
 _PICK = sa.text(
-    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, task.suspect AS alone, clock_timestamp() AS now"  # noqa: S608
+    f"SELECT {_RUNNABLE}"  # noqa: S608
     " FROM generate_series(9, 0, -1) AS level (priority), LATERAL (SELECT * FROM task"
     " WHERE state = 'SUBMITTED' AND pool = :pool AND tenant = :tenant AND queue = :queue"
     " AND task.priority = level.priority AND fairness_key = '' AND concurrency_key = ''"
@@ -120,7 +125,7 @@ _CANDIDATES = sa.text(
     """  # noqa: S608 - parts of our own
 )
 _TAKE = sa.text(
-    f"SELECT {LOCKED_COLUMNS}, task.input, {_FINISHED}, task.suspect AS alone, clock_timestamp() AS now"  # noqa: S608
+    f"SELECT {_RUNNABLE}"  # noqa: S608
     " FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[])) AND state = 'SUBMITTED'"
     " ORDER BY array_position(CAST(:task_ids AS uuid[]), task_id) FOR UPDATE OF task SKIP LOCKED"
 )
@@ -175,6 +180,7 @@ class ClaimStore:
                 input_json=row.input,
                 finished_steps=tuple(row.finished),
                 attempt=row.claimed,
+                input_blob=row.input_blob,
             )
             for row in rows
         }
@@ -274,6 +280,7 @@ def _runnables(rows: Sequence[AnyRow]) -> list[Runnable]:
             input_json=row.input,
             finished_steps=tuple(row.finished),
             alone=row.alone,
+            input_blob=row.input_blob,
         )
         for row in rows
     ]

@@ -62,7 +62,7 @@ TASK_COLUMNS = (
     " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.task_type,"
     " task.labels, task.submitters, task.retried_from, task.from_step, task.revision, task.create_time,"
     " task.start_time, task.end_time, task.pool, task.queue, task.priority, task.fairness_key,"
-    f" task.concurrency_key, {_MOVING}"
+    f" task.concurrency_key, task.input_blob, {_MOVING}"
 )
 
 
@@ -91,6 +91,7 @@ def to_task(row: AnyRow) -> Task:
         pool=row.pool,
         from_step=row.from_step or "",
         lineage=_lineage(row),
+        input_blob=row.input_blob,
     )
 
 

@@ -34,12 +34,12 @@ _STORE = sa.text(
             CAST(:queue AS text[]), CAST(:priority AS smallint[]), CAST(:fairness_key AS text[]),
             CAST(:concurrency_key AS text[]), CAST(:run_after AS timestamptz[]), CAST(:delay AS float8[]),
             CAST(:to_start AS float8[]), CAST(:to_close AS float8[]), CAST(:from_step AS text[]),
-            CAST(:step_count AS int[]))
+            CAST(:step_count AS int[]), CAST(:input_blob AS text[]))
             WITH ORDINALITY AS row (task_id, tenant, agent, version, agent_digest, isolation, retry,
                 start_to_close, task_type, labels, submitters, traceparent, retried_from, input, subject,
                 method, request_id, body_digest, prompt_event, state_event, note, queue, priority,
                 fairness_key, concurrency_key, run_after, delay, to_start, to_close, from_step, step_count,
-                ordinal)
+                input_blob, ordinal)
     ), held AS MATERIALIZED (
         SELECT tenant, name, pool, max_waiting, keyed FROM queue
         WHERE (tenant, name) IN (SELECT tenant, queue FROM row) ORDER BY tenant, name FOR KEY SHARE OF queue
@@ -62,13 +62,13 @@ _STORE = sa.text(
             start_to_close, task_type, labels, submitters, traceparent, retried_from, input, state,
             wait_reason, run_after, attempt, failures, crashes, revision, step_count, create_time,
             schedule_to_start, schedule_to_close, start_by, expires, queue, priority, fairness_key,
-            concurrency_key, from_step)
+            concurrency_key, from_step, input_blob)
         SELECT task_id, tenant, pool, agent, version, agent_digest, isolation, retry::jsonb, start_to_close,
             task_type, labels::jsonb, submitters::jsonb, traceparent, retried_from, input, 'SUBMITTED',
             CASE WHEN starts > now() THEN 'SCHEDULED' ELSE 'QUEUED' END, starts, 0, 0, 0, 1, step_count,
             now(), to_start, to_close, starts + make_interval(secs => to_start),
             now() + make_interval(secs => to_close), queue, priority, fairness_key, concurrency_key,
-            from_step
+            from_step, input_blob
         FROM placed WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
         ORDER BY task_id
         ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time, run_after, pool, wait_reason
@@ -235,6 +235,7 @@ def _parameters(rows: Sequence[NewTask]) -> dict[str, Any]:
         "concurrency_key": [row.placement.concurrency_key for row in rows],
         "run_after": [row.start.run_after for row in rows],
         "delay": [row.start.delay for row in rows],
+        "input_blob": [row.input_blob for row in rows],
     }
 
 

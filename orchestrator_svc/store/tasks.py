@@ -17,7 +17,7 @@ from svc_kit.filters import Condition, Operator
 
 _FIND = sa.text(f"SELECT {TASK_COLUMNS} FROM task WHERE tenant = :tenant AND task_id = :task_id")  # noqa: S608
 _DETAILS = sa.text(
-    f"SELECT {TASK_COLUMNS}, task.input, task.result FROM task"  # noqa: S608 - a list of our own
+    f"SELECT {TASK_COLUMNS}, task.input, task.result, task.result_blob FROM task"  # noqa: S608 - a list of our own
     " WHERE tenant = :tenant AND task_id = :task_id"
 )
 _ATTEMPTS = sa.text("SELECT * FROM attempt WHERE tenant = :tenant AND task_id = :task_id ORDER BY attempt")
@@ -70,6 +70,7 @@ class TaskStore:
             child_count=children.children,
             open_child_count=children.open,
             open_inputs=tuple(to_input(each) for each in waiting),
+            result_blob=row.result_blob,
         )
 
     @undisturbed

@@ -29,6 +29,7 @@ _TASK = """changed AS (
         last_outcome = c.last_outcome, result = c.result, input_kind = c.input_kind, suspect = c.suspect,
         pausing = c.pausing, dead_lettered = c.dead_lettered, start_by = c.start_by, expires = c.expires,
         left_seconds = c.left_seconds, wind_up_by = c.wind_up_by, losses = c.losses,
+        result_blob = c.result_blob,
         close_by = CASE WHEN c.session_id IS NULL THEN NULL
             WHEN task.session_id IS NOT NULL THEN task.close_by
             ELSE statement_timestamp() + make_interval(secs => task.start_to_close) END,
@@ -42,10 +43,11 @@ _TASK = """changed AS (
         CAST(:t_outcome AS text[]), CAST(:t_result AS text[]), CAST(:t_over AS bool[]),
         CAST(:t_input_kind AS text[]), CAST(:t_suspect AS bool[]), CAST(:t_pausing AS bool[]),
         CAST(:t_dead AS bool[]), CAST(:t_start_by AS timestamptz[]), CAST(:t_expires AS timestamptz[]),
-        CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]), CAST(:t_losses AS int[]))
+        CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]), CAST(:t_losses AS int[]),
+        CAST(:t_result_blob AS text[]))
         AS c (task_id, tenant, state, wait_reason, run_after, attempt, failures, crashes, error, revision,
             step_count, session_id, last_outcome, result, over, input_kind, suspect, pausing, dead_lettered,
-            start_by, expires, left_seconds, wind_up_by, losses)
+            start_by, expires, left_seconds, wind_up_by, losses, result_blob)
     WHERE task.task_id = c.task_id AND task.tenant = c.tenant
     RETURNING task.task_id
 )"""
@@ -118,7 +120,7 @@ async def write_changes(
         return
     # Several calls may have changed one task: its last form is what it has become.
     tasks = {changes.task.task_id: changes for changes in accepted}
-    results = {c.task.task_id: c.result_json for c in accepted if c.result_json is not None}
+    results = {c.task.task_id: c for c in accepted if c.result_json is not None or c.result_blob is not None}
     steps = {
         (step.task_id, step.step_key): (c.task.tenant, step) for c in accepted for step in c.steps.values()
     }
@@ -171,7 +173,9 @@ def note_body(note: AuditNote) -> str:
     )
 
 
-def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, str]) -> Parameters:
+def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, TaskChanges]) -> Parameters:
+    # Only the completing change brings a result, and nothing changes a task after it.
+    brought = [results.get(task.task_id) for task in tasks]
     return {
         "t_id": [task.task_id for task in tasks],
         "t_tenant": [task.tenant for task in tasks],
@@ -186,8 +190,8 @@ def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, str]) -> Par
         "t_steps": [task.step_count for task in tasks],
         "t_session": [task.session_id for task in tasks],
         "t_outcome": [str(task.last_outcome) if task.last_outcome else None for task in tasks],
-        # Only the completing change brings a result, and nothing changes a task after it.
-        "t_result": [results.get(task.task_id) for task in tasks],
+        "t_result": [changes.result_json if changes else None for changes in brought],
+        "t_result_blob": [changes.result_blob if changes else None for changes in brought],
         "t_over": [task.status.state.terminal for task in tasks],
         "t_input_kind": [str(task.status.input_kind) if task.status.input_kind else None for task in tasks],
         "t_suspect": [task.status.suspect for task in tasks],

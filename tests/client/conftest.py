@@ -78,6 +78,13 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
         yield
 
+    async def PutBlob(self, request_iterator: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
+
+    async def GetBlob(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
+        yield
+
     async def _take(self, request: Any, context: Any) -> None:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))

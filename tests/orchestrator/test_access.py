@@ -41,6 +41,12 @@ async def test_every_method_takes_exactly_the_roles_that_it_names(world: World) 
             # Whoever may call is told what is wrong with the empty request, or answered.
             code = await getattr(stub, method)(empty).code()
             assert (code is not grpc.StatusCode.PERMISSION_DENIED) == allowed, (role, method, code)
+        for method, call in (
+            ("PutBlob", stub.PutBlob(iter([messages.PutBlobRequest()]))),
+            ("GetBlob", stub.GetBlob(messages.GetBlobRequest())),
+        ):
+            allowed = not implied({role}).isdisjoint(servicer.ROLES[method])
+            assert (await call.code() is not grpc.StatusCode.PERMISSION_DENIED) == allowed, (role, method)
 
 
 @pytest.mark.parametrize("method", sorted(worker_servicer.ROLES))
@@ -51,6 +57,10 @@ async def test_nobody_but_a_worker_gets_at_the_worker_service(world: World, meth
         call = getattr(worker_service_pb2_grpc.WorkerServiceStub(opened), method)
         if method == "WorkerSession":
             error = await refused_stream(call())
+        elif method == "PutResultBlob":
+            error = await refused(call())
+        elif method == "GetInputBlob":
+            error = await refused_stream(call(worker_service_pb2.GetInputBlobRequest()))
         else:
             error = await refused(call(getattr(worker_service_pb2, f"{method}Request")()))
         assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "ROLE_REQUIRED")

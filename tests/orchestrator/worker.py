@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.duration_pb2 import Duration
 
+from interlock.common import documents
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
@@ -211,6 +212,14 @@ class Worker:
                 schema_json=schema,
             )
         )
+
+    async def put_result(self, claimed: messages.ClaimedTask, data: bytes) -> messages.PutResultBlobResponse:
+        def sent() -> Iterator[messages.PutResultBlobRequest]:
+            for number, chunk in enumerate(documents.chunks(data)):
+                token = claimed.attempt_token if not number else None
+                yield messages.PutResultBlobRequest(attempt_token=token, chunk=chunk)
+
+        return await self.stub.PutResultBlob(sent())
 
     async def release(self, claimed: messages.ClaimedTask) -> None:
         await self.stub.ReleaseTask(messages.ReleaseTaskRequest(attempt_token=claimed.attempt_token))

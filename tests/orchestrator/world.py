@@ -133,7 +133,7 @@ class World:
 
 def request(**fields: Any) -> messages.SubmitTaskRequest:
     """A good SubmitTask request, with changes."""
-    if "input" not in fields and "input_json" not in fields:
+    if fields.keys().isdisjoint({"input", "input_json", "input_blob"}):
         fields["input_json"] = json.dumps({"path": "a.csv"})
     return messages.SubmitTaskRequest(**{"agent": AGENT, **fields})
 

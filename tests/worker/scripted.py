@@ -22,6 +22,7 @@ from svc_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
+    ResourceExhausted,
     Unavailable,
     Unknown,
 )
@@ -45,6 +46,7 @@ DENIED = PermissionDenied(
 LOST = Unknown(
     errors_pb2.ERROR_REASON_OUTCOME_UNKNOWN, "lost while it ran", metadata={"execution_state": "UNKNOWN"}
 )
+FULL = ResourceExhausted(errors_pb2.ERROR_REASON_BLOB_QUOTA, "no room")
 CHANGED = FailedPrecondition(errors_pb2.ERROR_REASON_NONDETERMINISM, "with other input")
 
 
@@ -60,6 +62,8 @@ class Script:
     completed: list[messages.CompleteTaskRequest] = field(default_factory=list)
     failed: list[messages.FailTaskRequest] = field(default_factory=list)
     released: list[messages.ReleaseTaskRequest] = field(default_factory=list)
+    blobs: list[bytes] = field(default_factory=list)
+    input_chunks: list[bytes] = field(default_factory=list)
     asked: list[messages.RequestInputRequest] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     claimable: deque[messages.ClaimedTask] = field(default_factory=deque)
@@ -119,6 +123,17 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         await self._script.check("FailTask", context)
         self._script.failed.append(request)
         return messages.FailTaskResponse(state=task_pb2.TASK_STATE_FAILED)
+
+    async def PutResultBlob(self, request_iterator: Any, context: Any) -> messages.PutResultBlobResponse:
+        await self._script.check("PutResultBlob", context)
+        await context.send_initial_metadata(())
+        sent = [request async for request in request_iterator]
+        self._script.blobs.append(b"".join(request.chunk for request in sent))
+        return messages.PutResultBlobResponse(digest=sent[0].digest)
+
+    async def GetInputBlob(self, request: Any, context: Any) -> Any:
+        for chunk in self._script.input_chunks:
+            yield messages.GetInputBlobResponse(chunk=chunk)
 
     async def RequestInput(
         self, request: messages.RequestInputRequest, context: Any

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.agent import AgentContext, ToolRefused
+from interlock.common import documents
 from interlock.common.v1 import errors_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
@@ -18,6 +19,7 @@ from tests.worker.scripted import (
     AWAY,
     CHANGED,
     DENIED,
+    FULL,
     LOST,
     NOT_ACCEPTED,
     STALE,
@@ -277,3 +279,39 @@ async def test_what_ends_an_attempt_ends_it_though_the_agent_has_caught_it(worke
     (failed,) = worker.script.failed
     assert (failed.error.error_class, failed.error.retryable) == ("NONDETERMINISM", False)
     assert worker.script.completed == []
+
+
+async def test_a_large_result_is_sent_ahead_and_referred_to(worker: Worker) -> None:
+    async def wordy(context: AgentContext, _: dict[str, Any]) -> Any:
+        return "ä" * 1_500_000
+
+    worker.script.will_fail("PutResultBlob", *[AWAY] * 2)
+    await worker.run(wordy)
+    (completed,) = worker.script.completed
+    (stored,) = worker.script.blobs
+    assert stored == f'"{"ä" * 1_500_000}"'.encode()
+    assert (completed.result_blob, completed.result_json) == (documents.digest(stored), "")
+
+
+async def test_an_input_that_is_a_blob_is_fetched_and_checked_against_its_digest(worker: Worker) -> None:
+    async def echo(context: AgentContext, given: dict[str, Any]) -> Any:
+        return given["n"]
+
+    claimed = task()
+    claimed.input_json, claimed.input_blob = "", documents.digest(b'{"n": 7}')
+    worker.script.input_chunks = [b'{"n"', b": 7}"]
+    await worker.run(echo, claimed)
+    assert worker.script.completed[0].result_json == "7"
+    worker.script.input_chunks = [b'{"n"', b": 8}"]
+    await worker.run(echo, claimed)
+    assert worker.script.failed[0].error.error_class == "DocumentDamaged"
+
+
+async def test_a_tenant_whose_blobs_are_too_many_has_its_task_fail_at_once(worker: Worker) -> None:
+    async def wordy(context: AgentContext, _: dict[str, Any]) -> Any:
+        return "x" * 300_000
+
+    worker.script.will_fail("PutResultBlob", FULL)
+    await worker.run(wordy)
+    (failed,) = worker.script.failed
+    assert (failed.error.error_class, failed.error.retryable) == ("BLOB_QUOTA", False)

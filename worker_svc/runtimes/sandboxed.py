@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from interlock.agent import AgentContext, AgentError
+from interlock.common import documents
 from interlock.registry.v1 import agent_pb2
 from interlock_sandbox import (
     Host,
@@ -32,7 +33,8 @@ _LOG = structlog.get_logger(__name__)
 DEFAULT_CPU_SECONDS = 60.0
 DEFAULT_MEMORY_BYTES = 256 * 1024 * 1024
 OPEN_CALLS = 32
-_RESULT_BYTES = 512 * 1024
+# The driver puts a few bytes around a result, which is measured again without them.
+_RESULT_BYTES = documents.MAX_BYTES + 1024
 _OUTPUT_BYTES = 16 * 1024
 _MODULES = ("interlock", "interlock.agent", "interlock.agent.context")
 

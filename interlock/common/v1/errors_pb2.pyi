@@ -86,6 +86,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
     ERROR_REASON_CONNECTION_NOT_FOUND: _ErrorReason.ValueType  # 53
     """NOT_FOUND. No such connection in the caller's tenant."""
+    ERROR_REASON_BLOB_NOT_FOUND: _ErrorReason.ValueType  # 55
+    """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -150,6 +152,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
     ERROR_REASON_MODEL_BUSY: _ErrorReason.ValueType  # 165
     """RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
+    ERROR_REASON_BLOB_QUOTA: _ErrorReason.ValueType  # 170
+    """RESOURCE_EXHAUSTED. The tenant stores as many bytes of blobs as it may. metadata: limit."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 180
     """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 181
@@ -248,6 +252,8 @@ ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 51
 """NOT_FOUND. No such worker serves the caller's tenant, or its session has ended. metadata: session_id."""
 ERROR_REASON_CONNECTION_NOT_FOUND: ErrorReason.ValueType  # 53
 """NOT_FOUND. No such connection in the caller's tenant."""
+ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 55
+"""NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61
@@ -312,6 +318,8 @@ ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 163
 """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
 ERROR_REASON_MODEL_BUSY: ErrorReason.ValueType  # 165
 """RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
+ERROR_REASON_BLOB_QUOTA: ErrorReason.ValueType  # 170
+"""RESOURCE_EXHAUSTED. The tenant stores as many bytes of blobs as it may. metadata: limit."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 180
 """UNAVAILABLE. The database cannot be reached; RetryInfo says when to come back."""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 181

@@ -105,6 +105,16 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.FromString,
                 _registered_method=True)
+        self.PutBlob = channel.stream_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/PutBlob',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobResponse.FromString,
+                _registered_method=True)
+        self.GetBlob = channel.unary_stream(
+                '/interlock.orchestrator.v1.OrchestratorService/GetBlob',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.orchestrator.v1.OrchestratorService/GetPublicKeys',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -257,6 +267,23 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutBlob(self, request_iterator, context):
+        """Stores a JSON document of at most 16 MiB, in its canonical form, for a SubmitTask to refer to: inputs over 256 KiB travel so. The first message may name the digest of the
+        bytes that follow. The same document again is the same blob; one that no task refers to goes after an hour. Needs SUBMITTER or DEVELOPER.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS (no JSON, too large, or not what the digest says), RESOURCE_EXHAUSTED BLOB_QUOTA, UNAVAILABLE DATABASE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBlob(self, request, context):
+        """Streams a blob of the caller's tenant: an input or result that a task refers to. Check what came against the digest. Needs VIEWER, SUBMITTER or AUDITOR.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND BLOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign attempt tokens and step permits. Needs any role.
         """
@@ -371,6 +398,16 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.ExplainTask,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.SerializeToString,
+            ),
+            'PutBlob': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutBlob,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobResponse.SerializeToString,
+            ),
+            'GetBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetBlob,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -777,6 +814,60 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/ExplainTask',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutBlob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/PutBlob',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.PutBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/GetBlob',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,15 @@ class OrchestratorServiceStub:
     """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
     Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
     """
+    PutBlob: _grpc.StreamUnaryMultiCallable[_orchestrator_service_pb2.PutBlobRequest, _orchestrator_service_pb2.PutBlobResponse]
+    """Stores a JSON document of at most 16 MiB, in its canonical form, for a SubmitTask to refer to: inputs over 256 KiB travel so. The first message may name the digest of the
+    bytes that follow. The same document again is the same blob; one that no task refers to goes after an hour. Needs SUBMITTER or DEVELOPER.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS (no JSON, too large, or not what the digest says), RESOURCE_EXHAUSTED BLOB_QUOTA, UNAVAILABLE DATABASE_UNAVAILABLE.
+    """
+    GetBlob: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.GetBlobRequest, _orchestrator_service_pb2.GetBlobResponse]
+    """Streams a blob of the caller's tenant: an input or result that a task refers to. Check what came against the digest. Needs VIEWER, SUBMITTER or AUDITOR.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND BLOB_NOT_FOUND.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
     WatchTasks: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchTasksRequest, _orchestrator_service_pb2.WatchTasksResponse]
@@ -186,6 +195,15 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     ExplainTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ExplainTaskRequest, _orchestrator_service_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
     Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
+    """
+    PutBlob: _aio.StreamUnaryMultiCallable[_orchestrator_service_pb2.PutBlobRequest, _orchestrator_service_pb2.PutBlobResponse]  # type: ignore[assignment]
+    """Stores a JSON document of at most 16 MiB, in its canonical form, for a SubmitTask to refer to: inputs over 256 KiB travel so. The first message may name the digest of the
+    bytes that follow. The same document again is the same blob; one that no task refers to goes after an hour. Needs SUBMITTER or DEVELOPER.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS (no JSON, too large, or not what the digest says), RESOURCE_EXHAUSTED BLOB_QUOTA, UNAVAILABLE DATABASE_UNAVAILABLE.
+    """
+    GetBlob: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.GetBlobRequest, _orchestrator_service_pb2.GetBlobResponse]  # type: ignore[assignment]
+    """Streams a blob of the caller's tenant: an input or result that a task refers to. Check what came against the digest. Needs VIEWER, SUBMITTER or AUDITOR.
+    Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND BLOB_NOT_FOUND.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetPublicKeysRequest, _orchestrator_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign attempt tokens and step permits. Needs any role."""
@@ -357,6 +375,27 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_orchestrator_service_pb2.ExplainTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.ExplainTaskResponse]]:
         """Says why a task is where it is: its place in its queue, everything that holds it back, and when it might start. Reads what is so now and changes nothing.
         Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PutBlob(
+        self,
+        request_iterator: _MaybeAsyncIterator[_orchestrator_service_pb2.PutBlobRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.PutBlobResponse, _abc.Awaitable[_orchestrator_service_pb2.PutBlobResponse]]:
+        """Stores a JSON document of at most 16 MiB, in its canonical form, for a SubmitTask to refer to: inputs over 256 KiB travel so. The first message may name the digest of the
+        bytes that follow. The same document again is the same blob; one that no task refers to goes after an hour. Needs SUBMITTER or DEVELOPER.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS (no JSON, too large, or not what the digest says), RESOURCE_EXHAUSTED BLOB_QUOTA, UNAVAILABLE DATABASE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBlob(
+        self,
+        request: _orchestrator_service_pb2.GetBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.GetBlobResponse], _abc.AsyncIterator[_orchestrator_service_pb2.GetBlobResponse]]:
+        """Streams a blob of the caller's tenant: an input or result that a task refers to. Check what came against the digest. Needs VIEWER, SUBMITTER or AUDITOR.
+        Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND BLOB_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -323,6 +323,7 @@ class ClaimedTask(_message.Message):
     ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
     START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    INPUT_BLOB_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the task."""
     task_id: _builtins.str
@@ -339,6 +340,8 @@ class ClaimedTask(_message.Message):
     """The input as canonical JSON text."""
     traceparent: _builtins.str
     """W3C traceparent of the submit call, if there was one."""
+    input_blob: _builtins.str
+    """Digest of the input where that is a blob, and `input_json` is empty; GetInputBlob has it."""
     @_builtins.property
     def finished_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys of the steps that earlier attempts finished, in order."""
@@ -365,10 +368,11 @@ class ClaimedTask(_message.Message):
         attempt_token: _permit_pb2.Signed | None = ...,
         start_to_close_timeout: _duration_pb2.Duration | None = ...,
         traceparent: _builtins.str = ...,
+        input_blob: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_digest", b"agent_digest", "agent_version", b"agent_version", "attempt", b"attempt", "attempt_token", b"attempt_token", "finished_steps", b"finished_steps", "input_json", b"input_json", "start_to_close_timeout", b"start_to_close_timeout", "task_id", b"task_id", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_digest", b"agent_digest", "agent_version", b"agent_version", "attempt", b"attempt", "attempt_token", b"attempt_token", "finished_steps", b"finished_steps", "input_blob", b"input_blob", "input_json", b"input_json", "start_to_close_timeout", b"start_to_close_timeout", "task_id", b"task_id", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,8 +701,11 @@ class CompleteTaskRequest(_message.Message):
     ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     FINISH_FIELD_NUMBER: _builtins.int
+    RESULT_BLOB_FIELD_NUMBER: _builtins.int
     result_json: _builtins.str
     """The result as JSON text, at most 256 KiB."""
+    result_blob: _builtins.str
+    """Digest that PutResultBlob answered, in place of `result_json`."""
     @_builtins.property
     def attempt_token(self) -> _permit_pb2.Signed:
         """Right to act for the attempt."""
@@ -713,10 +720,11 @@ class CompleteTaskRequest(_message.Message):
         attempt_token: _permit_pb2.Signed | None = ...,
         result_json: _builtins.str = ...,
         finish: Global___FinishStep | None = ...,
+        result_blob: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish", "result_json", b"result_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "finish", b"finish", "result_blob", b"result_blob", "result_json", b"result_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1009,3 +1017,107 @@ class ReleaseTaskResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseTaskResponse: _TypeAlias = ReleaseTaskResponse  # noqa: Y015
+
+@_typing.final
+class GetInputBlobRequest(_message.Message):
+    """Request of GetInputBlob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attempt_token(self) -> _permit_pb2.Signed:
+        """Right to act for the attempt."""
+
+    def __init__(
+        self,
+        *,
+        attempt_token: _permit_pb2.Signed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInputBlobRequest: _TypeAlias = GetInputBlobRequest  # noqa: Y015
+
+@_typing.final
+class GetInputBlobResponse(_message.Message):
+    """One message of GetInputBlob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetInputBlobResponse: _TypeAlias = GetInputBlobResponse  # noqa: Y015
+
+@_typing.final
+class PutResultBlobRequest(_message.Message):
+    """One message of PutResultBlob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Digest of all bytes that are sent, as in PutBlob; only in the first message."""
+    chunk: _builtins.bytes
+    """The next bytes of the document."""
+    @_builtins.property
+    def attempt_token(self) -> _permit_pb2.Signed:
+        """Right to act for the attempt; only in the first message."""
+
+    def __init__(
+        self,
+        *,
+        attempt_token: _permit_pb2.Signed | None = ...,
+        digest: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_token", b"attempt_token", "chunk", b"chunk", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutResultBlobRequest: _TypeAlias = PutResultBlobRequest  # noqa: Y015
+
+@_typing.final
+class PutResultBlobResponse(_message.Message):
+    """Response of PutResultBlob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Names the blob."""
+    size: _builtins.int
+    """Length of the canonical form."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutResultBlobResponse: _TypeAlias = PutResultBlobResponse  # noqa: Y015

@@ -76,6 +76,16 @@ class WorkerServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
                 _registered_method=True)
+        self.GetInputBlob = channel.unary_stream(
+                '/interlock.orchestrator.v1.WorkerService/GetInputBlob',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobResponse.FromString,
+                _registered_method=True)
+        self.PutResultBlob = channel.stream_unary(
+                '/interlock.orchestrator.v1.WorkerService/PutResultBlob',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobResponse.FromString,
+                _registered_method=True)
         self.ReleaseTask = channel.unary_unary(
                 '/interlock.orchestrator.v1.WorkerService/ReleaseTask',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.ReleaseTaskRequest.SerializeToString,
@@ -134,7 +144,8 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompleteTask(self, request, context):
-        """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+        NOT_FOUND BLOB_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +162,21 @@ class WorkerServiceServicer:
     def RequestInput(self, request, context):
         """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
         that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInputBlob(self, request, context):
+        """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutResultBlob(self, request_iterator, context):
+        """Stores a result of more than 256 KiB, as PutBlob does, for CompleteTask to refer to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+        RESOURCE_EXHAUSTED BLOB_QUOTA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,6 +231,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.RequestInput,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.SerializeToString,
+            ),
+            'GetInputBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetInputBlob,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobResponse.SerializeToString,
+            ),
+            'PutResultBlob': grpc.stream_unary_rpc_method_handler(
+                    servicer.PutResultBlob,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobResponse.SerializeToString,
             ),
             'ReleaseTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseTask,
@@ -430,6 +466,60 @@ class WorkerService:
             '/interlock.orchestrator.v1.WorkerService/RequestInput',
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInputBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.orchestrator.v1.WorkerService/GetInputBlob',
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutResultBlob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/interlock.orchestrator.v1.WorkerService/PutResultBlob',
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.PutResultBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,7 +60,9 @@ class WorkerServiceStub:
     (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
     """
     CompleteTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.CompleteTaskRequest, _worker_service_pb2.CompleteTaskResponse]
-    """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
+    """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+    NOT_FOUND BLOB_NOT_FOUND.
+    """
     FailTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FailTaskRequest, _worker_service_pb2.FailTaskResponse]
     """Ends the attempt with a failure: the task goes back to SUBMITTED with a back-off, or is FAILED when the failure may not be repeated or the budget is used up, or
     CANCELED when it was CANCELING. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
@@ -68,6 +70,12 @@ class WorkerServiceStub:
     RequestInput: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
     that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    """
+    GetInputBlob: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.GetInputBlobRequest, _worker_service_pb2.GetInputBlobResponse]
+    """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none)."""
+    PutResultBlob: _grpc.StreamUnaryMultiCallable[_worker_service_pb2.PutResultBlobRequest, _worker_service_pb2.PutResultBlobResponse]
+    """Stores a result of more than 256 KiB, as PutBlob does, for CompleteTask to refer to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+    RESOURCE_EXHAUSTED BLOB_QUOTA.
     """
     ReleaseTask: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]
     """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
@@ -104,7 +112,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     (no child task was begun under that key), INVALID_ARGUMENT INVALID_FIELDS.
     """
     CompleteTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.CompleteTaskRequest, _worker_service_pb2.CompleteTaskResponse]  # type: ignore[assignment]
-    """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
+    """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+    NOT_FOUND BLOB_NOT_FOUND.
+    """
     FailTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FailTaskRequest, _worker_service_pb2.FailTaskResponse]  # type: ignore[assignment]
     """Ends the attempt with a failure: the task goes back to SUBMITTED with a back-off, or is FAILED when the failure may not be repeated or the budget is used up, or
     CANCELED when it was CANCELING. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
@@ -112,6 +122,12 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     RequestInput: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]  # type: ignore[assignment]
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
     that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    """
+    GetInputBlob: _aio.UnaryStreamMultiCallable[_worker_service_pb2.GetInputBlobRequest, _worker_service_pb2.GetInputBlobResponse]  # type: ignore[assignment]
+    """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none)."""
+    PutResultBlob: _aio.StreamUnaryMultiCallable[_worker_service_pb2.PutResultBlobRequest, _worker_service_pb2.PutResultBlobResponse]  # type: ignore[assignment]
+    """Stores a result of more than 256 KiB, as PutBlob does, for CompleteTask to refer to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+    RESOURCE_EXHAUSTED BLOB_QUOTA.
     """
     ReleaseTask: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReleaseTaskRequest, _worker_service_pb2.ReleaseTaskResponse]  # type: ignore[assignment]
     """Gives a task back without counting a failure, because the worker stops or the task is to be paused. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
@@ -181,7 +197,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_service_pb2.CompleteTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_service_pb2.CompleteTaskResponse, _abc.Awaitable[_worker_service_pb2.CompleteTaskResponse]]:
-        """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS."""
+        """Ends the attempt and the task with a result. A repeat by the same attempt answers OK. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+        NOT_FOUND BLOB_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def FailTask(
@@ -201,6 +219,24 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_service_pb2.RequestInputResponse, _abc.Awaitable[_worker_service_pb2.RequestInputResponse]]:
         """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
         that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """
+
+    @_abc_1.abstractmethod
+    def GetInputBlob(
+        self,
+        request: _worker_service_pb2.GetInputBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.GetInputBlobResponse], _abc.AsyncIterator[_worker_service_pb2.GetInputBlobResponse]]:
+        """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none)."""
+
+    @_abc_1.abstractmethod
+    def PutResultBlob(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_service_pb2.PutResultBlobRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.PutResultBlobResponse, _abc.Awaitable[_worker_service_pb2.PutResultBlobResponse]]:
+        """Stores a result of more than 256 KiB, as PutBlob does, for CompleteTask to refer to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS,
+        RESOURCE_EXHAUSTED BLOB_QUOTA.
         """
 
     @_abc_1.abstractmethod
