@@ -6,11 +6,12 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
-from benchmarks import orchestrator, quick, recovery
+from benchmarks import claims, orchestrator, quick, recovery
 from benchmarks.report import Row, table
 
 SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
     "quick": quick.measure,
+    "claims": claims.measure,
     "orchestrator": orchestrator.measure,
     "recovery": recovery.measure,
 }

@@ -47,11 +47,11 @@ _REPLAY = sa.text(
     " FROM claim JOIN task USING (task_id, tenant)"
     " WHERE claim_id = ANY(CAST(:claim_ids AS uuid[]))"
 )
-_TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue ORDER BY random()")  # noqa: S608
+TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue ORDER BY random()")  # noqa: S608
 # From priority to priority along the index, so that what is not due yet is never stepped over. The rows come
 # in the order of the series: a lateral row source depends on the row before it. No row is locked that is not
 # returned.
-_PICK = sa.text(
+PICK = sa.text(
     f"SELECT {_RUNNABLE}"  # noqa: S608
     " FROM generate_series(9, 0, -1) AS level (priority), LATERAL (SELECT * FROM task"
     " WHERE state = 'SUBMITTED' AND pool = :pool AND tenant = :tenant AND queue = :queue"
@@ -76,7 +76,7 @@ _CLASS = (
 _LANE = f"{_CLASS} AND task.fairness_key = class.fairness_key"
 # As many classes (a priority and a fairness key) as tasks are wanted, each with as many tasks. Every step
 # from key to key is one look into the index, however many tasks of a key wait.
-_CANDIDATES = sa.text(
+CANDIDATES = sa.text(
     f"""
     SELECT level.priority, class.fairness_key, line.task_ids, line.concurrency_keys
     FROM (SELECT priority, (CAST(:turns AS text[]))[priority + 1] COLLATE "C" AS last
@@ -188,7 +188,7 @@ class ClaimStore:
     async def turns(self, connection: AsyncConnection, pool: str, tenants: Collection[str]) -> list[Turn]:
         """Queues in which something waits and which are not paused or at a limit, in a random order."""
         parameters = {"pool": pool, "tenants": sorted(tenants)}
-        rows = (await connection.execute(_TURNS, parameters)).all()
+        rows = (await connection.execute(TURNS, parameters)).all()
         return [Turn(pool=pool, tenant=row.tenant, queue=row.queue, managed=row.managed) for row in rows]
 
     async def hold_queues(
@@ -225,7 +225,7 @@ class ClaimStore:
             "limit": limit,
             "suspects": suspects,
         }
-        return _runnables((await connection.execute(_PICK, parameters)).all())
+        return _runnables((await connection.execute(PICK, parameters)).all())
 
     async def candidates(self, connection: AsyncConnection, turn: Turn, waiting: Waiting) -> list[Candidate]:
         """Enough of the waiting tasks of a locked queue for `dispatch.choose`, in the order it asks for."""
@@ -238,7 +238,7 @@ class ClaimStore:
             "limit": waiting.limit,
             "suspects": waiting.suspects,
         }
-        rows = (await connection.execute(_CANDIDATES, parameters)).all()
+        rows = (await connection.execute(CANDIDATES, parameters)).all()
         return [
             Candidate(
                 task_id=task_id,

@@ -1,0 +1,134 @@
+"""What a claim costs while a million tasks wait: in a queue of its own for each way of choosing."""
+
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.report import Row
+from interlock_suite.databases import RolePasswords, provision
+from interlock_suite.postgres import EmbeddedPostgres, PostgresPlace
+from orchestrator_svc.claims import Claims
+from orchestrator_svc.records import ClaimRequest
+from orchestrator_svc.store import ClaimStore
+from svc_kit.database import Database
+from svc_kit.migrations import run_migrations
+
+TASKS = 1_000_000
+KEYS = 100
+_TENANT, _POOL = "default", "default"
+_ROUNDS = 200
+_READY_SECONDS = 60.0
+_FILL = """
+    INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
+        start_to_close, task_type, labels, submitters, traceparent, input, state, wait_reason, run_after,
+        attempt, failures, crashes, revision, step_count, create_time, queue, priority, fairness_key,
+        concurrency_key)
+    SELECT gen_random_uuid(), 'default', 'default', 'bench', '1.0.0', 'sha256:0', 'PLAN',
+        '{"max_failures": 3, "initial": 1, "maximum": 60, "coefficient": 2, "non_retryable": []}', 600, '',
+        '{}', '[{"tenant": "default", "subject": "bench", "roles": []}]', '', '{}', 'SUBMITTED', 'QUEUED',
+        now() - make_interval(secs => n * 0.001), 0, 0, 0, 1, 0, now(), %(queue)s, n %% 10,
+        CASE WHEN %(keys)s > 0 THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END,
+        CASE WHEN %(limited)s THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END
+    FROM generate_series(1, %(tasks)s) AS n
+"""
+
+
+async def fill(url: str, *, queue: str, tasks: int, keys: int, limited: bool = False) -> None:
+    """Have so many tasks wait in a queue, over every priority and so many keys.
+
+    `limited` makes the keys concurrency keys too, of which one task may run at a time.
+    """
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO queue (tenant, name, pool, keyed) VALUES ('default', %s, 'default', %s)",
+            (queue, keys > 0),
+        )
+        asked = {"queue": queue, "tasks": tasks, "keys": keys, "limited": limited}
+        await connection.execute(_FILL, asked)
+        await connection.execute("VACUUM ANALYZE task")
+
+
+class _Nobody:
+    """Is told of commits, and tells nobody."""
+
+    def committed(self, *, runnable: object) -> None:
+        """Nothing waits to hear of it."""
+
+
+async def measure() -> list[Row]:
+    """The median of claims one after the other, alone in the pool, for each of three queues."""
+    folder = Path(tempfile.mkdtemp(prefix="il-bench-"))
+    place = PostgresPlace(
+        data=folder / "data", socket=folder / "s", password_file=folder / "password", log=folder / "log"
+    )
+    server = EmbeddedPostgres.prepare(place)
+    command = server.command()
+    process = command.spawn()
+    try:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not server.ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start; see {place.log}")
+            await asyncio.sleep(0.05)
+        return [
+            await _measured(server.url, "without limits", tasks=1_000, keys=0, limited=False),
+            await _measured(server.url, "without limits", tasks=TASKS, keys=0, limited=False),
+            await _measured(server.url, "turns by key", tasks=TASKS, keys=KEYS, limited=False),
+            await _measured(server.url, "one running a key", tasks=TASKS, keys=KEYS, limited=True),
+        ]
+    finally:
+        process.send_signal(command.stop_signal)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _measured(admin_url: str, what: str, *, tasks: int, keys: int, limited: bool) -> Row:
+    name = f"bench_{uuid.uuid4().hex[:8]}"
+    passwords = RolePasswords(owner=uuid.uuid4().hex, service=uuid.uuid4().hex)
+    made = await asyncio.to_thread(
+        provision, admin_url, service="orchestrator", database=name, passwords=passwords
+    )
+    await asyncio.to_thread(run_migrations, "orchestrator_svc", made.owner_url, grants_to=made.service_role)
+    await fill(made.owner_url, queue="bench", tasks=tasks, keys=keys, limited=limited)
+    session_id = uuid.uuid4()
+    async with await psycopg.AsyncConnection.connect(made.owner_url, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO worker_session (session_id, subject, slot, incarnation, pools, capacity, start_time,"
+            " lease_until) VALUES (%s, 'bench', 'bench', 1, '[\"default\"]', 10000, now(),"
+            " now() + interval '1 hour')",
+            (session_id,),
+        )
+    database = Database(made.service_url)
+    claims = Claims(store=ClaimStore(database), announcer=_Nobody())
+    seconds = []
+    try:
+        for _ in range(min(_ROUNDS, KEYS - 1) if limited else _ROUNDS):
+            request = ClaimRequest(
+                claim_id=uuid.uuid4(),
+                session_id=session_id,
+                subject="bench",
+                pool=_POOL,
+                tenants=frozenset({_TENANT}),
+            )
+            start = time.perf_counter()
+            claimed = await claims.claim(request)
+            seconds.append(time.perf_counter() - start)
+            if claimed is None:
+                raise RuntimeError("a claim found nothing although tasks wait")
+    finally:
+        await claims.close()
+        await database.close()
+    slow = statistics.quantiles(seconds, n=20)[-1] * 1e3
+    return Row(
+        what=f"claim, {what}, {tasks:,} waiting",
+        load="idle",
+        value=statistics.median(seconds) * 1e3,
+        unit="ms",
+        note=f"p95 {slow:.2f} ms{f', {keys} keys' if keys else ''}",
+    )
