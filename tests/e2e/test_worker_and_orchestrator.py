@@ -8,12 +8,14 @@ import pytest
 
 from interlock.client import Client
 from interlock.orchestrator.v1 import task_pb2
+from tests.command_line import interlock
 from tests.e2e.observing import (
     COMPLETED,
     assert_ended_once,
     calls,
     ended,
     entries_of,
+    eventually,
     full_trail,
     outcomes,
     running_call,
@@ -52,6 +54,32 @@ async def test_canceling_a_task_ends_the_tool_that_it_runs(client: Client) -> No
     recorded = await full_trail(client, task)
     # Long before the tool would have ended by itself.
     assert [entry.said[1:3] for entry in entries_of(recorded, "TOOL_RESULT")] == [("FAILED", "TOOL_CANCELED")]
+
+
+async def test_a_task_is_paused_between_two_steps_and_goes_on_from_there_at_the_word_of_a_person(
+    suite: RunningSuite, client: Client
+) -> None:
+    def say(*arguments: str) -> str:
+        return interlock("--data-dir", str(suite.folder.root), *arguments).stdout
+
+    task_id = await submit(client, NAPS.name, seconds=0.5)
+    await running_call(client, task_id)
+    assert "winds up" in await asyncio.to_thread(say, "pause", task_id)
+
+    async def stands_still() -> task_pb2.Task | None:
+        task = await client.get(task_id)
+        return task if task.state == task_pb2.TASK_STATE_PAUSED else None
+
+    paused = await eventually(stands_still, seconds=20)
+    # The step that ran has ended, and no other has begun.
+    assert outcomes(paused) == ["PAUSED"]
+    before = await calls(client, task_id)
+    assert len(before) < NAPS.steps
+    await asyncio.to_thread(say, "resume", task_id)
+    (task,) = await ended(client, task_id)
+    assert (task.state, outcomes(task), task.failures) == (COMPLETED, ["PAUSED", "COMPLETED"], 0)
+    assert len({call.call_id for call in await calls(client, task_id)}) == NAPS.steps
+    await assert_ended_once(client, task)
 
 
 async def test_a_task_that_was_answered_runs_although_the_orchestrator_is_killed_at_once(
