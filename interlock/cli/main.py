@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "interlock.cli.explain:explain",
     "queues": "interlock.cli.queues:queues",
     "workers": "interlock.cli.queues:workers",
+    "blobs": "interlock.cli.blobs:blobs",
     "trace": "interlock.cli.trace:trace",
     "agents": "interlock.cli.registry:agents",
     "tools": "interlock.cli.registry:tools",

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from interlock.client import Client
 from interlock.client.errors import InterlockError
+from interlock.common import documents
 from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.registry.v1 import agent_pb2, registry_service_pb2, tool_pb2, tool_service_pb2
@@ -63,6 +64,9 @@ async def run(context, task):
     except ToolError as error:
         seen.append(error.error_class)
     return {"seen": seen, "attempt": context.attempt, "environment": sorted(os.environ)}
+
+async def enlarge(context, task):
+    return {"seen": len(task["text"]), "text": task["text"] * 2}
 
 async def change_its_mind(context, task):
     await context.call_tool("halve", {"n": 2 * context.attempt})
@@ -127,7 +131,7 @@ async def _publish(running: Without) -> None:
         )
         for name in ("halver", "leaver", "stranger"):
             await _publish_agent(editor, name, agent_pb2.PythonRuntime(entry_point=name))
-        for name, entrypoint in (("held", ""), ("fickle", "change_its_mind")):
+        for name, entrypoint in (("held", ""), ("fickle", "change_its_mind"), ("large", "enlarge")):
             python = agent_pb2.PythonRuntime(source=_SANDBOXED, entrypoint=entrypoint)
             version = await _publish_agent(editor, name, python, max_failures=2)
             assert version.isolation == "SANDBOXED"
@@ -305,3 +309,13 @@ async def test_an_agent_that_replays_with_other_input_is_stopped_as_not_determin
         assert task.state == task_pb2.TASK_STATE_FAILED
         assert (task.error.error_class, task.failures) == ("NONDETERMINISM", 2)
         assert [attempt.error.error_class for attempt in task.attempts] == ["OSError", "NONDETERMINISM"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_megabytes_go_into_a_sandboxed_agent_and_come_out_of_it(without_worker: Without) -> None:
+    text = "ü" * 1_000_000
+    async with _submitted(without_worker, "large", {"text": text}) as task:
+        assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+        assert json.loads(task.input_json) == {"text": text}
+        assert json.loads(task.result_json) == {"seen": len(text), "text": text * 2}
+        assert task.result_blob == documents.digest(task.result_json.encode())

@@ -180,7 +180,7 @@ async def test_what_ends_the_attempt_cannot_be_caught(agents: SandboxedAgents) -
         ("import numpy", "ModuleNotFoundError", "No module named 'numpy'", True),
         ("import worker_svc", "ModuleNotFoundError", "No module named 'worker_svc'", True),
         ("return float('nan')", "AGENT_BAD_RESULT", "not JSON", False),
-        ("return 'x' * 2_000_000", "AGENT_OUTPUT_LIMIT", "the limit is", False),
+        ("return 'x' * (17 << 20)", "AGENT_OUTPUT_LIMIT", "the limit is", False),
         ("raise SystemExit(3)", "SystemExit", "3", True),
         ("await context.call_tool('echo', {'a': {1, 2}})", "TypeError", "not JSON serializable", True),
     ],
