@@ -23,7 +23,6 @@ def blobs() -> None:
 @click.pass_obj
 def put(data_dir: str, file: Path, *, as_json: bool) -> None:
     """Store the JSON document in FILE; prints the digest that names it. Unused, it is kept for an hour."""
-
     document = file.read_bytes()
 
     async def work() -> str:
