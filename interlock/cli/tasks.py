@@ -1,4 +1,4 @@
-"""Tasks: submit, watch, get, list, cancel, retry."""
+"""Tasks: submit, get, list, cancel, retry."""
 
 import sys
 from pathlib import Path
@@ -73,46 +73,7 @@ def submit(
 
     task = run(work)
     show_task(task, as_json=as_json)
-    return _code_of(task.state) if wait else 0
-
-
-@click.command(short_help="Follow a task live until it ends.")
-@click.argument("task_id")
-@click.option(
-    "--after",
-    default=0,
-    metavar="REVISION",
-    type=click.IntRange(0),
-    help="Begin after this revision instead of with a snapshot.",
-)
-@output_option
-@click.pass_obj
-def watch(data_dir: str, task_id: str, after: int, *, as_json: bool) -> int:
-    """Follow a task live until it ends; takes itself up again when a service restarts.
-
-    Exit code 1 unless the task is COMPLETED.
-    """
-
-    async def work() -> int:
-        from interlock.cli.connection import client
-        from interlock.cli.events import event_line
-        from interlock.cli.message_json import message_json
-
-        state = 0
-        async with client(data_dir, *_READ) as suite:
-            updates = suite.watch(task_id, after_revision=after, interrupted=_say_interrupted)
-            async for update in updates:
-                state = update.snapshot.state or update.event.state
-                if as_json:
-                    display.emit_json(message_json(update))
-                else:
-                    display.emit(event_line(update))
-            if not state:
-                # Everything was known already; only how it ended was not.
-                state = (await suite.get(task_id)).state
-        return _code_of(state)
-
-    return run(work)
+    return code_of(task.state) if wait else 0
 
 
 @click.command()
@@ -151,7 +112,7 @@ def list_tasks(
         from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 
         request = messages.ListTasksRequest(
-            page_size=limit, page_token=page_token, filter=_filter(agent=agent, state=state, extra=extra)
+            page_size=limit, page_token=page_token, filter=filter_text(agent=agent, state=state, extra=extra)
         )
         async with client(data_dir, *_READ) as suite:
             answer = await suite.call(suite.tasks.ListTasks, request)
@@ -210,7 +171,7 @@ def retry(data_dir: str, task_id: str, from_step: str, request_id: str, *, wait:
 
     task = run(work)
     show_task(task, as_json=as_json)
-    return _code_of(task.state) if wait else 0
+    return code_of(task.state) if wait else 0
 
 
 def show_task(task: "task_pb2.Task", *, as_json: bool) -> None:
@@ -224,22 +185,17 @@ def show_task(task: "task_pb2.Task", *, as_json: bool) -> None:
         display.emit(task_text(task))
 
 
-def _say_interrupted(why: str, revision: int) -> None:
-    from interlock.cli.escaping import one_line
-
-    # Not to standard output: that holds the updates alone.
-    print(f"(interrupted: {one_line(why)}; going on after revision {revision})", file=sys.stderr, flush=True)
-
-
-def _code_of(state: int) -> int:
+def code_of(state: int) -> int:
     """0 for a completed task, 1 for every other."""
     from interlock.orchestrator.v1 import task_pb2
 
     return 0 if state == task_pb2.TASK_STATE_COMPLETED else 1
 
 
-def _filter(*, agent: str, state: str, extra: str) -> str:
-    wanted = [f"{name} = {_quoted(value)}" for name, value in (("agent", agent), ("state", state)) if value]
+def filter_text(*, agent: str, state: str, extra: str, queue: str = "") -> str:
+    """The filter that some options make together."""
+    named = (("agent", agent), ("queue", queue), ("state", state))
+    wanted = [f"{name} = {_quoted(value)}" for name, value in named if value]
     return " AND ".join([*wanted, *([extra] if extra else [])])
 
 

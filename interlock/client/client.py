@@ -1,5 +1,7 @@
 """The asynchronous client: the stubs of every service, and a few methods that do more than one call."""
 
+import asyncio
+import math
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
@@ -9,7 +11,15 @@ import grpc
 from interlock.audit.v1 import audit_service_pb2_grpc
 from interlock.client.errors import InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
-from interlock.client.watching import TERMINAL, Interrupted, follow
+from interlock.client.watching import (
+    TERMINAL,
+    Interrupted,
+    ListInterrupted,
+    Pause,
+    follow,
+    follow_tasks,
+    mendable,
+)
 from interlock.common import documents
 from interlock.common.channel import ClientTls, TokenSource, channel
 from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
@@ -20,6 +30,8 @@ from interlock.registry.v1 import registry_service_pb2_grpc, tool_service_pb2_gr
 Answer = TypeVar("Answer")
 
 _BLOB_SECONDS = 60.0
+# One call waits no longer than this; a longer wait is made of several.
+_WAIT_SECONDS = 60.0
 
 
 class Client:
@@ -182,7 +194,8 @@ class Client:
         """Every change of a task from a revision on, without gaps and repeats, until it is terminal.
 
         The stream is taken up again by itself when it breaks, for as long as the caller waits; `interrupted`
-        is told why each time. What cannot be mended by waiting raises InterlockError.
+        is told why each time. Where what follows is no longer kept, or the database was restored, it goes on
+        with a fresh snapshot, and `interrupted` is told revision 0. Raises InterlockError.
         """
         return follow(
             lambda revision: self.tasks.WatchTask(
@@ -192,12 +205,54 @@ class Client:
             interrupted=interrupted,
         )
 
-    async def wait(self, task_id: str) -> task_pb2.Task:
-        """The task once it is terminal, with its result. Raises InterlockError."""
-        async for update in self.watch(task_id):
-            if (update.snapshot.state or update.event.state) in TERMINAL:
-                break
-        return await self.get(task_id)
+    def watch_tasks(
+        self,
+        filter: str = "",  # noqa: A002 - the contract's word
+        *,
+        cursor: str = "",
+        from_now: bool = False,
+        interrupted: ListInterrupted | None = None,
+    ) -> AsyncGenerator[messages.WatchTasksResponse, None]:
+        """Every change of the tasks that a filter names, without gaps and repeats, for ever.
+
+        It begins with the list as it is, at a cursor of an earlier watch, or with what comes from now on. It
+        is taken up again by itself when it breaks; where that is not possible (what follows is no longer
+        kept, or the database was restored) the list comes anew, in parts of which one is marked `first`.
+        `interrupted` is told each time. Raises InterlockError.
+        """
+        return follow_tasks(
+            lambda at, now: self.tasks.WatchTasks(
+                messages.WatchTasksRequest(filter=filter, cursor=at, from_now=now)
+            ),
+            cursor=cursor,
+            from_now=from_now,
+            interrupted=interrupted,
+        )
+
+    async def wait(self, task_id: str, *, timeout: float | None = None) -> task_pb2.Task:
+        """The task with its result once it is terminal, or as it is after `timeout` seconds.
+
+        Waits on while the service is away. Raises InterlockError.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout if timeout is not None else math.inf
+        pause = Pause()
+        while True:
+            seconds = max(0.0, min(_WAIT_SECONDS, end - clock()))
+            request = messages.WaitTaskRequest(task_id=task_id)
+            request.timeout.FromMilliseconds(round(seconds * 1000))
+            try:
+                task = (
+                    await self.call(lambda r, s=seconds: self.tasks.WaitTask(r, timeout=s + 10), request)
+                ).task
+            except InterlockError as problem:
+                if not mendable(problem) or clock() >= end:
+                    raise
+                await pause.take(problem.retry_after or 0.0)
+                continue
+            pause.over()
+            if task.state in TERMINAL or clock() >= end:
+                return task
 
     async def call(self, method: Callable[..., Awaitable[Answer]], request: Any) -> Answer:
         """One unary call; raises InterlockError with everything that the server said."""

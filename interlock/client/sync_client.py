@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 from interlock.client.client import Client
@@ -67,13 +67,33 @@ class SyncClient:
         """As Client.answer."""
         return self._run(self._client.answer(task_id, answer_json, input_id=input_id))
 
-    def wait(self, task_id: str) -> task_pb2.Task:
+    def wait(self, task_id: str, *, timeout: float | None = None) -> task_pb2.Task:
         """As Client.wait."""
-        return self._run(self._client.wait(task_id))
+        return self._run(self._client.wait(task_id, timeout=timeout))
 
     def watch(self, task_id: str, *, after_revision: int = 0) -> Iterator[messages.WatchTaskResponse]:
         """As Client.watch."""
-        updates = self._client.watch(task_id, after_revision=after_revision)
+        yield from self._iterate(self._client.watch(task_id, after_revision=after_revision))
+
+    def watch_tasks(
+        self,
+        filter: str = "",  # noqa: A002 - the contract's word
+        *,
+        cursor: str = "",
+        from_now: bool = False,
+    ) -> Iterator[messages.WatchTasksResponse]:
+        """As Client.watch_tasks; does not end by itself, so leave the loop."""
+        yield from self._iterate(self._client.watch_tasks(filter, cursor=cursor, from_now=from_now))
+
+    def call(self, choose: Callable[[Client], Callable[..., Awaitable[Result]]], request: Any) -> Result:
+        """Any unary call: `client.call(lambda c: c.agents.GetAgent, request)`. Raises InterlockError."""
+
+        async def made() -> Result:
+            return await self._client.call(choose(self._client), request)
+
+        return self._run(made())
+
+    def _iterate(self, updates: AsyncGenerator[Result, None]) -> Iterator[Result]:
         end = object()
 
         async def following() -> Any:
@@ -87,14 +107,6 @@ class SyncClient:
                 yield update
         finally:
             self._run(drop())
-
-    def call(self, choose: Callable[[Client], Callable[..., Awaitable[Result]]], request: Any) -> Result:
-        """Any unary call: `client.call(lambda c: c.agents.GetAgent, request)`. Raises InterlockError."""
-
-        async def made() -> Result:
-            return await self._client.call(choose(self._client), request)
-
-        return self._run(made())
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

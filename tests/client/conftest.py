@@ -30,6 +30,7 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     address: str
     streams: list[Updates] = field(default_factory=list)
     asked_after: list[int] = field(default_factory=list)
+    waits: list[task_pb2.TaskState.ValueType] = field(default_factory=list)
     list_streams: list[ListUpdates] = field(default_factory=list)
     cursors: list[str] = field(default_factory=list)
     failures: int = 0
@@ -64,10 +65,15 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
             task=task_pb2.Task(task_id=request.task_id, state=task_pb2.TASK_STATE_COMPLETED)
         )
 
+    async def WaitTask(self, request: messages.WaitTaskRequest, context: Any) -> Any:
+        await self._take(request, context)
+        state = self.waits.pop(0)
+        return messages.WaitTaskResponse(task=task_pb2.Task(task_id=request.task_id, state=state))
+
     async def CancelTask(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
 
-    WaitTask = ListTaskEvents = CountTasks = CancelTask
+    ListTaskEvents = CountTasks = CancelTask
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
     PauseTask = ResumeTask = ProvideInput = RedriveTasks = ListChildTasks = CancelTask
 

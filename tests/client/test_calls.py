@@ -14,7 +14,7 @@ from interlock.common.channel import channel
 from interlock.common.v1 import options_pb2
 from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
-from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, queue_service_pb2
 from interlock.registry.v1 import registry_service_pb2, tool_service_pb2
 from tests.client.conftest import Orchestrator
 
@@ -74,6 +74,7 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         f"/{service.full_name}/{method.name}"
         for module in (
             messages,
+            queue_service_pb2,
             registry_service_pb2,
             tool_service_pb2,
             gateway_service_pb2,
@@ -91,8 +92,11 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
     assert {name.rpartition("/")[2] for name in public - SAFE_METHODS} == {
         "CreateAgent",
         "CreatePolicy",
+        "CreateQueue",
         "CreateTool",
         "DeletePolicy",
+        "DeleteQueue",
         "SetAgentStatus",
         "SetToolStatus",
+        "UpdateQueue",
     }

@@ -1,6 +1,7 @@
 """A watch that breaks goes on where it was; what cannot be mended by waiting is raised."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 
 import grpc
@@ -9,6 +10,14 @@ import pytest
 from interlock.client import Client, InterlockError
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
+from orchestrator_svc.errors import (
+    cursor_compacted,
+    log_replaced,
+    registry_unavailable,
+    revision_beyond,
+    revision_compacted,
+    slow_list_consumer,
+)
 from tests.client.conftest import Orchestrator
 
 RUNNING, COMPLETED = task_pb2.TASK_STATE_RUNNING, task_pb2.TASK_STATE_COMPLETED
@@ -98,5 +107,63 @@ async def test_a_watch_that_begins_while_the_service_is_away_waits_for_it(tmp_pa
 
 
 async def test_wait_returns_the_task_as_it_ended(orchestrator: Orchestrator, client: Client) -> None:
-    orchestrator.streams = [[snapshot(1), grpc.StatusCode.UNAVAILABLE], [event(2, COMPLETED)]]
+    orchestrator.failures = 2
+    orchestrator.waits = [RUNNING, COMPLETED]
     assert (await client.wait("task")).state == COMPLETED
+
+
+async def test_a_wait_that_takes_too_long_returns_the_task_as_it_is(
+    orchestrator: Orchestrator, client: Client
+) -> None:
+    orchestrator.waits = [RUNNING]
+    assert (await client.wait("task", timeout=0)).state == RUNNING
+
+
+async def test_where_events_are_no_longer_kept_a_fresh_snapshot_comes_and_is_told(
+    orchestrator: Orchestrator, client: Client
+) -> None:
+    compacted = revision_compacted(uuid.UUID(int=1), 2, 7)
+    orchestrator.streams = [[compacted], [snapshot(9), log_replaced()], [snapshot(3, COMPLETED)]]
+    told: list[int] = []
+    seen = [
+        update.snapshot.revision
+        async for update in client.watch("task", after_revision=2, interrupted=lambda _, at: told.append(at))
+    ]
+    assert (seen, told, orchestrator.asked_after) == ([9, 3], [0, 0], [2, 0, 0])
+
+
+async def test_a_first_revision_that_the_task_never_had_is_raised(
+    orchestrator: Orchestrator, client: Client
+) -> None:
+    orchestrator.streams = [[revision_beyond(9, 2)]]
+    with pytest.raises(InterlockError, match="beyond the task's last one"):
+        await revisions(client, after=9)
+
+
+def changed(cursor: str, revision: int) -> messages.WatchTasksResponse:
+    changes = messages.TaskChanges(changes=[messages.TaskChange(event=task_pb2.TaskEvent(revision=revision))])
+    return messages.WatchTasksResponse(changes=changes, cursor=cursor)
+
+
+async def test_a_list_goes_on_from_its_cursor_and_begins_anew_only_where_that_is_lost(
+    orchestrator: Orchestrator, client: Client
+) -> None:
+    first = messages.WatchTasksResponse(snapshot=messages.TaskListPart(first=True, last=True), cursor="a")
+    mark = messages.WatchTasksResponse(bookmark=messages.ListBookmark(), cursor="c")
+    orchestrator.list_streams = [
+        [first, changed("b", 1), mark, registry_unavailable()],
+        [slow_list_consumer("c")],
+        [changed("d", 2)],
+        [cursor_compacted()],
+        [first, log_replaced()],
+        [first, changed("e", 3)],
+    ]
+    told: list[str] = []
+    seen = []
+    async for update in client.watch_tasks(interrupted=lambda _, at: told.append(at)):
+        seen += [0] if update.HasField("snapshot") else [c.event.revision for c in update.changes.changes]
+        if 3 in seen:
+            break
+    assert seen == [0, 1, 2, 0, 0, 3]
+    assert orchestrator.cursors == ["", "c", "c", "d", "", ""]
+    assert told == ["c", "c", "d", "", ""]
