@@ -81,6 +81,10 @@ class Orchestrator:
         """Ask a person; without an answer the attempt is over."""
         return await _written(lambda: self._stub.RequestInput(request, timeout=_CALL_SECONDS))
 
+    async def await_children(self, request: messages.AwaitChildrenRequest) -> messages.AwaitChildrenResponse:
+        """Which child tasks have ended; without one the attempt is over."""
+        return await _written(lambda: self._stub.AwaitChildren(request, timeout=_CALL_SECONDS))
+
     async def give_back(self, request: messages.ReleaseTaskRequest) -> None:
         """End the attempt without a failure."""
         await _written(lambda: self._stub.ReleaseTask(request, timeout=_CALL_SECONDS))

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from interlock.agent import AgentError, ToolError, ToolRefused
+from interlock.agent import AgentError, ChildFailed, ChildTask, ToolError, ToolRefused
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2
 from interlock.orchestrator.v1 import task_pb2
@@ -26,6 +26,9 @@ from worker_svc.orchestrator import Orchestrator
 # A permit may run out between the orchestrator and the gateway when this process was stopped in between.
 _PERMITS = 3
 _MAX_SAID = 4096
+# What an agent awaits side by side it awaits within this time; and a child that is about to end costs no new
+# attempt.
+_LINGER_SECONDS = 0.05
 _LOG = structlog.get_logger(__name__)
 
 
@@ -50,6 +53,9 @@ class Journal:
         # Steps about which a person is asked; `_settled` is set while there are none.
         self._settling = 0
         self._settled = asyncio.Event()
+        # Steps whose child tasks are awaited now; one call asks for all of them.
+        self._awaited: set[str] = set()
+        self._one_await = asyncio.Lock()
         # What ends the attempt, even if the agent caught it.
         self._fatal: AgentError | None = None
 
@@ -90,6 +96,66 @@ class Journal:
         )
         async with self._step():
             return await self._call_model(begin)
+
+    async def submit(
+        self,
+        agent: str,
+        task_input: Mapping[str, Any],
+        *,
+        key: str = "",
+        agent_version: str = "",
+        task_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        abandon: bool = False,
+    ) -> ChildTask:
+        """Give work to another agent; see AgentContext."""
+        name = f"agent:{agent}"
+        self._calls[name] += 1
+        policy = task_pb2.CLOSE_POLICY_ABANDON if abandon else task_pb2.CLOSE_POLICY_CANCEL
+        begin = messages.BeginStep(
+            step_key=key or f"{agent}-{self._calls[name]}",
+            kind=task_pb2.STEP_KIND_CHILD_TASK,
+            name=agent,
+            input_json=json.dumps(dict(task_input), ensure_ascii=False, allow_nan=False),
+            child=messages.ChildTask(
+                agent_version=agent_version, task_type=task_type, labels=labels or {}, close_policy=policy
+            ),
+        )
+        async with self._step():
+            answer = await self._begin(begin)
+        recorded = answer.HasField("recorded")
+        child_id = answer.recorded.step.call_id if recorded else answer.start.call_id
+        return _Child(self, begin, child_id)
+
+    async def ask_human(
+        self, question: str, schema: Mapping[str, Any] | None = None, *, key: str = ""
+    ) -> Any:
+        """Ask a person; see AgentContext."""
+        self._calls["a human"] += 1
+        request = messages.RequestInputRequest(
+            input_id=f"ask:{key or self._calls['a human']}",
+            kind=task_pb2.INPUT_KIND_QUESTION,
+            prompt=question,
+            schema_json=json.dumps(schema) if schema is not None else "",
+        )
+        async with self._alone():
+            request.attempt_token.CopyFrom(self._attempt.token)
+            try:
+                answer = await self._orchestrator.request_input(request)
+            except RemoteError as problem:
+                raise self._end(problem.message, error_class=problem.reason or problem.code.name) from problem
+            if not answer.HasField("provided"):
+                await self._over("a person is asked")
+        return json.loads(answer.provided.answer_json)
+
+    async def child_result(self, begin: messages.BeginStep) -> Any:
+        """The result of the child task that a step began; or the attempt ends here, until there is one."""
+        while True:
+            async with self._step():
+                answer = await self._begin(begin)
+            if answer.HasField("recorded"):
+                return _child_outcome(answer.recorded.step)
+            await self._await_child(begin.step_key)
 
     def log(self, message: str) -> None:
         """Into the worker's log; see AgentContext."""
@@ -176,27 +242,59 @@ class Journal:
 
         Steps beside it come to their ends first, and none begins: what an attempt leaves behind is lost.
         """
-        self._settling += 1
         self._leave()
         try:
-            await self._quiet.wait()
-            await self._tell_all()
             request = messages.RequestInputRequest(
-                attempt_token=self._attempt.token,
                 input_id=f"uncertain-{call_id}",
                 kind=task_pb2.INPUT_KIND_UNCERTAIN_STEP,
                 step_key=begin.step_key,
                 prompt=f"{begin.name} may run only once and was lost while it ran. Did it have its effect?",
             )
-            answer = await self._orchestrator.request_input(request)
-            if not answer.HasField("provided"):
-                self._attempt.order(StaleAttempt(f"a person is asked what became of step {begin.step_key}"))
-                await asyncio.Event().wait()  # the order cancels it
+            async with self._alone():
+                request.attempt_token.CopyFrom(self._attempt.token)
+                answer = await self._orchestrator.request_input(request)
+                if not answer.HasField("provided"):
+                    await self._over(f"a person is asked what became of step {begin.step_key}")
         finally:
             self._enter()
+
+    async def _await_child(self, step_key: str) -> None:
+        """Returns once a child task that is awaited has ended, or the attempt ends here."""
+        self._awaited.add(step_key)
+        try:
+            async with self._one_await:
+                await asyncio.sleep(_LINGER_SECONDS)
+                async with self._alone():
+                    request = messages.AwaitChildrenRequest(
+                        attempt_token=self._attempt.token, step_keys=sorted(self._awaited)
+                    )
+                    try:
+                        answer = await self._orchestrator.await_children(request)
+                    except RemoteError as problem:
+                        reason = problem.reason or problem.code.name
+                        raise self._end(problem.message, error_class=reason) from problem
+                    if not answer.ended:
+                        await self._over("a child task has to end first")
+        finally:
+            self._awaited.discard(step_key)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Steps under way end first, and none begins: what an attempt leaves behind is lost."""
+        self._settling += 1
+        try:
+            await self._quiet.wait()
+            await self._tell_all()
+            yield
+        finally:
             self._settling -= 1
             if not self._settling:
                 self._settled.set()
+
+    async def _over(self, why: str) -> None:
+        """The orchestrator has ended the attempt; whoever waits is cancelled by the order."""
+        self._attempt.order(StaleAttempt(why))
+        await asyncio.Event().wait()
 
     async def _tell_all(self) -> None:
         try:
@@ -288,3 +386,27 @@ class Journal:
         if step.error.error_class == "UNCERTAIN_STEP":
             raise self._end(step.error.message, error_class=step.error.error_class)
         raise ToolError(step.error.message, error_class=step.error.error_class)
+
+
+class _Child:
+    """Implements ChildTask."""
+
+    def __init__(self, journal: Journal, begin: messages.BeginStep, task_id: str) -> None:
+        self._journal = journal
+        self._begin = begin
+        self.task_id = task_id
+
+    async def result(self) -> Any:
+        """The child's result; see ChildTask."""
+        return await self._journal.child_result(self._begin)
+
+
+def _child_outcome(step: task_pb2.Step) -> Any:
+    if step.status == task_pb2.STEP_STATUS_COMPLETED:
+        return json.loads(step.output_json)
+    raise ChildFailed(
+        step.error.message,
+        error_class=step.error.error_class,
+        task_id=step.call_id,
+        repeatable=step.error.retryable,
+    )

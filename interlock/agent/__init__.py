@@ -8,6 +8,8 @@ An agent is a coroutine function, named in the entry-point group `interlock.agen
 from interlock.agent.context import (
     AgentContext,
     AgentError,
+    ChildFailed,
+    ChildTask,
     ToolError,
     ToolRefused,
 )
@@ -18,6 +20,8 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "AgentContext",
     "AgentError",
+    "ChildFailed",
+    "ChildTask",
     "ToolError",
     "ToolRefused",
 ]

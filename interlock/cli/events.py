@@ -73,6 +73,10 @@ def task_text(task: task_pb2.Task) -> str:
     if task.task_type:
         lines.append(("type", task.task_type))
     lines += [(f"label {key}", one_line(value)) for key, value in sorted(task.labels.items())]
+    if task.parent_task_id:
+        lines.append(("child of", f"{task.parent_task_id}, {task.depth} below {task.root_task_id}"))
+    if task.child_count:
+        lines.append(("children", f"{task.child_count}, {task.open_child_count} of them open"))
     if task.retried_from:
         lines.append(("repeats", task.retried_from))
     if task.HasField("start_time"):

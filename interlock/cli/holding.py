@@ -1,4 +1,4 @@
-"""Tasks that stand still, and those that were given up: pause, resume, redrive."""
+"""Tasks that stand still, and those that were given up: pause, resume, answer, redrive."""
 
 import uuid
 from typing import TYPE_CHECKING
@@ -43,6 +43,27 @@ def resume(data_dir: str, task_id: str, *, as_json: bool) -> None:
 
         async with client(data_dir, *_WRITE) as suite:
             return await suite.resume(task_id)
+
+    show_task(run(work), as_json=as_json)
+
+
+@click.command(short_help="Answer what a task asks.")
+@click.argument("task_id")
+@click.argument("value")
+@click.option("--input", "input_id", default="", help="Which request; empty: the one that it waits for.")
+@output_option
+@click.pass_obj
+def answer(data_dir: str, task_id: str, value: str, input_id: str, *, as_json: bool) -> None:
+    """Answer what a task has asked for, so that it goes on. VALUE is JSON, such as true or '"a text"'.
+
+    `interlock get` shows the question and the JSON Schema that the answer has to fit.
+    """
+
+    async def work() -> "task_pb2.Task":
+        from interlock.cli.connection import client
+
+        async with client(data_dir, *_WRITE) as suite:
+            return await suite.answer(task_id, value, input_id=input_id)
 
     show_task(run(work), as_json=as_json)
 

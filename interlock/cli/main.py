@@ -27,6 +27,7 @@ COMMANDS = {
     "cancel": "interlock.cli.tasks:cancel",
     "pause": "interlock.cli.holding:pause",
     "resume": "interlock.cli.holding:resume",
+    "answer": "interlock.cli.holding:answer",
     "retry": "interlock.cli.tasks:retry",
     "redrive": "interlock.cli.holding:redrive",
     "explain": "interlock.cli.explain:explain",

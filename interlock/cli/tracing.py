@@ -1,7 +1,7 @@
 """A task's trace, gathered from the orchestrator and the gateway, as text and as JSON."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.cli.escaping import one_line
@@ -18,19 +18,23 @@ _CALLS_A_PAGE = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """A task, its steps in order, and the gateway's record of each call by call id."""
+    """A task, its steps in order, the gateway's record of each call, and the child tasks, both by call id."""
 
     task: task_pb2.Task
     steps: tuple[task_pb2.Step, ...]
     calls: Mapping[str, tool_call_pb2.ToolCall]
+    children: Mapping[str, "Trace"] = field(default_factory=dict)
 
 
 async def read_trace(suite: Client, task_id: str) -> Trace:
-    """Everything of one task; raises InterlockError."""
+    """Everything of one task and of those below it; raises InterlockError."""
+    steps = tuple(await _steps(suite, task_id))
+    below = [step.call_id for step in steps if step.kind == task_pb2.STEP_KIND_CHILD_TASK]
     return Trace(
         task=await suite.get(task_id),
-        steps=tuple(await _steps(suite, task_id)),
+        steps=steps,
         calls=await _calls(suite, task_id),
+        children={child: await read_trace(suite, child) for child in below},
     )
 
 
@@ -40,6 +44,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
         "task": message_json(trace.task),
         "steps": [message_json(step) for step in trace.steps],
         "tool_calls": [message_json(call) for call in trace.calls.values()],
+        "children": [trace_json(child) for child in trace.children.values()],
     }
 
 
@@ -47,21 +52,33 @@ def trace_lines(trace: Trace, *, full: bool = False, payloads: bool = True) -> I
     """The trace as a tree; inputs, outputs and reasons are cut to a line's length unless `full`."""
     task = trace.task
     yield f"{task.agent} {task.agent_version}  {state_name(task)}  task {task.task_id}"
-    branches = [_step_branch(step, trace.calls.get(step.call_id)) for step in trace.steps]
-    ending = _ending(task)
+    yield from _branch_lines(trace, "", full=full, payloads=payloads)
+
+
+def _branch_lines(trace: Trace, indent: str, *, full: bool, payloads: bool) -> Iterator[str]:
+    branches = [
+        (*_step_branch(step, trace.calls.get(step.call_id)), trace.children.get(step.call_id))
+        for step in trace.steps
+    ]
+    ending = _ending(trace.task)
     if ending:
-        branches.append((ending, []))
-    for index, (head, more) in enumerate(branches):
+        branches.append((ending, [], None))
+    for index, (head, more, child) in enumerate(branches):
         last = index == len(branches) - 1
-        yield _cut(f"{'└─' if last else '├─'} {head}", full=full)
+        yield _cut(f"{indent}{'└─' if last else '├─'} {head}", full=full)
+        below = f"{indent}{'  ' if last else '│ '} "
         for line in more if payloads else ():
-            yield _cut(f"{'  ' if last else '│ '}    {line}", full=full)
+            yield _cut(f"{below}   {line}", full=full)
+        if child is not None:
+            yield from _branch_lines(child, below, full=full, payloads=payloads)
 
 
 def _step_branch(step: task_pb2.Step, call: tool_call_pb2.ToolCall | None) -> tuple[str, list[str]]:
     facts = [f"{step.step_key} → {step.name}", status_name(step)]
     if step.status == task_pb2.STEP_STATUS_COMPLETED:
         facts.append(_took(step))
+    if step.kind == task_pb2.STEP_KIND_CHILD_TASK:
+        facts.append(f"task {step.call_id}")
     if call is not None and call.isolation:
         facts.append(f"isolation {call.isolation}")
     if call is not None and call.audit_index >= 0:

@@ -8,6 +8,7 @@ import pytest
 from gateway_svc.audit_log import AuditLog
 from interlock.audit.v1 import entry_pb2
 from interlock.client.registry_feed import RegistryFeed
+from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import policy_service_pb2, policy_service_pb2_grpc, tool_call_pb2
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from svc_kit.identity import Role
@@ -280,6 +281,27 @@ async def test_policies_see_who_submitted_the_task(world: World) -> None:
     await world.allow("ada", f"permit (principal, action, resource) when {{ {condition} }};")
     await world.execute(world.permit())
     assert (await world.refusal(world.permit(submitters=[]))).reason == "POLICY_DENIED"
+
+
+async def test_a_child_task_needs_a_policy_for_every_agent_above_it(world: World) -> None:
+    ada = permit_pb2.Principal(tenant=world.tenant, subject="ada", roles=["DEVELOPER"])
+    above = [
+        permit_pb2.Principal(tenant=world.tenant, subject=f"agent:{name}", agent=name, agent_version="2.0.0")
+        for name in ("manager", "chief")
+    ]
+    await world.allow("analyst", f'permit (principal == Interlock::Agent::"{AGENT}", action, resource);')
+    await world.allow("manager", 'permit (principal == Interlock::Agent::"manager", action, resource);')
+    await world.execute(world.permit(submitters=[above[0], ada]))
+    permit = world.permit(submitters=[*above, ada])
+    error = await world.refusal(permit)
+    assert (error.reason, error.metadata["ancestor"]) == ("ANCESTOR_DENIED", "chief")
+    call = await world.get(permit)
+    (told,) = [each.explanation for each in call.verdicts if "chief" in each.explanation]
+    assert told.startswith(f"Agent {AGENT} works for agent chief")
+    version = 'context.agent_version == "2.0.0" && context.submitter.subject == "ada"'
+    chief = 'principal == Interlock::Agent::"chief"'
+    await world.allow("chief", f"permit ({chief}, action, resource) when {{ {version} }};")
+    await world.execute(world.permit(submitters=[*above, ada]))
 
 
 # Reach

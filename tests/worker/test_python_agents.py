@@ -4,16 +4,18 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from interlock.cli.tracing import read_trace, trace_lines
 from interlock.client import Client
 from interlock.client.errors import InterlockError
 from interlock.common import documents
@@ -25,11 +27,13 @@ from interlock_suite.control import ask
 from interlock_suite.folder import DataFolder
 from interlock_suite.options import Options
 from interlock_suite.supervisor import Suite
+from tests.command_line import interlock
 
 # One loop for all: the supervisor lives on it.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _SECONDS = 60.0
+CAPACITY = 4
 _AGENT = '''
 from interlock.agent import ToolError
 
@@ -71,6 +75,27 @@ async def enlarge(context, task):
 async def change_its_mind(context, task):
     await context.call_tool("halve", {"n": 2 * context.attempt})
     raise OSError("once more")
+"""
+_FAMILY = """
+import asyncio
+from interlock.agent import ChildFailed
+
+async def run(context, task):
+    # Gives each number to an agent of its own, and goes on with all of them.
+    children = [await context.submit(task["agent"], {"numbers": [n]}) for n in task["numbers"]]
+    results = await asyncio.gather(*(child.result() for child in children), return_exceptions=True)
+    return {
+        "seen": [
+            [each.error_class, each.repeatable] if isinstance(each, ChildFailed) else each["seen"][0]
+            for each in results
+        ],
+        "children": [child.task_id for child in children],
+    }
+
+async def ask(context, task):
+    half = await context.call_tool("halve", {"n": 4})
+    answer = await context.ask_human(f"Is {half} right?", {"type": "boolean"})
+    return {"half": half, "right": answer, "attempt": context.attempt}
 """
 _TOOL = """
 def run(n):
@@ -135,6 +160,11 @@ async def _publish(running: Without) -> None:
             python = agent_pb2.PythonRuntime(source=_SANDBOXED, entrypoint=entrypoint)
             version = await _publish_agent(editor, name, python, max_failures=2)
             assert version.isolation == "SANDBOXED"
+        for name, entrypoint in (("boss", ""), ("barred", ""), ("asker", "ask")):
+            await _publish_agent(editor, name, agent_pb2.PythonRuntime(source=_FAMILY, entrypoint=entrypoint))
+        barred = 'forbid (principal == Interlock::Agent::"barred", action, resource);'
+        policy = policy_service_pb2.Policy(policy_id="barred", cedar=barred)
+        await editor.policies.CreatePolicy(policy_service_pb2.CreatePolicyRequest(policy=policy))
         allow = (
             'permit (principal, action == Interlock::Action::"call_tool",'
             ' resource == Interlock::Tool::"halve");'
@@ -204,6 +234,7 @@ def worker(without_worker: Without, tmp_path_factory: pytest.TempPathFactory) ->
             "INTERLOCK_WORKER_GATEWAY_ADDRESS": f"unix:{folder.socket('gateway')}",
             "INTERLOCK_WORKER_LOG_LEVEL": "warning",
             "INTERLOCK_WORKER_SLOT": "test",
+            "INTERLOCK_WORKER_CAPACITY": str(CAPACITY),
         },
     )
     yield running
@@ -293,6 +324,14 @@ async def _until_done(client: Client, task_id: str, count: int) -> None:
         await asyncio.sleep(0.05)
 
 
+async def _until(client: Client, task_id: str, met: Callable[[task_pb2.Task], bool]) -> task_pb2.Task:
+    while True:
+        task = await client.get(task_id)
+        if met(task):
+            return task
+        await asyncio.sleep(0.02)
+
+
 async def _done(client: Client, task_id: str) -> list[tuple[str, int]]:
     """Step and attempt of each call that the gateway has ended."""
     listed = await client.gateway.ListToolCalls(
@@ -319,3 +358,78 @@ async def test_megabytes_go_into_a_sandboxed_agent_and_come_out_of_it(without_wo
         assert json.loads(task.input_json) == {"text": text}
         assert json.loads(task.result_json) == {"seen": len(text), "text": text * 2}
         assert task.result_blob == documents.digest(task.result_json.encode())
+
+
+@pytest.mark.usefixtures("worker")
+async def test_agents_give_work_to_other_agents_and_more_parents_than_slots_do_not_stand_still(
+    without_worker: Without,
+) -> None:
+    async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        asked = json.dumps({"agent": "held", "numbers": [4, 3]})
+        parents = [await client.submit("boss", asked) for _ in range(CAPACITY + 2)]
+        for parent in parents:
+            task = await client.wait(parent.task_id)
+            assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+            result = json.loads(task.result_json)
+            assert result["seen"] == [2, ["ValueError", False]]
+            assert (task.child_count, task.open_child_count, task.failures) == (2, 0, 0)
+            first = await client.get(result["children"][0])
+            assert (first.parent_task_id, first.submitter) == (task.task_id, "agent:boss")
+        lines = list(trace_lines(await read_trace(client, parents[0].task_id), payloads=False))
+    assert lines[0].startswith("boss 1.0.0  COMPLETED")
+    assert [found.group() for line in lines[1:] if (found := re.match(r"[│├└─ ]*\w+-?\d?", line))] == [
+        "├─ held-1",
+        "│  ├─ halve-1",
+        "│  ├─ halve-2",
+        "│  └─ result",
+        "├─ held-2",
+        "│  ├─ halve-1",
+        "│  └─ FAILED",
+        "└─ result",
+    ]
+
+
+async def test_a_parent_killed_while_its_children_run_has_each_child_once(
+    without_worker: Without, worker: Worker
+) -> None:
+    async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        parent = await client.submit("boss", json.dumps({"agent": "held", "numbers": [4, 8, 12]}))
+        await _until(client, parent.task_id, lambda task: task.child_count > 0)
+        await asyncio.to_thread(worker.kill_and_restart)
+        task = await client.wait(parent.task_id)
+        assert task.state == task_pb2.TASK_STATE_COMPLETED, task.error
+        result = json.loads(task.result_json)
+        assert (result["seen"], task.child_count) == ([2, 4, 6], 3)
+        for child in result["children"]:
+            assert (await client.get(child)).state == task_pb2.TASK_STATE_COMPLETED
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_child_may_do_only_what_the_agent_above_it_may_do_too(without_worker: Without) -> None:
+    async with _submitted(without_worker, "barred", {"agent": "held", "numbers": [4]}) as task:
+        result = json.loads(task.result_json)
+        assert result["seen"] == [["ANCESTOR_DENIED", False]]
+    async with without_worker.client("DEVELOPER") as client:
+        listed = await client.gateway.ListToolCalls(
+            gateway_service_pb2.ListToolCallsRequest(filter=f'task_id = "{result["children"][0]}"')
+        )
+    (call,) = listed.tool_calls
+    assert call.reason == "ANCESTOR_DENIED"
+    assert any("works for agent barred" in verdict.explanation for verdict in call.verdicts)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_agent_asks_a_person_and_goes_on_with_an_answer_that_fits(without_worker: Without) -> None:
+    async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        asker = await client.submit("asker", "{}")
+        asked = task_pb2.TASK_STATE_INPUT_REQUIRED
+        waiting = await _until(client, asker.task_id, lambda task: task.state == asked)
+        assert [each.prompt for each in waiting.input_requests] == ["Is 2 right?"]
+        with pytest.raises(InterlockError) as caught:
+            await client.answer(asker.task_id, '"perhaps"')
+        assert caught.value.reason == "INVALID_FIELDS"
+        folder = str(without_worker.folder.root)
+        done = await asyncio.to_thread(interlock, "--data-dir", folder, "answer", asker.task_id, "true")
+        assert done.returncode == 0, done.stderr
+        task = await client.wait(asker.task_id)
+        assert json.loads(task.result_json) == {"half": 2, "right": True, "attempt": 2}

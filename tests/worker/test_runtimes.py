@@ -29,9 +29,6 @@ class Recorder:
             raise ToolError("it broke", error_class="ValueError")
         return {"of": key, "arguments": dict(arguments)}
 
-    def log(self, message: str) -> None:
-        raise AssertionError("a plan has nothing to say")
-
 
 def _plan(*steps: agent_pb2.PlanStep, result: str = "") -> agent_pb2.PlanRuntime:
     return agent_pb2.PlanRuntime(steps=steps, result=result)

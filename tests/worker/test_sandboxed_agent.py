@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from interlock.agent import AgentError, ToolError, ToolRefused
+from interlock.agent import AgentError, ChildFailed, ChildTask, ToolError, ToolRefused
 from interlock.cli.manifest import read_manifest
 from interlock.registry.v1 import agent_pb2
 from interlock_sandbox import Host, Limits, OutcomeKind, Sandbox, SandboxUnavailable, ToolProgram
@@ -24,6 +24,19 @@ from worker_svc.runtimes import sandboxed
 from worker_svc.runtimes.sandboxed import SandboxedAgents
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A child task that ends with what it was asked, or fails when it is given nothing."""
+
+    task_id: str
+    outcome: dict[str, Any]
+
+    async def result(self) -> Any:
+        if not self.outcome["given"]:
+            raise ChildFailed("no input", error_class="Empty", task_id=self.task_id, repeatable=True)
+        return self.outcome
 
 
 @dataclass
@@ -56,6 +69,16 @@ class Journal:
             case "other":
                 raise AgentError("with other input", error_class="NONDETERMINISM", retryable=False)
         return dict(arguments)
+
+    async def submit(self, agent: str, task_input: Mapping[str, Any], **options: Any) -> ChildTask:
+        self.keys.append(options.pop("key"))
+        return Child(task_id=f"{self.task_id}/{agent}", outcome={"given": dict(task_input), **options})
+
+    async def ask_human(
+        self, question: str, schema: Mapping[str, Any] | None = None, *, key: str = ""
+    ) -> Any:
+        self.keys.append(key)
+        return [question, schema]
 
     def log(self, message: str) -> None:
         raise AssertionError("what an agent says in the sandbox comes on its standard output")
@@ -150,6 +173,33 @@ async def test_a_failed_or_refused_tool_can_be_caught_by_its_own_class(agents: S
         ["ToolError", "it broke", "ValueError", False],
         ["ToolRefused", "no policy", "POLICY_DENIED", False],
     ]
+
+
+async def test_an_agent_submits_tasks_awaits_them_and_asks_people(agents: SandboxedAgents) -> None:
+    journal = Journal()
+    seen = await _run(
+        agents,
+        """
+        from interlock.agent import ChildFailed
+        first = await context.submit("helper", {"n": 1}, task_type="part", labels={"a": "b"}, abandon=True)
+        second = await context.submit("helper", {}, key="mine")
+        try:
+            await second.result()
+        except ChildFailed as error:
+            failed = [error.error_class, error.task_id, error.repeatable, error.retryable]
+        said = await context.ask_human("sure?", {"type": "null"})
+        return [first.task_id, await first.result(), failed, said]
+        """,
+        journal=journal,
+    )
+    options = {"agent_version": "", "task_type": "part", "labels": {"a": "b"}, "abandon": True}
+    assert seen == [
+        "task/helper",
+        {"given": {"n": 1}, **options},
+        ["Empty", "task/helper", True, False],
+        ["sure?", {"type": "null"}],
+    ]
+    assert journal.keys == ["helper-1", "mine", "mine", "1", "helper-1"]
 
 
 async def test_what_ends_the_attempt_cannot_be_caught(agents: SandboxedAgents) -> None:
@@ -260,6 +310,8 @@ def call(method="call_tool", params={"tool": "echo", "arguments": {}, "key": "k"
         ("call(ordinal=1)", "AGENT_BAD_RESULT"),
         ("call(method='complete')", "AGENT_BAD_CALL"),
         ("call(method='__class__')", "AGENT_BAD_CALL"),
+        ("call(method='submit', params={'agent': 'helper'})", "AGENT_BAD_CALL"),
+        ("call(method='ask_human', params={'question': 1})", "AGENT_BAD_CALL"),
         (
             "call(params={'tool': 'echo', 'arguments': {}, 'key': 'k', 'task_id': 'another'})",
             "AGENT_BAD_CALL",

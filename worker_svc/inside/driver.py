@@ -102,8 +102,55 @@ class _Context:
             "call_tool", {"tool": tool, "arguments": dict(arguments), "key": step_key}
         )
 
+    async def submit(
+        self,
+        agent: str,
+        task_input: Mapping[str, Any],
+        *,
+        key: str = "",
+        agent_version: str = "",
+        task_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        abandon: bool = False,
+    ) -> "_Child":
+        name = f"agent:{agent}"
+        self._calls[name] += 1
+        asked = {
+            "agent": agent,
+            "input": dict(task_input),
+            "key": key or f"{agent}-{self._calls[name]}",
+            "agent_version": agent_version,
+            "task_type": task_type,
+            "labels": dict(labels or {}),
+            "abandon": abandon,
+        }
+        return _Child(self._channel, asked, await self._channel.ask("submit", asked))
+
+    async def ask_human(
+        self, question: str, schema: Mapping[str, Any] | None = None, *, key: str = ""
+    ) -> Any:
+        self._calls["a human"] += 1
+        asked = {
+            "question": question,
+            "schema": dict(schema) if schema is not None else None,
+            "key": key or str(self._calls["a human"]),
+        }
+        return await self._channel.ask("ask_human", asked)
+
     def log(self, message: str) -> None:
         sys.stdout.write(f"{message}\n")
+
+
+class _Child:
+    """Implements interlock.agent.ChildTask."""
+
+    def __init__(self, channel: "_Channel", asked: Mapping[str, Any], task_id: str) -> None:
+        self._channel = channel
+        self._asked = asked
+        self.task_id = task_id
+
+    async def result(self) -> Any:
+        return await self._channel.ask("child_result", self._asked)
 
 
 class _Channel:

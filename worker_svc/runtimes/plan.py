@@ -3,15 +3,23 @@
 Deterministic.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jmespath
 
-from interlock.agent import AgentContext, AgentError
+from interlock.agent import AgentError
 from interlock.registry.v1 import agent_pb2
 
 
-async def run_plan(plan: agent_pb2.PlanRuntime, context: AgentContext, task_input: dict[str, Any]) -> Any:
+class Tools(Protocol):
+    """All that a plan needs of its context."""
+
+    async def call_tool(self, tool: str, arguments: Mapping[str, Any], *, key: str = "") -> Any:
+        """As AgentContext.call_tool."""
+
+
+async def run_plan(plan: agent_pb2.PlanRuntime, context: Tools, task_input: dict[str, Any]) -> Any:
     """The plan's result. Raises AgentError MAPPING_FAILED when an expression does not fit its document."""
     results: dict[str, Any] = {}
     document = {"input": task_input, "steps": results}

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from interlock.agent import AgentContext, AgentError
+from interlock.agent import AgentContext, AgentError, ChildTask
 from interlock.common import documents
 from interlock.registry.v1 import agent_pb2
 from interlock_sandbox import (
@@ -155,7 +155,58 @@ async def _call_tool(context: AgentContext, params: Mapping[str, Any]) -> Any:
     )
 
 
-_METHODS: Mapping[str, Method] = {"call_tool": _call_tool}
+async def _submit(context: AgentContext, params: Mapping[str, Any]) -> Any:
+    return (await _child(context, params)).task_id
+
+
+async def _child_result(context: AgentContext, params: Mapping[str, Any]) -> Any:
+    """Names the step in full, as `submit` did: the journal knows it by that, so nothing is kept here."""
+    return await (await _child(context, params)).result()
+
+
+async def _child(context: AgentContext, params: Mapping[str, Any]) -> ChildTask:
+    match params:
+        case {
+            "agent": str(agent),
+            "input": dict(task_input),
+            "key": str(key),
+            "agent_version": str(agent_version),
+            "task_type": str(task_type),
+            "labels": dict(labels),
+            "abandon": bool(abandon),
+            **more,
+        } if not more and all(isinstance(each, str) for each in labels.values()):
+            return await context.submit(
+                agent,
+                task_input,
+                key=key,
+                agent_version=agent_version,
+                task_type=task_type,
+                labels=labels,
+                abandon=abandon,
+            )
+    raise AgentError(
+        "submit takes an agent, its input, a key and options", error_class="AGENT_BAD_CALL", retryable=False
+    )
+
+
+async def _ask_human(context: AgentContext, params: Mapping[str, Any]) -> Any:
+    match params:
+        case {"question": str(question), "schema": dict() | None as schema, "key": str(key), **more} if (
+            not more
+        ):
+            return await context.ask_human(question, schema, key=key)
+    raise AgentError(
+        "ask_human takes a question, a schema and a key", error_class="AGENT_BAD_CALL", retryable=False
+    )
+
+
+_METHODS: Mapping[str, Method] = {
+    "call_tool": _call_tool,
+    "submit": _submit,
+    "child_result": _child_result,
+    "ask_human": _ask_human,
+}
 
 
 def _result(outcome: Outcome) -> Any:
