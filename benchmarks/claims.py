@@ -29,7 +29,8 @@ _FILL = """
         start_to_close, task_type, labels, submitters, traceparent, input, state, wait_reason, run_after,
         attempt, failures, crashes, revision, step_count, create_time, queue, priority, fairness_key,
         concurrency_key)
-    SELECT gen_random_uuid(), 'default', 'default', 'bench', '1.0.0', 'sha256:0', 'PLAN',
+    SELECT (lpad(to_hex(hashtext(%(queue)s) & 2147483647), 8, '0') || '-0000-7000-8000-'
+            || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'default', 'bench', '1.0.0', 'sha256:0', 'PLAN',
         '{"max_failures": 3, "initial": 1, "maximum": 60, "coefficient": 2, "non_retryable": []}', 600, '',
         '{}', '[{"tenant": "default", "subject": "bench", "roles": []}]', '', '{}', 'SUBMITTED', 'QUEUED',
         now() - make_interval(secs => n * 0.001), 0, 0, 0, 1, 0, now(), %(queue)s, n %% 10,
