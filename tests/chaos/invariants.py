@@ -51,6 +51,11 @@ _ORCHESTRATOR = {
     " (WHERE attempt.outcome = 'LOST')",
     "the steps of a task are counted wrong": "SELECT task_id FROM task LEFT JOIN task_step USING (task_id)"
     " GROUP BY task_id HAVING max(task.step_count) <> count(task_step.step_key)",
+    "a queue ran more than it may": "SELECT name, most FROM (SELECT queue AS name, max(running) AS most FROM"
+    " (SELECT queue, sum(change) OVER (PARTITION BY tenant, queue ORDER BY time, change) AS running FROM"
+    " (SELECT task_id, start_time AS time, 1 AS change FROM attempt UNION ALL SELECT task_id, end_time, -1"
+    " FROM attempt) AS changes JOIN task USING (task_id)) AS r GROUP BY queue) AS q JOIN queue USING (name)"
+    " WHERE most > max_running",
     "a terminal task is aboard a worker": "SELECT task_id FROM task WHERE session_id IS NOT NULL",
     "a completed task has an unfinished step": "SELECT task_id, step_key FROM task JOIN task_step"
     " USING (task_id) WHERE state = 'COMPLETED' AND task_step.status <> 'COMPLETED'",

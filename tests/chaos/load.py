@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from interlock.client import Client, InterlockError
-from interlock.orchestrator.v1 import task_pb2
+from interlock.orchestrator.v1 import queue_service_pb2, task_pb2
 from interlock.registry.v1 import agent_pb2
 from tests.chaos import ledger
 from tests.e2e.catalogue import AT_MOST_ONCE, Work, allow, duration, publish, publish_agent
@@ -57,6 +57,9 @@ BROKEN = Work(
 )
 WORKS = (ECHO, CHAIN, NAP, ONCE, BROKEN)
 
+# Of the naps, so that both orchestrators hand out what one of them alone must not exceed.
+LIMITED_QUEUE, MOST_RUNNING = "chaos-limited", 4
+
 FLAKY = "chaos-flaky"
 _FLAKY = f"""
 from interlock.agent import AgentError
@@ -84,6 +87,8 @@ async def publish_load(suite: RunningSuite) -> None:
     async with suite.client("SUPER_ADMIN") as client:
         await publish_agent(client, FLAKY, spec)
         await allow(client, FLAKY, ECHO.tool)
+        queue = queue_service_pb2.Queue(name=LIMITED_QUEUE, pool="default", max_running=MOST_RUNNING)
+        await client.call(client.queues.CreateQueue, queue_service_pb2.CreateQueueRequest(queue=queue))
 
 
 class Kind(StrEnum):
@@ -121,6 +126,7 @@ class Job:
     kind: Kind
     agent: str
     task_input: dict[str, Any]
+    queue: str = "default"
     touch_after: float = 0.0
     """When it is canceled or paused, if it is."""
 
@@ -136,7 +142,14 @@ def jobs(number: int, count: int, *, marks: int) -> Iterator[Job]:
         elif kind in _NAPPING:
             task_input = {"seconds": round(chance.uniform(0.1, 2.0), 3)}
             touch_after = chance.uniform(0.0, 3.0)
-            yield Job(number=index, kind=kind, agent=NAP.name, task_input=task_input, touch_after=touch_after)
+            yield Job(
+                number=index,
+                kind=kind,
+                agent=NAP.name,
+                task_input=task_input,
+                queue=LIMITED_QUEUE,
+                touch_after=touch_after,
+            )
         else:
             yield Job(number=index, kind=kind, agent=_AGENTS[kind], task_input={"value": index})
 
@@ -207,6 +220,7 @@ class Load:
                 json.dumps(job.task_input),
                 task_type=TASK_TYPE,
                 request_id=request_id,
+                queue=job.queue,
             )
         )
         return submitted.task_id
