@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_store import CallStore
-from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
+from gateway_svc.tool_call import Asked, CallKey, CallKind, CallStatus, Outcome, ToolCall
 from interlock.audit.v1 import entry_pb2
 from svc_kit.call_context import current_call
 from svc_kit.outbox import Message, OutboxRow
@@ -25,7 +25,8 @@ _MAX_POLICY_IDS = 512
 
 def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: str) -> entry_pb2.Event:
     """A call that is about to start, or was refused; without its arguments."""
-    event = _event(call, entry_pb2.ENTRY_TYPE_TOOL_CALL, event_id, time, actor)
+    kind = entry_pb2.ENTRY_TYPE_PROMPT if _is_model(call) else entry_pb2.ENTRY_TYPE_TOOL_CALL
+    event = _event(call, kind, event_id, time, actor)
     event.status, event.reason = call.status, call.reason
     if call.policy_ids:
         event.attributes["policy_ids"] = ",".join(call.policy_ids)[:_MAX_POLICY_IDS]
@@ -36,13 +37,18 @@ def result_event(
     call: ToolCall, outcome: Outcome, *, event_id: uuid.UUID, audit_index: int | None
 ) -> entry_pb2.Event:
     """How a started call ended; without its result or error."""
-    event = _event(call, entry_pb2.ENTRY_TYPE_TOOL_RESULT, event_id, outcome.end_time, call.asked.worker)
+    kind = entry_pb2.ENTRY_TYPE_MODEL_OUTPUT if _is_model(call) else entry_pb2.ENTRY_TYPE_TOOL_RESULT
+    event = _event(call, kind, event_id, outcome.end_time, call.asked.worker)
     event.status, event.reason = outcome.status, outcome.reason
     if audit_index is not None:
         event.attributes["call_index"] = str(audit_index)
     for name, value in (("isolation", outcome.isolation), ("limit", outcome.limit)):
         if value:
             event.attributes[name] = value
+    if outcome.usage is not None:
+        event.attributes["input_tokens"] = str(outcome.usage.input_tokens)
+        event.attributes["output_tokens"] = str(outcome.usage.output_tokens)
+        event.attributes["cost_micros"] = str(outcome.usage.cost_micros)
     if outcome.result_json:
         event.attributes["result_digest"] = digest(outcome.result_json.encode())
     return event
@@ -64,6 +70,22 @@ def policy_event(
     return event
 
 
+def connection_event(
+    *, tenant: str, connection_id: str, action: str, event_id: uuid.UUID, time: datetime, actor: str
+) -> entry_pb2.Event:
+    """A connection was stored, changed or deleted: who may use what. Without its content."""
+    event = entry_pb2.Event(
+        event_id=str(event_id),
+        tenant=tenant,
+        type=entry_pb2.ENTRY_TYPE_POLICY_CHANGE,
+        actor=actor,
+        status=action,
+    )
+    event.event_time.FromDatetime(time)
+    event.attributes["connection_id"] = connection_id
+    return event
+
+
 def to_message(kind: str, event: entry_pb2.Event, *, call_id: uuid.UUID | None = None) -> Message:
     """An event as an outbox message; its content stays where it is until the relay fetches it."""
     return Message(
@@ -72,6 +94,11 @@ def to_message(kind: str, event: entry_pb2.Event, *, call_id: uuid.UUID | None =
         kind=kind,
         body={"event": MessageToDict(event), "call_id": str(call_id) if call_id else ""},
     )
+
+
+def asked_part(asked: Asked) -> str:
+    """Under which name the log keeps what a call was asked with."""
+    return "request" if asked.kind is CallKind.MODEL else "arguments"
 
 
 def add_json(event: entry_pb2.Event, part: str, body: bytes) -> entry_pb2.Event:
@@ -110,6 +137,10 @@ class AuditTrail:
             await self._calls.forget_payloads(connection, event_ids)
 
 
+def _is_model(call: ToolCall) -> bool:
+    return call.asked.kind is CallKind.MODEL
+
+
 def _event(
     call: ToolCall, kind: entry_pb2.EntryType.ValueType, event_id: uuid.UUID, time: datetime, actor: str
 ) -> entry_pb2.Event:
@@ -124,15 +155,21 @@ def _event(
         task_id=str(asked.task_id),
         attempt=asked.attempt,
         step_key=asked.step_key,
-        tool=asked.tool,
         call_id=str(asked.call_id),
     )
     event.event_time.FromDatetime(time)
     running = current_call()
     if running is not None:
         event.trace_id, event.span_id = running.trace_id, running.span_id
-    event.attributes["tool_version"] = asked.tool_version
-    event.attributes["tool_digest"] = asked.tool_digest
+    if asked.kind is CallKind.MODEL:
+        event.attributes["connection"] = asked.tool
+        event.attributes["agent_digest"] = asked.agent_digest
+        if asked.tool_version:
+            event.attributes["model"] = asked.tool_version
+    else:
+        event.tool = asked.tool
+        event.attributes["tool_version"] = asked.tool_version
+        event.attributes["tool_digest"] = asked.tool_digest
     event.attributes["argument_digest"] = asked.argument_digest
     return event
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from gateway_svc.cedar.decision import Submitter
-from gateway_svc.tool_call import Asked, CallStatus, Outcome, SignedReceipt, ToolCall
+from gateway_svc.tool_call import Asked, CallKind, CallStatus, Outcome, SignedReceipt, ToolCall, Usage
 from gateway_svc.verdicts import Check, Verdict
 
 
@@ -21,6 +21,7 @@ def to_row(call: ToolCall) -> dict[str, Any]:
         "agent": asked.agent,
         "agent_version": asked.agent_version,
         "agent_digest": asked.agent_digest,
+        "called": asked.kind,
         "tool": asked.tool,
         "tool_version": asked.tool_version,
         "tool_digest": asked.tool_digest,
@@ -64,7 +65,7 @@ def to_row(call: ToolCall) -> dict[str, Any]:
 
 def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
     """The columns that an outcome fills."""
-    receipt = outcome.receipt
+    receipt, usage = outcome.receipt, outcome.usage
     return {
         "status": outcome.status,
         "reason": outcome.reason,
@@ -76,6 +77,9 @@ def outcome_to_row(outcome: Outcome) -> dict[str, Any]:
         "error_class": outcome.error_class,
         "error_message": outcome.error_message,
         "limit_name": outcome.limit,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cost_micros": usage.cost_micros if usage else None,
         "receipt_key": receipt.key_id if receipt else None,
         "receipt_payload": receipt.payload if receipt else None,
         "receipt_signature": receipt.signature if receipt else None,
@@ -94,6 +98,7 @@ def from_row(row: RowMapping) -> ToolCall:
             agent=row["agent"],
             agent_version=row["agent_version"],
             agent_digest=row["agent_digest"],
+            kind=CallKind(row["called"]),
             tool=row["tool"],
             tool_version=row["tool_version"],
             tool_digest=row["tool_digest"],
@@ -143,6 +148,13 @@ def _outcome(row: RowMapping) -> Outcome:
         error_class=row["error_class"],
         error_message=row["error_message"],
         limit=row["limit_name"],
+        usage=Usage(
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            cost_micros=row["cost_micros"],
+        )
+        if row["input_tokens"] is not None
+        else None,
         receipt=SignedReceipt(
             key_id=row["receipt_key"],
             payload=row["receipt_payload"],

@@ -21,3 +21,5 @@ class GatewaySettings(ServiceSettings):
     # Tools that run at a time, and calls that may wait for their turn.
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
+    # Models that are asked at a time; they cost no processor here.
+    max_model_calls: int = Field(default=128, ge=1)

@@ -2,7 +2,7 @@
 
 from gateway_svc.pipeline.execute import Answer
 from gateway_svc.policy_store import Policy
-from gateway_svc.tool_call import SignedReceipt, ToolCall
+from gateway_svc.tool_call import CallKind, SignedReceipt, ToolCall, Usage
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2, tool_call_pb2
 from interlock_sandbox import LayerStatus
@@ -21,6 +21,24 @@ def from_answer(answer: Answer) -> gateway_service_pb2.ExecuteToolResponse:
     )
 
 
+def from_model_answer(answer: Answer) -> gateway_service_pb2.CallModelResponse:
+    """An ended model call to its caller."""
+    return gateway_service_pb2.CallModelResponse(
+        result_json=answer.outcome.result_json,
+        receipt=_from_receipt(answer.outcome.receipt),
+        replayed=answer.replayed,
+    )
+
+
+def from_usage(usage: Usage) -> tool_call_pb2.ModelUsage:
+    """What a model call used up."""
+    return tool_call_pb2.ModelUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_micros=usage.cost_micros,
+    )
+
+
 def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
     """A call to its readers: no arguments and no results, which are the audit log's to give out."""
     asked = call.asked
@@ -31,9 +49,7 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
         attempt=asked.attempt,
         agent=asked.agent,
         agent_version=asked.agent_version,
-        tool=asked.tool,
-        tool_version=asked.tool_version,
-        tool_digest=asked.tool_digest,
+        kind=tool_call_pb2.CallKind.Value(f"CALL_KIND_{asked.kind}"),
         argument_digest=asked.argument_digest,
         status=tool_call_pb2.ToolCallStatus.Value(f"TOOL_CALL_STATUS_{call.status}"),
         reason=call.reason,
@@ -50,8 +66,18 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
         policy_ids=call.policy_ids,
         audit_index=-1 if call.audit_index is None else call.audit_index,
     )
+    if asked.kind is CallKind.MODEL:
+        message.connection, message.model = asked.tool, asked.tool_version
+    else:
+        message.tool, message.tool_version, message.tool_digest = (
+            asked.tool,
+            asked.tool_version,
+            asked.tool_digest,
+        )
     message.create_time.FromDatetime(call.create_time)
     if call.outcome is not None:
+        if call.outcome.usage is not None:
+            message.usage.CopyFrom(from_usage(call.outcome.usage))
         message.isolation = call.outcome.isolation
         message.end_time.FromDatetime(call.outcome.end_time)
     return message

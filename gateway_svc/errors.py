@@ -28,6 +28,10 @@ STALE_ATTEMPT = "STALE_ATTEMPT"
 TOOL_CANCELED = "TOOL_CANCELED"
 
 _RETRY_SECONDS = 1.0
+_INVALID = {
+    "OUTPUT_INVALID": ErrorReason.ERROR_REASON_OUTPUT_INVALID,
+    "MODEL_OUTPUT_INVALID": ErrorReason.ERROR_REASON_MODEL_OUTPUT_INVALID,
+}
 
 
 def with_state(error: DomainError, state: str) -> DomainError:
@@ -267,10 +271,12 @@ def still_running() -> DomainError:
     )
 
 
-def outcome_error(outcome: Outcome) -> DomainError | None:
+def outcome_error(outcome: Outcome) -> DomainError | None:  # noqa: PLR0911 - one of many
     """The error that a stored outcome answers with, its receipt among the details; None: the reply is OK."""
     completed = {"execution_state": COMPLETED}
     receipt = [_signed(outcome.receipt)] if outcome.receipt is not None else []
+    if outcome.reason in ("MODEL_UNAVAILABLE", "MODEL_TIMEOUT"):
+        return _model_silent(outcome)
     if outcome.status is CallStatus.UNKNOWN:
         return Unknown(
             ErrorReason.ERROR_REASON_OUTCOME_UNKNOWN,
@@ -292,11 +298,22 @@ def outcome_error(outcome: Outcome) -> DomainError | None:
             metadata={"limit": outcome.limit, **completed},
             details=receipt,
         )
-    if outcome.reason == "OUTPUT_INVALID":
-        return Internal(
-            ErrorReason.ERROR_REASON_OUTPUT_INVALID, outcome.message, metadata=completed, details=receipt
-        )
+    if outcome.reason in _INVALID:
+        return Internal(_INVALID[outcome.reason], outcome.message, metadata=completed, details=receipt)
     return None
+
+
+def _model_silent(outcome: Outcome) -> DomainError:
+    """The request was sent, and no whole answer came; it may be sent again."""
+    unknown = {"execution_state": UNKNOWN}
+    if outcome.reason == "MODEL_TIMEOUT":
+        return DeadlineExceeded(ErrorReason.ERROR_REASON_MODEL_TIMEOUT, outcome.message, metadata=unknown)
+    return Unavailable(
+        ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE,
+        outcome.message,
+        metadata=unknown,
+        retry_after=_RETRY_SECONDS,
+    )
 
 
 def _signed(receipt: SignedReceipt) -> Signed:
@@ -344,4 +361,88 @@ def policy_changed(policy_id: str) -> DomainError:
     return Aborted(
         ErrorReason.ERROR_REASON_ETAG_MISMATCH,
         f"policy {policy_id} is not what it was when its etag was read",
+    )
+
+
+# Connections
+
+
+def connection_not_found(connection_id: str) -> DomainError:
+    """No such connection in the caller's tenant."""
+    return NotFound(ErrorReason.ERROR_REASON_CONNECTION_NOT_FOUND, f"no connection {connection_id[:64]}")
+
+
+def connection_id_taken(connection_id: str) -> DomainError:
+    """Another connection has that id."""
+    return AlreadyExists(ErrorReason.ERROR_REASON_NAME_TAKEN, f"connection {connection_id} exists already")
+
+
+def connection_changed(connection_id: str) -> DomainError:
+    """Somebody was faster."""
+    return Aborted(
+        ErrorReason.ERROR_REASON_ETAG_MISMATCH,
+        f"connection {connection_id} is not what it was when its etag was read",
+    )
+
+
+def credential_unreadable(connection_id: str) -> DomainError:
+    """It was sealed with another key."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_CREDENTIAL_MISSING,
+        f"the credential of connection {connection_id} cannot be read with this gateway's key",
+        metadata={"connection": connection_id},
+        help=f"Set it again: interlock connections set-credential {connection_id}",
+    )
+
+
+# Models
+
+
+def connection_not_bound(asked: Asked) -> DomainError:
+    """Not named, not listed or not there at all: all answer alike, so that nobody finds out what exists."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_CONNECTION_NOT_BOUND,
+        f"agent {asked.agent} {asked.agent_version} may not use connection {asked.tool} with its model",
+        metadata={"agent": asked.agent, "connection": asked.tool, "call_id": str(asked.call_id)},
+        help=f"Why: interlock why {asked.call_id}. The connection must list agent and model.",
+    )
+
+
+def address_forbidden(connection_id: str, host: str) -> DomainError:
+    """The name leads where the connection may not."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_ADDRESS_FORBIDDEN,
+        f"host {host} of connection {connection_id} is at an address that may not be called",
+        metadata={"connection": connection_id},
+        help="https leads to public addresses; private and loopback ones need allow_private_addresses.",
+    )
+
+
+def model_busy(connection_id: str, status: int, *, retry_after: float) -> DomainError:
+    """The provider takes no more for now."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_MODEL_BUSY,
+        f"the provider behind connection {connection_id} takes no more requests for now",
+        metadata={"connection": connection_id, "http_status": str(status)},
+        retry_after=retry_after,
+    )
+
+
+def model_unavailable(connection_id: str, what: str, *, retry_after: float) -> DomainError:
+    """The provider did nothing, and may do it later."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_MODEL_UNAVAILABLE,
+        f"the provider behind connection {connection_id} {what}",
+        metadata={"connection": connection_id},
+        retry_after=retry_after,
+    )
+
+
+def model_refused(connection_id: str, status: int, said: str) -> DomainError:
+    """The provider will not do it, now or later."""
+    why = f": {said}" if said else ""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_MODEL_REFUSED,
+        f"the provider behind connection {connection_id} answered {status}{why}",
+        metadata={"connection": connection_id, "http_status": str(status)},
     )

@@ -5,28 +5,34 @@ import functools
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import structlog
 
-from gateway_svc import cancels, policy_servicer, servicer
+from gateway_svc import cancels, connection_servicer, policy_servicer, servicer
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
 from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
+from gateway_svc.connection_store import ConnectionStore
+from gateway_svc.connections import Connections
 from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.live_attempts import LiveAttempts
 from gateway_svc.measures import measures
+from gateway_svc.model_http import ModelHttp
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.ownership import Ownership
 from gateway_svc.pipeline.admission import Admission
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.attempt import AttemptCheck
 from gateway_svc.pipeline.binding import Binding
-from gateway_svc.pipeline.execute import Answer, ExecuteTool, Steps
+from gateway_svc.pipeline.cancelable import Cancelable
+from gateway_svc.pipeline.execute import Answer, ExecuteCall, Steps
 from gateway_svc.pipeline.flights import Flights
+from gateway_svc.pipeline.model_binding import ModelBinding
+from gateway_svc.pipeline.model_work import ModelWork
 from gateway_svc.pipeline.outcome import Outcomes
 from gateway_svc.pipeline.permit import PermitCheck
 from gateway_svc.pipeline.policy import PolicyCheck
@@ -34,14 +40,20 @@ from gateway_svc.pipeline.refusal import Refusal
 from gateway_svc.pipeline.replay import Replay
 from gateway_svc.pipeline.result import ResultCheck
 from gateway_svc.pipeline.run import ToolRunner
+from gateway_svc.pipeline.tool_work import ToolWork
 from gateway_svc.pipeline.write_ahead import WriteAhead
 from gateway_svc.policies import Policies
 from gateway_svc.policy_book import TOPIC, PolicyBook
 from gateway_svc.policy_store import PolicyStore
 from gateway_svc.schemas import SchemaCache
+from gateway_svc.tool_call import CallKind
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
-from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
+from interlock.gateway.v1 import (
+    connection_service_pb2_grpc,
+    gateway_service_pb2_grpc,
+    policy_service_pb2_grpc,
+)
 from interlock_sandbox import IsolationLevel, Sandbox
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, TokenSource, channel
@@ -50,6 +62,7 @@ from svc_kit.database import Database
 from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
 from svc_kit.outbox import Relay
+from svc_kit.secret_box import SecretBox
 from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.signing import SigningKey
 from svc_kit.wakeup import Wakeups
@@ -70,7 +83,7 @@ class Peers:
     audit: grpc.aio.Channel
 
 
-def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
+def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:  # noqa: PLR0915 - the one place that wires
     """Wire everything; nothing runs before the lifespan is entered, which starts and closes the sandbox."""
     if settings.keys_dir is None:
         raise ValueError("the setting `keys_dir` must name the folder of the receipt key")
@@ -93,33 +106,62 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
         slot=settings.slot or f"{socket.gethostname()} {settings.internal_address}",
         wake=relay.wake,
     )
+    running = Cancelable()
     runner = ToolRunner(
-        sandbox or make_sandbox(settings), minimum=IsolationLevel[settings.sandbox_minimum], clock=clock
+        sandbox or make_sandbox(settings),
+        minimum=IsolationLevel[settings.sandbox_minimum],
+        clock=clock,
+        running=running,
     )
     attempts = LiveAttempts(peers.orchestrator)
-    attempts.on_over(runner.cancel_task)
+    attempts.on_over(running.cancel_task)
     canceling = cancels.Cancels(
-        call_store, Calls(call_store), runner, owner=ownership.owner, notify=wakeups.notify
+        call_store, Calls(call_store), running, owner=ownership.owner, notify=wakeups.notify
     )
     flights: Flights[Answer] = Flights()
     admission = Admission(running=settings.max_running, waiting=settings.max_waiting)
     schemas = SchemaCache()
-    steps = Steps(
+    keys = OrchestratorKeys(peers.orchestrator)
+    timed = measures()
+    tool_steps = Steps(
         admission=admission,
-        permits=PermitCheck(OrchestratorKeys(peers.orchestrator)),
+        permits=PermitCheck(keys, CallKind.TOOL),
         attempts=AttemptCheck(attempts),
         flights=flights,
         replay=Replay(call_store),
-        binding=Binding(feed),
-        arguments=ArgumentCheck(schemas),
-        policies=PolicyCheck(book),
+        work=ToolWork(
+            binding=Binding(feed),
+            arguments=ArgumentCheck(schemas),
+            policies=PolicyCheck(book),
+            runner=runner,
+            results=ResultCheck(schemas),
+            measures=timed,
+            clock=clock,
+        ),
         write_ahead=WriteAhead(
             call_store, AuditLog(peers.audit), ownership=ownership, clock=clock, beside=flights
         ),
-        runner=runner,
-        results=ResultCheck(schemas),
         outcomes=Outcomes(call_store, receipt_key, wake=relay.wake, abandon=ownership.abandon),
         refusal=Refusal(call_store, clock, wake=relay.wake),
+    )
+    connections = Connections(
+        ConnectionStore(database),
+        SecretBox.load_or_create(settings.keys_dir / "connections.key"),
+        clock,
+        committed=relay.wake,
+    )
+    models = ModelWork(
+        binding=ModelBinding(feed, connections),
+        credentials=connections,
+        http=ModelHttp(),
+        running=running,
+        clock=clock,
+    )
+    model_steps = replace(
+        tool_steps,
+        admission=Admission(running=settings.max_model_calls, waiting=settings.max_waiting),
+        permits=PermitCheck(keys, CallKind.MODEL),
+        work=models,
     )
 
     def policies_committed() -> None:
@@ -127,7 +169,8 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
         relay.wake()
 
     gateway = servicer.GatewayServicer(
-        execute=ExecuteTool(steps, clock, measures()),
+        execute=ExecuteCall(tool_steps, clock, timed),
+        call_model=ExecuteCall(model_steps, clock, timed),
         calls=Calls(call_store),
         cancels=canceling,
         runner=runner,
@@ -163,6 +206,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
             await _heard(feed, book, attempts)
             stack.push_async_callback(flights.drain, settings.drain_seconds)
             stack.callback(admission.close)
+            stack.callback(model_steps.admission.close)
             yield
 
     def add_gateway(server: grpc.aio.Server) -> None:
@@ -171,10 +215,16 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App:
     def add_policies(server: grpc.aio.Server) -> None:
         policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
 
+    def add_connections(server: grpc.aio.Server) -> None:
+        connection_service_pb2_grpc.add_ConnectionServiceServicer_to_server(
+            connection_servicer.ConnectionServicer(connections), server
+        )
+
     return App(
         services=(
             Service(name=servicer.NAME, add=add_gateway, roles=servicer.ROLES),
             Service(name=policy_servicer.NAME, add=add_policies, roles=policy_servicer.ROLES),
+            Service(name=connection_servicer.NAME, add=add_connections, roles=connection_servicer.ROLES),
         ),
         lifespan=lifespan,
     )

@@ -4,14 +4,14 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
 from gateway_svc.calls import Calls
 from gateway_svc.cancels import Cancels
-from gateway_svc.convert import from_answer, from_call, from_layer
-from gateway_svc.pipeline.execute import ExecuteTool
+from gateway_svc.convert import from_answer, from_call, from_layer, from_model_answer
+from gateway_svc.pipeline.execute import ExecuteCall
 from gateway_svc.pipeline.run import ToolRunner
 from interlock.gateway.v1 import gateway_service_pb2 as messages
 from interlock.gateway.v1 import gateway_service_pb2_grpc
@@ -42,13 +42,15 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     def __init__(
         self,
         *,
-        execute: ExecuteTool,
+        execute: ExecuteCall,
+        call_model: ExecuteCall,
         calls: Calls,
         cancels: Cancels,
         runner: ToolRunner,
         receipt_key: SigningKey,
     ) -> None:
         self._execute = execute
+        self._call_model = call_model
         self._calls = calls
         self._cancels = cancels
         self._runner = runner
@@ -66,8 +68,11 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         call = await self._cancels.cancel(acting_tenant(), request.call_id, by=principal().subject)
         return messages.CancelToolCallResponse(tool_call=from_call(call))
 
-    async def CallModel(self, request: messages.CallModelRequest, context: Context) -> NoReturn:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served by this version")
+    async def CallModel(
+        self, request: messages.CallModelRequest, context: Context
+    ) -> messages.CallModelResponse:
+        answer = await self._call_model(request.permit, request.request_json, principal(), _seconds_left())
+        return from_model_answer(answer)
 
     async def GetToolCall(
         self, request: messages.GetToolCallRequest, context: Context

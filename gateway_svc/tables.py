@@ -51,6 +51,11 @@ tool_call = sa.Table(
     sa.Column("receipt_key", sa.Text),
     sa.Column("receipt_payload", sa.LargeBinary),
     sa.Column("receipt_signature", sa.LargeBinary),
+    # TOOL or MODEL; of a model call `tool` is the connection and `tool_version` the model.
+    sa.Column("called", sa.Text, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger),
+    sa.Column("output_tokens", sa.BigInteger),
+    sa.Column("cost_micros", sa.BigInteger),
 )
 
 # Contents on their way to the audit log that no other row keeps; gone when the log has acknowledged them.
@@ -91,4 +96,24 @@ gateway = sa.Table(
     # Where it runs: a new process in the same slot means that the old one is gone.
     sa.Column("slot", sa.Text, nullable=False),
     sa.Column("beat_time", sa.DateTime(timezone=True), nullable=False),
+)
+
+connection = sa.Table(
+    "connection",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("connection_id", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("base_url", sa.Text, nullable=False),
+    # A list of {name, input_micros, output_micros}.
+    sa.Column("models", JSONB, nullable=False),
+    sa.Column("agents", ARRAY(sa.Text), nullable=False),
+    sa.Column("allow_private", sa.Boolean, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    # The credential, encrypted with the gateways' key.
+    sa.Column("sealed", sa.LargeBinary),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("creator", sa.Text, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
 )

@@ -25,6 +25,13 @@ class CallStatus(StrEnum):
     """It had started when its gateway, or its sandbox, was lost."""
 
 
+class CallKind(StrEnum):
+    """What is called; the names are those of the contract."""
+
+    TOOL = "TOOL"
+    MODEL = "MODEL"
+
+
 class CallKey(NamedTuple):
     """By which a call is known."""
 
@@ -44,9 +51,13 @@ class Asked:
     agent: str
     agent_version: str
     agent_digest: str
+    kind: CallKind = CallKind.TOOL
     tool: str
+    """Name of the tool, or of the connection of a model call."""
     tool_version: str
+    """Of a model call: the name of the model, empty before the checks have found it."""
     tool_digest: str
+    """Empty for a model call."""
     argument_digest: str
     worker: str
     """Subject of the worker that may start it."""
@@ -79,6 +90,15 @@ class SignedReceipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a model call used up."""
+
+    input_tokens: int
+    output_tokens: int
+    cost_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a started call ended.
 
@@ -96,6 +116,7 @@ class Outcome:
     error_message: str = field(default="", repr=False)
     limit: str = ""
     """Which limit was used up."""
+    usage: Usage | None = None
     receipt: SignedReceipt | None = None
 
 

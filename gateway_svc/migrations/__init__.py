@@ -5,6 +5,7 @@ GRANTS = {
     "gateway": "SELECT, INSERT, UPDATE, DELETE",
     "log_head": "SELECT, UPDATE",
     "outbox": "SELECT, INSERT, DELETE",
+    "connection": "SELECT, INSERT, UPDATE, DELETE",
     "policy": "SELECT, INSERT, UPDATE, DELETE",
     "policy_head": "SELECT, INSERT, UPDATE",
     "tool_call": "SELECT, INSERT, UPDATE",

@@ -1,4 +1,4 @@
-"""One tool call, from its permit to its receipt: every step in its order.
+"""One call, from its permit to its receipt: every step in its order.
 
 Nothing before the write-ahead has an effect, and whatever fails before it leaves the call closed.
 """
@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
@@ -21,23 +22,18 @@ from gateway_svc.errors import (
 )
 from gateway_svc.measures import Measures
 from gateway_svc.pipeline.admission import Admission
-from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.attempt import AttemptCheck
-from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.outcome import Outcomes
 from gateway_svc.pipeline.pending import Begun, Cleared, Pending
 from gateway_svc.pipeline.permit import PermitCheck, check_unexpired
-from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.refusal import Refusal
 from gateway_svc.pipeline.replay import Replay
-from gateway_svc.pipeline.result import ResultCheck, canceled, lost
-from gateway_svc.pipeline.run import ToolCanceledError, ToolRunner
+from gateway_svc.pipeline.result import lost
 from gateway_svc.pipeline.write_ahead import WriteAhead
-from gateway_svc.tool_call import CallStatus, Outcome, ToolCall
+from gateway_svc.tool_call import Asked, CallStatus, Outcome, ToolCall
 from gateway_svc.verdicts import Verdicts
 from interlock.common.v1.permit_pb2 import Signed
-from interlock_sandbox import Outcome as SandboxOutcome
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError
 from svc_kit.identity.principal import Principal
@@ -56,6 +52,22 @@ class Answer:
     replayed: bool
 
 
+class Work(Protocol):
+    """What differs between calls of tools and of models: steps 4 to 6, and 11 to 12."""
+
+    async def clear(self, pending: Pending) -> Cleared:
+        """Every check before the write-ahead, each with its verdict; raises the refusal."""
+
+    async def confirm(self, cleared: Cleared) -> None:
+        """What may have changed during the write-ahead, again."""
+
+    async def may_repeat(self, asked: Asked) -> bool:
+        """Whether a call of unknown outcome may run again."""
+
+    async def perform(self, begun: Begun) -> Outcome:
+        """How it ended, without the receipt; raises a DomainError only when nothing was executed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """The steps, in the order in which they are taken."""
@@ -65,17 +77,13 @@ class Steps:
     attempts: AttemptCheck
     flights: Flights[Answer]
     replay: Replay
-    binding: Binding
-    arguments: ArgumentCheck
-    policies: PolicyCheck
+    work: Work
     write_ahead: WriteAhead
-    runner: ToolRunner
-    results: ResultCheck
     outcomes: Outcomes
     refusal: Refusal
 
 
-class ExecuteTool:
+class ExecuteCall:
     """Takes one call through the steps."""
 
     def __init__(self, steps: Steps, clock: Clock, measures: Measures) -> None:
@@ -96,7 +104,7 @@ class ExecuteTool:
             raise
         except Exception:
             # Beyond the write-ahead nothing but outcomes comes out of a flight.
-            log.exception("tool_call_failed")
+            log.exception("call_failed")
             raise with_state(broken(), NOT_STARTED) from None
         self._measures.count(answer.outcome.reason or answer.outcome.status)
         failure = outcome_error(answer.outcome)
@@ -138,22 +146,12 @@ class ExecuteTool:
                 return Answer(outcome=stored.outcome, replayed=True)
             async with self._steps.admission.place(pending.seconds_left()):
                 async with self._refusals_recorded(pending):
-                    await self._steps.binding.catch_up(pending.asked)
-                    with self._measures.step("checks"):
-                        cleared = self._clear(pending)
+                    cleared = await self._steps.work.clear(pending)
                 with self._measures.step("write_ahead"):
                     begun = await self._steps.write_ahead.begin(cleared, repeatable=stored is not None)
                 if begun is not None:
                     await self._confirm(begun)
                     return Answer(outcome=await self._perform(begun), replayed=False)
-
-    def _clear(self, pending: Pending) -> Cleared:
-        """Steps 4 to 6, and the reach: what every call must pass before it is written ahead."""
-        tool = self._steps.binding.check(pending)
-        arguments = self._steps.arguments.check(pending, tool)
-        decision = self._steps.policies.check(pending, arguments)
-        self._steps.runner.check_reach(pending)
-        return Cleared(pending=pending, tool=tool, arguments=arguments, decision=decision)
 
     async def _confirm(self, begun: Begun) -> None:
         """The end of step 9: attempt, status, policy and permit may have changed during the write-ahead."""
@@ -161,8 +159,7 @@ class ExecuteTool:
         pending = cleared.pending
         try:
             self._steps.attempts.check(pending)
-            self._steps.binding.check(pending)
-            self._steps.policies.check(pending, cleared.arguments)
+            await self._steps.work.confirm(cleared)
             check_unexpired(pending, self._clock.now())
         except Exception as error:
             refusal = error if isinstance(error, DomainError) else broken()
@@ -175,29 +172,17 @@ class ExecuteTool:
         """Steps 11 to 13: once the program was started there is an outcome, whatever happens."""
         try:
             with self._measures.step("run"):
-                ended = await self._steps.runner.run(begun)
-        except ToolCanceledError as error:
-            outcome = canceled(now=self._clock.now(), isolation=self._steps.runner.level, why=error.why)
+                outcome = await self._steps.work.perform(begun)
         except DomainError as error:
             # Raised only when nothing was executed.
             await self._steps.write_ahead.withdraw(begun.call, error)
             raise
         except Exception:
-            log.exception("tool_call_lost", call_id=str(begun.call.asked.call_id))
+            log.exception("call_lost", call_id=str(begun.call.asked.call_id))
             outcome = lost(now=self._clock.now())
-        else:
-            outcome = self._judged(ended, begun)
         with self._measures.step("store"):
             stored = await self._steps.outcomes.store(begun, outcome)
         return stored if stored is not None else await self._standing(begun)
-
-    def _judged(self, ended: SandboxOutcome, begun: Begun) -> Outcome:
-        now = self._clock.now()
-        try:
-            return self._steps.results.judge(ended, begun.cleared.tool, now=now)
-        except Exception:
-            log.exception("tool_result_lost", call_id=str(begun.call.asked.call_id))
-            return lost(now=now, isolation=ended.level.name)
 
     async def _standing(self, begun: Begun) -> Outcome:
         """What stands in the place of a call that was given up for lost while it ran."""
@@ -217,10 +202,9 @@ class ExecuteTool:
         if stored.status is not CallStatus.UNKNOWN:
             return False
         try:
-            await self._steps.binding.catch_up(stored.asked)
+            return await self._steps.work.may_repeat(stored.asked)
         except DomainError as error:
             raise with_state(error, UNKNOWN) from error
-        return self._steps.binding.may_repeat(stored.asked)
 
     @asynccontextmanager
     async def _refusals_recorded(self, pending: Pending) -> AsyncIterator[None]:

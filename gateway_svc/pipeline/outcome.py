@@ -11,7 +11,7 @@ from gateway_svc.audit_events import TOOL_RESULT, result_event, to_message
 from gateway_svc.pipeline.pending import Begun
 from gateway_svc.pipeline.result import lost
 from gateway_svc.told_store import Told
-from gateway_svc.tool_call import CallStatus, Outcome, SignedReceipt, ToolCall
+from gateway_svc.tool_call import CallKind, CallStatus, Outcome, SignedReceipt, ToolCall
 from interlock.gateway.v1 import tool_call_pb2
 from svc_kit.errors import Unavailable
 from svc_kit.ids import uuid7
@@ -89,6 +89,12 @@ class Outcomes:
             audit_index=begun.audit_index,
             isolation=outcome.isolation,
         )
+        if asked.kind is CallKind.MODEL:
+            receipt.connection = asked.tool
+        if outcome.usage is not None:
+            receipt.usage.input_tokens = outcome.usage.input_tokens
+            receipt.usage.output_tokens = outcome.usage.output_tokens
+            receipt.usage.cost_micros = outcome.usage.cost_micros
         receipt.end_time.FromDatetime(outcome.end_time)
         signed = self._key.sign(RECEIPT_PURPOSE, receipt.SerializeToString(deterministic=True))
         return SignedReceipt(key_id=signed.key_id, payload=signed.payload, signature=signed.signature)

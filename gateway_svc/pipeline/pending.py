@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from gateway_svc.cedar.decision import Decision
+from gateway_svc.connection import Connection
 from gateway_svc.tool_call import Asked, ToolCall
 from gateway_svc.verdicts import Verdicts
 from interlock.common.v1.permit_pb2 import StepPermit
@@ -23,6 +23,14 @@ class Tool:
     cpu_seconds: float
     memory_bytes: int
     result_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model that the agent version names, behind a connection as it stood at the last check."""
+
+    connection: Connection
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +64,10 @@ class Cleared:
     """A call that every check lets pass."""
 
     pending: Pending
-    tool: Tool
+    called: Tool | Model
     arguments: Arguments
-    decision: Decision
+    policy_ids: tuple[str, ...]
+    """That decided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,30 +7,27 @@ from gateway_svc.cedar.decision import Submitter
 from gateway_svc.errors import permit_mismatch, tenant_forbidden
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.pipeline.pending import Pending
-from gateway_svc.tool_call import Asked
+from gateway_svc.tool_call import Asked, CallKind
 from gateway_svc.verdicts import Check
 from interlock.common.v1.permit_pb2 import Signed, StepPermit
 from svc_kit.errors import DomainError
 from svc_kit.identity.principal import Principal
 from svc_kit.permits import check_step_permit, read_step_permit
 
-_BOUND = (
-    "tenant",
-    "step_key",
-    "agent",
-    "agent_version",
-    "tool",
-    "tool_version",
-    "tool_digest",
-    "argument_digest",
-)
+_ALWAYS = ("tenant", "step_key", "agent", "agent_version", "argument_digest")
+_OF_TOOL = ("tool", "tool_version", "tool_digest")
+_OF_MODEL = ("connection", "agent_digest")
+_BOUND = {CallKind.TOOL: (*_ALWAYS, *_OF_TOOL), CallKind.MODEL: (*_ALWAYS, *_OF_MODEL)}
+# What a permit for the other kind names.
+_FOREIGN = {CallKind.TOOL: _OF_MODEL[:1], CallKind.MODEL: _OF_TOOL}
 
 
 class PermitCheck:
-    """Reads permits and checks them against who brings them."""
+    """Reads permits for calls of one kind and checks them against who brings them."""
 
-    def __init__(self, keys: OrchestratorKeys) -> None:
+    def __init__(self, keys: OrchestratorKeys, kind: CallKind) -> None:
         self._keys = keys
+        self._kind = kind
 
     async def read(self, signed: Signed) -> tuple[StepPermit, Asked]:
         """A genuine permit, whoever brought it, and what it describes.
@@ -38,7 +35,7 @@ class PermitCheck:
         Raises SIGNATURE_INVALID, PERMIT_MISMATCH when it leaves something open, or PEER_UNAVAILABLE.
         """
         permit = read_step_permit(await self._keys.ring_for(signed.key_id), signed)
-        return permit, _asked(permit)
+        return permit, _asked(permit, self._kind)
 
     def check(self, pending: Pending, caller: Principal, now: datetime) -> None:
         """It is for this caller, who may work for that tenant, and has not expired."""
@@ -61,8 +58,11 @@ def check_unexpired(pending: Pending, now: datetime) -> None:
     check_step_permit(pending.permit, now=now, worker_subject=pending.caller)
 
 
-def _asked(permit: StepPermit) -> Asked:
-    for field in _BOUND:
+def _asked(permit: StepPermit, kind: CallKind) -> Asked:
+    for field in _FOREIGN[kind]:
+        if getattr(permit, field):
+            raise permit_mismatch(field, f"the permit is not for a call of a {kind.lower()}")
+    for field in _BOUND[kind]:
         if not getattr(permit, field):
             raise permit_mismatch(field, f"the permit names no {field.replace('_', ' ')}")
     try:
@@ -78,7 +78,8 @@ def _asked(permit: StepPermit) -> Asked:
         agent=permit.agent,
         agent_version=permit.agent_version,
         agent_digest=permit.agent_digest,
-        tool=permit.tool,
+        kind=kind,
+        tool=permit.connection if kind is CallKind.MODEL else permit.tool,
         tool_version=permit.tool_version,
         tool_digest=permit.tool_digest,
         argument_digest=permit.argument_digest,

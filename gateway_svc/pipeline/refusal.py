@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from gateway_svc.audit_events import TOOL_CALL, call_event, to_message
+from gateway_svc.audit_events import TOOL_CALL, asked_part, call_event, to_message
 from gateway_svc.pipeline.pending import Pending
 from gateway_svc.told_store import Told
 from gateway_svc.tool_call import CallStatus, ToolCall
@@ -39,7 +39,7 @@ class Refusal:
             call,
             Told(
                 message=to_message(TOOL_CALL, event),
-                part="arguments" if keep else "",
+                part=asked_part(call.asked) if keep else "",
                 content_type="application/json" if error.reason_name != "ARGUMENTS_INVALID" else "text/plain",
                 body=body if keep else b"",
             ),

@@ -1,15 +1,12 @@
 """Step 11: the tool runs in the sandbox, and nowhere else."""
 
-import asyncio
 import time
-import uuid
-from dataclasses import dataclass
 
 import structlog
 
 from gateway_svc.errors import no_time_left, sandbox_failed, sandbox_unavailable
-from gateway_svc.pipeline.pending import Begun, Pending
-from gateway_svc.tool_call import Asked, CallKey
+from gateway_svc.pipeline.cancelable import Cancelable
+from gateway_svc.pipeline.pending import Begun, Pending, Tool
 from gateway_svc.verdicts import Check
 from interlock_sandbox import (
     IsolationLevel,
@@ -21,41 +18,22 @@ from interlock_sandbox import (
     SandboxUnavailable,
     ToolProgram,
 )
-from svc_kit.cancellation import being_cancelled
 from svc_kit.clock import Clock
 
 log = structlog.get_logger(__name__)
 
 
-class ToolCanceledError(Exception):
-    """Somebody wanted the tool to end before it was done."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-@dataclass(slots=True)
-class _Running:
-    asked: Asked
-    work: "asyncio.Future[Outcome]"
-    why: str = ""  # it was ended from outside
-
-    def cancel(self, why: str) -> None:
-        """End it; the first reason stands."""
-        self.why = self.why or why
-        self.work.cancel()
-
-
 class ToolRunner:
     """Holds the sandbox of this process; where code cannot be isolated well enough, it refuses every call."""
 
-    def __init__(self, sandbox: Sandbox, *, minimum: IsolationLevel, clock: Clock) -> None:
+    def __init__(
+        self, sandbox: Sandbox, *, minimum: IsolationLevel, clock: Clock, running: Cancelable
+    ) -> None:
         self._sandbox = sandbox
         self.minimum = minimum
         self._clock = clock
         self._status: SandboxStatus | None = None
-        self._running: dict[CallKey, _Running] = {}
+        self._running = running
         self._refusal = "the sandbox was not started"
         self.probe_time = clock.now()
 
@@ -97,45 +75,29 @@ class ToolRunner:
             Check.REACH, f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets."
         )
 
-    @property
-    def busy(self) -> bool:
-        """Whether any tool runs."""
-        return bool(self._running)
-
-    def cancel(self, key: CallKey, why: str) -> None:
-        """End the tool of one call with everything that it has started, if it runs here."""
-        if key in self._running:
-            self._running[key].cancel(why)
-
-    def cancel_task(self, tenant: str, task_id: uuid.UUID) -> None:
-        """End every tool of a task that is over or was asked to end; nobody waits for their results."""
-        for running in list(self._running.values()):
-            if (running.asked.tenant, running.asked.task_id) == (tenant, task_id):
-                running.cancel("its task is over or was asked to end")
-
-    async def run(self, begun: Begun) -> Outcome:
+    async def run(self, begun: Begun, tool: Tool) -> Outcome:
         """How the program ended.
 
-        Raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed, and ToolCanceledError.
+        Raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed, and CallCanceledError.
         """
-        tool, pending = begun.cleared.tool, begun.cleared.pending
+        pending = begun.cleared.pending
         seconds = min(tool.wall_seconds, pending.seconds_left())
+        program = ToolProgram(
+            source=tool.source,
+            entrypoint=tool.entrypoint,
+            arguments_json=begun.cleared.arguments.canonical,
+            filename=f"{pending.asked.tool}.py",
+        )
+        limits = Limits(
+            wall_seconds=tool.wall_seconds,
+            cpu_seconds=tool.cpu_seconds,
+            memory_bytes=tool.memory_bytes,
+            result_bytes=tool.result_bytes,
+        )
+        deadline = time.monotonic() + seconds
         try:
-            outcome = await self._cancelable(
-                pending.asked,
-                ToolProgram(
-                    source=tool.source,
-                    entrypoint=tool.entrypoint,
-                    arguments_json=begun.cleared.arguments.canonical,
-                    filename=f"{pending.asked.tool}.py",
-                ),
-                limits=Limits(
-                    wall_seconds=tool.wall_seconds,
-                    cpu_seconds=tool.cpu_seconds,
-                    memory_bytes=tool.memory_bytes,
-                    result_bytes=tool.result_bytes,
-                ),
-                deadline=time.monotonic() + seconds,
+            outcome = await self._running.run(
+                pending.asked, self._sandbox.run(program, limits=limits, deadline=deadline)
             )
         except (SandboxUnavailable, SandboxClosed) as error:
             log.warning("sandbox_failed", call_id=str(pending.asked.call_id), error=str(error))
@@ -143,17 +105,3 @@ class ToolRunner:
         if not outcome.started:
             raise no_time_left()
         return outcome
-
-    async def _cancelable(
-        self, asked: Asked, program: ToolProgram, *, limits: Limits, deadline: float
-    ) -> Outcome:
-        work = asyncio.ensure_future(self._sandbox.run(program, limits=limits, deadline=deadline))
-        running = self._running[asked.key] = _Running(asked, work)
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if running.why and not being_cancelled():
-                raise ToolCanceledError(running.why) from None
-            raise
-        finally:
-            del self._running[asked.key]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from gateway_svc.audit_events import TOOL_CALL, add_json, call_event, to_message
+from gateway_svc.audit_events import TOOL_CALL, add_json, asked_part, call_event, to_message
 from gateway_svc.audit_log import AuditLog, NotRecordedError
 from gateway_svc.errors import audit_unavailable, broken
 from gateway_svc.pipeline.flights import Flights
@@ -69,7 +69,7 @@ class WriteAhead:
         event = call_event(
             call, event_id=call.audit_event, time=call.create_time, actor=cleared.pending.caller
         )
-        add_json(event, "arguments", cleared.arguments.canonical)
+        add_json(event, asked_part(call.asked), cleared.arguments.canonical)
         try:
             index = await self._audit.append(event)
         except NotRecordedError:
@@ -113,7 +113,7 @@ class WriteAhead:
             asked=cleared.pending.asked,
             status=CallStatus.RUNNING,
             verdicts=cleared.pending.verdicts.all(),
-            policy_ids=cleared.decision.policy_ids,
+            policy_ids=cleared.policy_ids,
             owner=self._ownership.owner(),
             audit_event=uuid7(),
             create_time=self._clock.now(),

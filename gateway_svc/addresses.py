@@ -1,0 +1,50 @@
+"""Which addresses a connection may lead to. Pure."""
+
+import ipaddress
+from typing import TypeAlias
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.64.0.0/10",
+            "::1/128",
+            "fc00::/7",
+        ),
+    )
+)
+# Carry another address inside, which a router somewhere would unpack.
+_TUNNELS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+
+
+def is_private(address: Address) -> bool:
+    """Loopback, or of somebody's own network. Link-local is not: hosts keep their own secrets there."""
+    return any(address in network for network in _PRIVATE)
+
+
+def is_public(address: Address) -> bool:
+    """An ordinary address of the internet."""
+    tunnelled = any(address in network for network in _TUNNELS)
+    return address.is_global and not address.is_multicast and not address.is_reserved and not tunnelled
+
+
+def vetted(addresses: list[str], *, allow_private: bool, public: bool) -> str | None:
+    """The address to connect to; None when there is none, or one that may not be called is among them."""
+    parsed = [_plain(each) for each in addresses]
+    fine = [
+        (allow_private and is_private(each)) or (public and is_public(each) and not is_private(each))
+        for each in parsed
+    ]
+    return str(parsed[0]) if fine and all(fine) else None
+
+
+def _plain(text: str) -> Address:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,135 @@
+"""What a connection is, and what it may hold. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import SplitResult, urlsplit
+
+from svc_kit.errors import Violation
+
+MAX_DESCRIPTION = 500
+MAX_MODELS = 64
+MAX_MODEL = 128
+MAX_AGENTS = 256
+MAX_URL = 512
+MAX_CREDENTIAL = 4096
+MAX_PRICE = 10**12
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
+_CREDENTIAL = re.compile(r"[\x21-\x7e]*")
+_WANTED_URL = "must be like https://api.example.com/v1: no user, no query, no fragment"
+
+
+class ConnectionKind(StrEnum):
+    """What a connection leads to; the names are those of the contract."""
+
+    MODEL = "MODEL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrice:
+    """Prices of a million tokens, in millionths of a currency."""
+
+    input_micros: int
+    output_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionContent:
+    """What people say of a connection."""
+
+    base_url: str
+    models: Mapping[str, ModelPrice]
+    agents: tuple[str, ...]
+    allow_private: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One connection as stored."""
+
+    tenant: str
+    connection_id: str
+    kind: ConnectionKind
+    content: ConnectionContent
+    sealed: bytes | None = field(repr=False)
+    """The credential, encrypted."""
+    create_time: datetime
+    update_time: datetime
+    creator: str
+    etag: str
+
+    @property
+    def place(self) -> str:
+        """To which the credential is bound: it opens for no other connection, and no other origin."""
+        return f"connection\n{self.tenant}\n{self.connection_id}\n{origin(self.content)}"
+
+
+def origin(content: ConnectionContent) -> str:
+    """Scheme, host and port."""
+    parts = urlsplit(content.base_url)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
+
+
+def id_flaws(connection_id: str) -> Iterator[Violation]:
+    """What is wrong with an id."""
+    if not _NAME.fullmatch(connection_id):
+        yield Violation(
+            "connection.connection_id",
+            "must be lower-case letters, digits and '-', at most 63, no '-' first",
+        )
+
+
+def content_flaws(content: ConnectionContent) -> Iterator[Violation]:
+    """Everything that is wrong with the rest."""
+    yield from _url_flaws(content)
+    if not 1 <= len(content.models) <= MAX_MODELS:
+        yield Violation("connection.models", f"must be 1 to {MAX_MODELS} models of different names")
+    for index, (name, price) in enumerate(content.models.items()):
+        where = f"connection.models[{index}]"
+        if not 1 <= len(name) <= MAX_MODEL or not name.isprintable():
+            yield Violation(f"{where}.name", f"must be 1 to {MAX_MODEL} printable characters")
+        for side, micros in (("input", price.input_micros), ("output", price.output_micros)):
+            if not 0 <= micros <= MAX_PRICE:
+                yield Violation(f"{where}.{side}_price_micros", f"must be 0 to {MAX_PRICE}")
+    if len(content.agents) > MAX_AGENTS:
+        yield Violation("connection.agents", f"at most {MAX_AGENTS}")
+    for index, agent in enumerate(content.agents):
+        if not _NAME.fullmatch(agent):
+            yield Violation(f"connection.agents[{index}]", "must be the name of an agent")
+    if len(content.description) > MAX_DESCRIPTION or "\0" in content.description:
+        yield Violation("connection.description", f"at most {MAX_DESCRIPTION} characters, and no NUL")
+
+
+def credential_flaws(credential: str) -> Iterator[Violation]:
+    """What is wrong with a credential; never the credential itself."""
+    if len(credential) > MAX_CREDENTIAL or not _CREDENTIAL.fullmatch(credential):
+        yield Violation(
+            "credential", f"must be at most {MAX_CREDENTIAL} printable ASCII characters without spaces"
+        )
+
+
+def _url_flaws(content: ConnectionContent) -> Iterator[Violation]:
+    url = content.base_url
+    parts = _split(url)
+    if parts is None or not parts.hostname or len(url) > MAX_URL or not _URL.fullmatch(url):
+        yield Violation("connection.base_url", _WANTED_URL)
+    elif any(part in (".", "..") for part in parts.path.split("/")):
+        yield Violation("connection.base_url", "must have no . or .. in its path")
+    elif parts.scheme == "http" and not content.allow_private:
+        yield Violation(
+            "connection.base_url",
+            "must be https, or lead to a private address with allow_private_addresses",
+        )
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port != 0 else None
+    except ValueError:
+        return None

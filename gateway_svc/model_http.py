@@ -1,0 +1,132 @@
+"""Sends one request through a connection: to a vetted address, without redirects, bounded in bytes."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+
+from gateway_svc.addresses import vetted
+from gateway_svc.connection import Connection
+from gateway_svc.errors import address_forbidden
+
+MAX_ANSWER_BYTES = 262_144
+_CONNECT_SECONDS = 10.0
+_PORTS = {"http": 80, "https": 443}
+
+
+class NotSentError(Exception):
+    """The provider could not be reached; nothing was sent."""
+
+
+class BrokenOffError(Exception):
+    """The request was sent, and the answer did not come as a whole; `why` is ours."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class TooLargeError(Exception):
+    """The answer has more bytes than are taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAnswer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class ModelHttp:
+    """HTTP as far as connections go; neither proxies nor credentials come from the environment."""
+
+    def __init__(self) -> None:
+        # Made once: reading the certificates takes longer than a connection.
+        self._tls = httpx.create_ssl_context(trust_env=False)
+
+    async def post(self, connection: Connection, path: str, body: bytes, *, credential: str) -> HttpAnswer:
+        """The answer, whatever its status.
+
+        Raises ADDRESS_FORBIDDEN, NotSentError, BrokenOffError or TooLargeError. Ends when it is cancelled.
+        """
+        base = urlsplit(connection.content.base_url)
+        host, port = base.hostname or "", base.port or _PORTS[base.scheme]
+        address = vetted(
+            await _resolve(host, port),
+            allow_private=connection.content.allow_private,
+            public=base.scheme == "https",
+        )
+        if address is None:
+            raise address_forbidden(connection.connection_id, host)
+        headers = {
+            "host": base.netloc,
+            "content-type": "application/json",
+            "accept": "application/json",
+            # A few bytes that unpack into many could not be bounded as they come.
+            "accept-encoding": "identity",
+            "user-agent": "interlock",
+        }
+        if credential:
+            headers["authorization"] = f"Bearer {credential}"
+        url = f"{base.scheme}://{_in_url(address)}:{port}{base.path}{path}"
+        # A client of its own: connections of another host at the same address are not to be mixed up.
+        async with httpx.AsyncClient(
+            verify=self._tls,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        ) as client:
+            request = client.build_request(
+                "POST", url, content=body, headers=headers, extensions={"sni_hostname": host}
+            )
+            return await _answer(client, request)
+
+
+async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> HttpAnswer:
+    # No text of httpx goes out: it may quote the request.
+    try:
+        response = await client.send(request, stream=True)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        raise NotSentError from None
+    except httpx.HTTPError as error:
+        raise BrokenOffError(type(error).__name__) from None
+    try:
+        return HttpAnswer(
+            status=response.status_code,
+            headers={name.lower(): value for name, value in response.headers.items()},
+            body=await _bounded(response),
+        )
+    except httpx.HTTPError as error:
+        raise BrokenOffError(type(error).__name__) from None
+    finally:
+        await response.aclose()
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise BrokenOffError("ContentEncoding")
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise TooLargeError
+    return bytes(body)
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, TimeoutError):
+        raise NotSentError from None
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ipaddress.ip_address(address).version == 6 else address  # noqa: PLR2004

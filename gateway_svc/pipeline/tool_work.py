@@ -1,0 +1,79 @@
+"""What a call of a tool is checked against, and how it is executed."""
+
+import structlog
+
+from gateway_svc.measures import Measures
+from gateway_svc.pipeline.arguments import ArgumentCheck
+from gateway_svc.pipeline.binding import Binding
+from gateway_svc.pipeline.cancelable import CallCanceledError
+from gateway_svc.pipeline.pending import Begun, Cleared, Pending, Tool
+from gateway_svc.pipeline.policy import PolicyCheck
+from gateway_svc.pipeline.result import ResultCheck, canceled, lost
+from gateway_svc.pipeline.run import ToolRunner
+from gateway_svc.tool_call import Asked, Outcome
+from interlock_sandbox import Outcome as SandboxOutcome
+from svc_kit.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+
+class ToolWork:
+    """Steps 4 to 6 and 11 to 12 for tools."""
+
+    def __init__(
+        self,
+        *,
+        binding: Binding,
+        arguments: ArgumentCheck,
+        policies: PolicyCheck,
+        runner: ToolRunner,
+        results: ResultCheck,
+        measures: Measures,
+        clock: Clock,
+    ) -> None:
+        self._binding = binding
+        self._arguments = arguments
+        self._policies = policies
+        self._runner = runner
+        self._results = results
+        self._measures = measures
+        self._clock = clock
+
+    async def clear(self, pending: Pending) -> Cleared:
+        """The call, if it passes; raises the refusal."""
+        await self._binding.catch_up(pending.asked)
+        with self._measures.step("checks"):
+            tool = self._binding.check(pending)
+            arguments = self._arguments.check(pending, tool)
+            decision = self._policies.check(pending, arguments)
+            self._runner.check_reach(pending)
+        return Cleared(pending=pending, called=tool, arguments=arguments, policy_ids=decision.policy_ids)
+
+    async def confirm(self, cleared: Cleared) -> None:
+        """Status and policy may have changed during the write-ahead."""
+        self._binding.check(cleared.pending)
+        self._policies.check(cleared.pending, cleared.arguments)
+
+    async def may_repeat(self, asked: Asked) -> bool:
+        """Whether running the tool twice does no harm; raises POLICY_STALE when it is not known."""
+        await self._binding.catch_up(asked)
+        return self._binding.may_repeat(asked)
+
+    async def perform(self, begun: Begun) -> Outcome:
+        """The outcome, without its receipt; raises a DomainError only when nothing was executed."""
+        tool = begun.cleared.called
+        if not isinstance(tool, Tool):
+            raise TypeError("this is a call of a model")
+        try:
+            ended = await self._runner.run(begun, tool)
+        except CallCanceledError as error:
+            return canceled(now=self._clock.now(), isolation=self._runner.level, why=error.why)
+        return self._judged(ended, tool, begun)
+
+    def _judged(self, ended: SandboxOutcome, tool: Tool, begun: Begun) -> Outcome:
+        now = self._clock.now()
+        try:
+            return self._results.judge(ended, tool, now=now)
+        except Exception:
+            log.exception("tool_result_lost", call_id=str(begun.call.asked.call_id))
+            return lost(now=now, isolation=ended.level.name)
