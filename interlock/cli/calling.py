@@ -13,14 +13,18 @@ from interlock.cli.problems import USAGE, CliError
 from interlock.client.client import Client
 from interlock.client.errors import InterlockError
 from interlock.common.v1 import options_pb2
-from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2
+from interlock.gateway.v1 import connection_service_pb2, gateway_service_pb2, policy_service_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2, queue_service_pb2
 from interlock.registry.v1 import registry_service_pb2, tool_service_pb2
 
 _FILES: dict[str, tuple[FileDescriptor, ...]] = {
     "orchestrator": (orchestrator_service_pb2.DESCRIPTOR, queue_service_pb2.DESCRIPTOR),
     "registry": (registry_service_pb2.DESCRIPTOR, tool_service_pb2.DESCRIPTOR),
-    "gateway": (gateway_service_pb2.DESCRIPTOR, policy_service_pb2.DESCRIPTOR),
+    "gateway": (
+        gateway_service_pb2.DESCRIPTOR,
+        policy_service_pb2.DESCRIPTOR,
+        connection_service_pb2.DESCRIPTOR,
+    ),
     "audit": (audit_service_pb2.DESCRIPTOR,),
 }
 

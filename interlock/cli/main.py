@@ -38,6 +38,7 @@ COMMANDS = {
     "agents": "interlock.cli.registry:agents",
     "tools": "interlock.cli.registry:tools",
     "allow": "interlock.cli.policies:allow",
+    "connections": "interlock.cli.connections:connections",
     "why": "interlock.cli.policies:why",
     "cancel-call": "interlock.cli.policies:cancel_call",
     "audit": "interlock.cli.audit:audit",

@@ -10,7 +10,8 @@ from interlock.gateway.v1 import tool_call_pb2
 def call_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
     """What became of the call, what each line of the permission model said, and where it is recorded."""
     reason = f" ({call.reason})" if call.reason else ""
-    what = f"{call.agent} {call.agent_version} → {call.tool} {call.tool_version}".strip()
+    called = f"{call.connection} {call.model}" if call.connection else f"{call.tool} {call.tool_version}"
+    what = f"{call.agent} {call.agent_version} → {called}".strip()
     yield f"{one_line(what)}: {status_name(call)}{reason}"
     yield from verdict_lines(call)
     if call.audit_index >= 0:

@@ -22,7 +22,11 @@ from interlock.client.watching import (
 )
 from interlock.common import documents
 from interlock.common.channel import ClientTls, TokenSource, channel
-from interlock.gateway.v1 import gateway_service_pb2_grpc, policy_service_pb2_grpc
+from interlock.gateway.v1 import (
+    connection_service_pb2_grpc,
+    gateway_service_pb2_grpc,
+    policy_service_pb2_grpc,
+)
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, queue_service_pb2_grpc, task_pb2
 from interlock.registry.v1 import registry_service_pb2_grpc, tool_service_pb2_grpc
@@ -93,6 +97,11 @@ class Client:
     def policies(self) -> "policy_service_pb2_grpc.PolicyServiceAsyncStub":
         """PolicyService."""
         return policy_service_pb2_grpc.PolicyServiceStub(self.channel("gateway"))
+
+    @property
+    def connections(self) -> "connection_service_pb2_grpc.ConnectionServiceAsyncStub":
+        """ConnectionService."""
+        return connection_service_pb2_grpc.ConnectionServiceStub(self.channel("gateway"))
 
     @property
     def audit(self) -> "audit_service_pb2_grpc.AuditServiceAsyncStub":

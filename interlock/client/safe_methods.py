@@ -6,6 +6,7 @@ _REGISTRY = "/interlock.registry.v1.RegistryService"
 _TOOLS = "/interlock.registry.v1.ToolService"
 _GATEWAY = "/interlock.gateway.v1.GatewayService"
 _POLICIES = "/interlock.gateway.v1.PolicyService"
+_CONNECTIONS = "/interlock.gateway.v1.ConnectionService"
 _AUDIT = "/interlock.audit.v1.AuditService"
 
 # What reads; what answers a repeat as it answered the first; what sets a thing to what it is already.
@@ -58,6 +59,7 @@ SAFE_METHODS = frozenset(
             "GetPublicKeys",
         ),
         _POLICIES: ("GetPolicy", "ListPolicies"),
+        _CONNECTIONS: ("GetConnection", "ListConnections"),
         _AUDIT: (
             "GetEntry",
             "GetAuditTrail",

@@ -280,7 +280,7 @@ async def test_a_request_that_ends_with_its_task_is_given_up(connected: Models) 
     permit = connected.permit()
     calling = asyncio.create_task(connected.refusal(permit))
     await until(lambda: len(connected.provider.requests) == 1)
-    connected.world.stand(claims(permit), orchestrator_service_pb2.ATTEMPT_STANDING_OVER)
+    connected.world.stand(claims(permit), orchestrator_service_pb2.ATTEMPT_STANDING_TASK_OVER)
     assert (await calling).reason == "TOOL_CANCELED"
     await until(lambda: connected.provider.gone == 1)
 

@@ -98,11 +98,11 @@ class Connection(_message.Message):
     followed. `http` only with `allow_private_addresses`, and then only private addresses are called.
     """
     allow_private_addresses: _builtins.bool
-    """True: the host may be at a loopback, private or link-local address, for a model in one's own network."""
+    """True: the host may be at a loopback or private address, for a model in one's own network; never at a link-local one."""
     description: _builtins.str
     """What it is for; at most 500 characters."""
     has_credential: _builtins.bool
-    """True when a credential is stored. A connection to an `https` origin without one is called without one."""
+    """True when a credential is stored. A connection without one is called without one."""
     creator: _builtins.str
     """Who stored it."""
     etag: _builtins.str

@@ -102,8 +102,8 @@ class GatewayServiceServicer:
         """Sends one request to a language model through a connection of the tenant. The prompt is in the audit log before it is sent; model, address and credential are set here,
         by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
         Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND, POLICY_DENIED or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
-        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, CREDENTIAL_MISSING or MODEL_REFUSED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
+        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
         MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
