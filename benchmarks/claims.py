@@ -97,6 +97,9 @@ async def _measured(admin_url: str, what: str, *, tasks: int, keys: int, limited
     )
     await asyncio.to_thread(run_migrations, "orchestrator_svc", made.owner_url, grants_to=made.service_role)
     await fill(made.owner_url, queue="bench", tasks=tasks, keys=keys, limited=limited)
+    async with await psycopg.AsyncConnection.connect(admin_url, autocommit=True) as connection:
+        # What the fill has left to write must not be written while claims are timed.
+        await connection.execute("CHECKPOINT")
     session_id = uuid.uuid4()
     async with await psycopg.AsyncConnection.connect(made.owner_url, autocommit=True) as connection:
         await connection.execute(
