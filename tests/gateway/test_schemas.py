@@ -66,6 +66,7 @@ def test_a_schema_that_reaches_out_or_cannot_run_in_linear_time_is_unusable(sche
 
 
 def test_a_pattern_made_to_explode_does_not() -> None:
-    began = time.perf_counter()
+    # Processor time of this thread: an exponential one would take longer than anybody lives.
+    began = time.thread_time()
     assert places({"properties": {"x": {"pattern": "^(a+)+$"}}}, {"x": "a" * 5000 + "!"}) == ["/x"]
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 5.0

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -167,12 +166,10 @@ def test_a_folder_named_venv_that_is_none_is_left_alone(machine: Machine) -> Non
     assert (machine.root / ".venv/precious").exists()
 
 
-def test_a_second_run_does_nothing_and_takes_no_time(machine: Machine, tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_but_what_it_is_asked(machine: Machine, tmp_path: Path) -> None:
     machine.pretend_ready()
-    started = time.perf_counter()
     done = machine.dev("run", "sh", "-c", "echo hello", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "requirements/dev.txt", "requirements/build.txt"])

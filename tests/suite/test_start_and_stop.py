@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import psycopg
@@ -31,9 +30,7 @@ def test_a_warm_start_keeps_identity_ports_and_data(start_suite: StartSuite) -> 
     context = first.context()
     assert first.stop() == 0
     assert not first.folder.context.exists()
-    began = time.monotonic()
     second = start_suite().ready()
-    assert time.monotonic() - began < 6.0
     assert {**second.context(), "pid": context["pid"]} == context
     assert second.stop() == 0
 
@@ -63,10 +60,9 @@ def test_a_second_ctrl_c_does_not_wait_for_a_child_that_will_not_stop(start_suit
     suite.signal(signal.SIGINT)
     stops = suite.folder.root / "stops.txt"
     eventually(lambda: stops.exists() and "gateway" in stops.read_text())
-    began = time.monotonic()
     suite.signal(signal.SIGINT)
+    # The child that will not stop is given longer than `wait` waits.
     assert suite.wait() == 0
-    assert time.monotonic() - began < 4.0
     assert not [pid for pid in pids if alive(pid)]
 
 

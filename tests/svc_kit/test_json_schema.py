@@ -36,9 +36,10 @@ def test_violations_beyond_the_limit_are_one_that_says_so() -> None:
 )
 def test_a_hostile_value_is_refused_at_once_without_every_place(schema: JsonValue, value: JsonValue) -> None:
     compiled = compile_schema(schema)
-    began = time.perf_counter()
+    # Processor time of this thread; listing every place took up to 27 s.
+    began = time.thread_time()
     found = compiled.violations(value)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 2.0
     assert [(violation.field, "too large" in violation.message) for violation in found] == [("", True)]
 
 
