@@ -35,7 +35,7 @@ _CONTENT = (
 )
 
 
-@click.group()
+@click.group(short_help="Connections to models: see, make, change, delete them.")
 def connections() -> None:
     """Connections to language models: see, make, change, delete them."""
 

@@ -77,6 +77,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
     },
     "interlock.gateway.v1.GatewayService": {
         "ExecuteTool": _WORKERS,
+        "CallModel": _WORKERS,
         "GetToolCall": _READERS,
         "ListToolCalls": _READERS,
         "GetSandboxStatus": frozenset({Role.VIEWER}),
@@ -88,6 +89,17 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ListPolicies": _POLICY_READERS,
         "DeletePolicy": _POLICY_WRITERS,
     },
+    "interlock.gateway.v1.ConnectionService": dict.fromkeys(
+        (
+            "CreateConnection",
+            "GetConnection",
+            "ListConnections",
+            "UpdateConnection",
+            "DeleteConnection",
+            "SetConnectionCredential",
+        ),
+        _POLICY_WRITERS,
+    ),
     "interlock.audit.v1.AuditService": {
         "Append": _SERVICES,
         "AppendStream": _SERVICES,
@@ -103,6 +115,7 @@ INTERNAL = {
     *(f"{_WORKER_SERVICE}/{name}" for name in NEEDS[_WORKER_SERVICE]),
     "interlock.registry.v1.RegistryService/WatchRegistry",
     "interlock.gateway.v1.GatewayService/ExecuteTool",
+    "interlock.gateway.v1.GatewayService/CallModel",
     "interlock.audit.v1.AuditService/Append",
     "interlock.audit.v1.AuditService/AppendStream",
 }
