@@ -92,12 +92,16 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
     # Repeating these would find its own first try in the way, or undo what came between.
     assert {name.rpartition("/")[2] for name in public - SAFE_METHODS} == {
         "CreateAgent",
+        "CreateConnection",
         "CreatePolicy",
         "CreateQueue",
         "CreateTool",
+        "DeleteConnection",
         "DeletePolicy",
         "DeleteQueue",
         "SetAgentStatus",
+        "SetConnectionCredential",
         "SetToolStatus",
+        "UpdateConnection",
         "UpdateQueue",
     }
