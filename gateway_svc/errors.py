@@ -206,6 +206,21 @@ def ancestor_denied(asked: Asked, ancestor: str) -> DomainError:
     )
 
 
+def model_ancestor_denied(asked: Asked, ancestor: str) -> DomainError:
+    """The connection lists the agent itself, but not the one that it works for."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_ANCESTOR_DENIED,
+        f"agent {asked.agent} works for agent {ancestor}, which may not use connection {asked.tool}",
+        metadata={
+            "agent": asked.agent,
+            "ancestor": ancestor,
+            "connection": asked.tool,
+            "call_id": str(asked.call_id),
+        },
+        help=f"List agent {ancestor} on the connection, if it may use it itself.",
+    )
+
+
 # Reach and execution
 
 

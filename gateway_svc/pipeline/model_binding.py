@@ -5,7 +5,14 @@ from typing import Protocol
 import grpc
 
 from gateway_svc.connection import Connection, ConnectionKind
-from gateway_svc.errors import connection_not_bound, definition_changed, not_active, registry_away, stale
+from gateway_svc.errors import (
+    connection_not_bound,
+    definition_changed,
+    model_ancestor_denied,
+    not_active,
+    registry_away,
+    stale,
+)
 from gateway_svc.pipeline.binding import MAX_SILENCE_SECONDS, Registry
 from gateway_svc.pipeline.pending import Model, Pending
 from gateway_svc.tool_call import Asked
@@ -22,14 +29,20 @@ class Connections(Protocol):
 
 
 class ModelBinding:
-    """Both sides must agree; whoever is refused does not learn which of them did not."""
+    """Both sides must agree; whoever is refused does not learn which of them did not.
+
+    A child task may do only what every agent above it may do too: the connection must list each of them.
+    """
 
     def __init__(self, registry: Registry, connections: Connections) -> None:
         self._registry = registry
         self._connections = connections
 
     async def check(self, pending: Pending) -> Model:
-        """The model; raises POLICY_STALE, CONNECTION_NOT_BOUND, NOT_ACTIVE or TOOL_DEFINITION_CHANGED."""
+        """The model.
+
+        Raises POLICY_STALE, CONNECTION_NOT_BOUND, ANCESTOR_DENIED, NOT_ACTIVE or TOOL_DEFINITION_CHANGED.
+        """
         asked = pending.asked
         spec = await self._spec(pending)
         if spec is None or spec.llm.connection != asked.tool:
@@ -49,6 +62,14 @@ class ModelBinding:
             return _refuse(pending, f"Connection {asked.tool} does not list agent {asked.agent}.")
         if name not in stored.content.models:
             return _refuse(pending, f"Connection {asked.tool} does not list model {name}.")
+        for ancestor in asked.ancestors:
+            if ancestor.agent not in stored.content.agents:
+                pending.verdicts.failed(
+                    Check.ALLOW,
+                    f"Agent {asked.agent} works for agent {ancestor.agent}, which connection {asked.tool}"
+                    " does not list.",
+                )
+                raise model_ancestor_denied(asked, ancestor.agent)
         pending.verdicts.passed(Check.ALLOW, f"Connection {asked.tool} lists the agent and the model.")
         return Model(connection=stored, name=name)
 

@@ -231,6 +231,21 @@ async def test_who_the_connection_does_not_list_is_refused_as_if_it_did_not_exis
     assert kinds(await models.world.told(permit, 1)) == [("PROMPT", "REFUSED", "CONNECTION_NOT_BOUND")]
 
 
+async def test_a_child_task_needs_the_connection_to_list_every_agent_above_it(models: Models) -> None:
+    await models.connect(agents=[AGENT, "manager"])
+    ada = permit_pb2.Principal(tenant=models.world.tenant, subject="ada", roles=["DEVELOPER"])
+    above = [
+        permit_pb2.Principal(
+            tenant=models.world.tenant, subject=f"agent:{name}", agent=name, agent_version="2.0.0"
+        )
+        for name in ("manager", "chief")
+    ]
+    await models.call(models.permit(submitters=[above[0], ada]))
+    error = await models.refusal(models.permit(submitters=[*above, ada]))
+    assert (error.reason, error.metadata["ancestor"]) == ("ANCESTOR_DENIED", "chief")
+    assert len(models.provider.requests) == 1
+
+
 async def test_an_agent_that_names_another_connection_is_refused(connected: Models) -> None:
     publish(connected.world, connection="other")
     error = await connected.refusal(connected.permit())

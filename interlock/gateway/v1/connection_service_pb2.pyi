@@ -113,7 +113,7 @@ class Connection(_message.Message):
 
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the agents that may use it; at most 256. None = nobody."""
+        """Names of the agents that may use it, and of those whose children may; at most 256. None = nobody."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
