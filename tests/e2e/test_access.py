@@ -30,7 +30,7 @@ _EDITORS = frozenset({Role.SUPER_ADMIN})
 _WORKERS = frozenset({Role.WORKER})
 _SERVICES = frozenset({Role.SERVICE})
 _POLICY_READERS = frozenset({Role.DEVELOPER, Role.AUDITOR})
-_POLICY_WRITERS = frozenset({Role.ADMIN})
+_ADMINS = frozenset({Role.ADMIN})
 
 _WORKER_SERVICE = "interlock.orchestrator.v1.WorkerService"
 
@@ -40,11 +40,38 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "SubmitTask": _SUBMITTERS,
         "GetTask": _TASK_READERS,
         "ListTasks": _TASK_READERS,
+        "ListChildTasks": _TASK_READERS,
+        "CountTasks": _TASK_READERS,
+        "ExplainTask": _TASK_READERS,
         "CancelTask": _SUBMITTERS,
+        "PauseTask": _SUBMITTERS,
+        "ResumeTask": _SUBMITTERS,
+        # A service brings the decision about an approval.
+        "ProvideInput": _SUBMITTERS | {Role.SERVICE},
         "RetryTask": _SUBMITTERS,
+        "RedriveTasks": _SUBMITTERS,
         "WatchTask": _TASK_READERS,
+        "WatchTasks": _TASK_READERS,
+        "WaitTask": _TASK_READERS,
+        "ListTaskEvents": _TASK_READERS,
         "ListTaskSteps": _TASK_READERS,
+        "PutBlob": _SUBMITTERS,
+        "GetBlob": _TASK_READERS,
+        "WatchAttempts": _SERVICES,
         "GetPublicKeys": _EVERYBODY,
+    },
+    "interlock.orchestrator.v1.QueueService": {
+        "CreateQueue": _ADMINS,
+        "GetQueue": _TASK_READERS,
+        "ListQueues": _TASK_READERS,
+        "UpdateQueue": _ADMINS,
+        "DeleteQueue": _ADMINS,
+        "PauseQueue": _ADMINS,
+        "ResumeQueue": _ADMINS,
+        "PurgeQueue": _ADMINS,
+        "ListWorkers": frozenset({Role.VIEWER}),
+        "DrainWorker": _ADMINS,
+        "ResumeWorker": _ADMINS,
     },
     _WORKER_SERVICE: {
         "WorkerSession": _WORKERS,
@@ -54,6 +81,10 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "CompleteTask": _WORKERS,
         "FailTask": _WORKERS,
         "ReleaseTask": _WORKERS,
+        "AwaitChildren": _WORKERS,
+        "RequestInput": _WORKERS,
+        "GetInputBlob": _WORKERS,
+        "PutResultBlob": _WORKERS,
     },
     "interlock.registry.v1.RegistryService": {
         "CreateAgent": _EDITORS,
@@ -78,16 +109,17 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
     "interlock.gateway.v1.GatewayService": {
         "ExecuteTool": _WORKERS,
         "CallModel": _WORKERS,
+        "CancelToolCall": frozenset({Role.DEVELOPER}),
         "GetToolCall": _READERS,
         "ListToolCalls": _READERS,
         "GetSandboxStatus": frozenset({Role.VIEWER}),
         "GetPublicKeys": _EVERYBODY,
     },
     "interlock.gateway.v1.PolicyService": {
-        "CreatePolicy": _POLICY_WRITERS,
+        "CreatePolicy": _ADMINS,
         "GetPolicy": _POLICY_READERS,
         "ListPolicies": _POLICY_READERS,
-        "DeletePolicy": _POLICY_WRITERS,
+        "DeletePolicy": _ADMINS,
     },
     "interlock.gateway.v1.ConnectionService": dict.fromkeys(
         (
@@ -98,7 +130,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
             "DeleteConnection",
             "SetConnectionCredential",
         ),
-        _POLICY_WRITERS,
+        _ADMINS,
     ),
     "interlock.audit.v1.AuditService": {
         "Append": _SERVICES,
@@ -113,6 +145,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
 }
 INTERNAL = {
     *(f"{_WORKER_SERVICE}/{name}" for name in NEEDS[_WORKER_SERVICE]),
+    "interlock.orchestrator.v1.OrchestratorService/WatchAttempts",
     "interlock.registry.v1.RegistryService/WatchRegistry",
     "interlock.gateway.v1.GatewayService/ExecuteTool",
     "interlock.gateway.v1.GatewayService/CallModel",
@@ -314,7 +347,8 @@ def test_its_own_tenant_sees_it_by_the_very_same_requests(
             if isinstance(answer, bytes) and traces_in(answer, known):
                 seen.add(method.name)
     assert seen == {
-        *("GetTask", "ListTasks", "ListTaskSteps", "WatchTask", "GetToolCall", "ListToolCalls"),
+        *("GetTask", "ListTasks", "ListTaskSteps", "ListTaskEvents", "WatchTask", "WatchTasks"),
+        *("GetToolCall", "ListToolCalls"),
         *("GetAgent", "ListAgents", "GetAgentVersion", "ListAgentVersions", "FindAgentsForTask"),
         *("GetTool", "ListTools", "GetToolVersion", "ListToolVersions"),
         *("GetPolicy", "ListPolicies", "GetEntry", "GetAuditTrail"),
