@@ -152,12 +152,9 @@ class Client:
 
     async def get(self, task_id: str) -> task_pb2.Task:
         """One task with input, result and attempts, fetched where they are blobs. Raises InterlockError."""
-        task = (await self.call(self.tasks.GetTask, messages.GetTaskRequest(task_id=task_id))).task
-        if task.input_blob:
-            task.input_json = await self.get_blob(task.input_blob)
-        if task.result_blob:
-            task.result_json = await self.get_blob(task.result_blob)
-        return task
+        return await self._whole(
+            (await self.call(self.tasks.GetTask, messages.GetTaskRequest(task_id=task_id))).task
+        )
 
     async def put_blob(self, data: bytes) -> str:
         """Store a JSON document of up to 16 MiB; the digest that names it. Raises InterlockError.
@@ -261,7 +258,15 @@ class Client:
                 continue
             pause.over()
             if task.state in TERMINAL or clock() >= end:
-                return task
+                return await self._whole(task)
+
+    async def _whole(self, task: task_pb2.Task) -> task_pb2.Task:
+        """With input and result in place where they are blobs."""
+        if task.input_blob:
+            task.input_json = await self.get_blob(task.input_blob)
+        if task.result_blob:
+            task.result_json = await self.get_blob(task.result_blob)
+        return task
 
     async def call(self, method: Callable[..., Awaitable[Answer]], request: Any) -> Answer:
         """One unary call; raises InterlockError with everything that the server said."""

@@ -18,6 +18,7 @@ from tests.e2e.observing import (
     FAILED,
     calls,
     ended,
+    eventually,
     full_trail,
     run,
     running_call,
@@ -214,7 +215,7 @@ async def test_R45_6_every_tool_call_is_logged_whatever_became_of_it(suite: Suit
         "failed": await run(client, RAISES.name, value=1),
         "refused": await run(client, STRICT.name, rows=101, name="x", mode="slow"),
         "killed": await run(client, ALLOCATES.name),
-        "lost": (await ended(client, lost))[0],
+        "lost": await given_up(client, lost),
     }
     logged = {name: await logged_of_calls(client, task) for name, task in tasks.items()}
     assert logged == {
@@ -224,6 +225,17 @@ async def test_R45_6_every_tool_call_is_logged_whatever_became_of_it(suite: Suit
         "killed": [("TOOL_CALL", "RUNNING", ""), ("TOOL_RESULT", "FAILED", "LIMIT_EXCEEDED")],
         "lost": [("TOOL_CALL", "RUNNING", ""), ("TOOL_RESULT", "UNKNOWN", "OUTCOME_UNKNOWN")],
     }
+
+
+async def given_up(client: Client, task_id: str) -> task_pb2.Task:
+    """The task once a person, who is asked what became of its lost call, has said that it is to fail."""
+
+    async def asks() -> bool:
+        return (await client.get(task_id)).state == task_pb2.TASK_STATE_INPUT_REQUIRED
+
+    await eventually(asks)
+    await client.answer(task_id, '{"decision":"FAIL"}')
+    return (await ended(client, task_id))[0]
 
 
 async def logged_of_calls(client: Client, task: task_pb2.Task) -> list[Any]:
