@@ -70,8 +70,11 @@ class LiveAttempts:
             retry = min(retry * 2, _LAST_RETRY_SECONDS)
 
     async def _follow(self) -> None:
-        """One stream, which begins with every live attempt: what it does not name is not live."""
-        before, self._live = self._live, {}
+        """One stream, which begins with every live attempt: what it does not name is not live.
+
+        Until the beginning is whole, what was known before stands: a short break is nobody's end.
+        """
+        named: dict[uuid.UUID, int] = {}
         complete = False
         stream = self._stub.WatchAttempts(messages.WatchAttemptsRequest())
         try:
@@ -81,17 +84,21 @@ class LiveAttempts:
                 if not isinstance(message, messages.WatchAttemptsResponse):
                     return  # grpc's mark for the end of a stream
                 for change in message.changes:
+                    if not complete:
+                        task_id = uuid.UUID(change.task_id)
+                        # The beginning is followed by what happened while it was read.
+                        if change.attempt < named.get(task_id, 0):
+                            continue
+                        named[task_id] = change.attempt
                     self._apply(change)
                 if message.up_to_date:
                     if not complete:
                         complete = True
-                        for task_id in before.keys() - self._live.keys():
-                            self._remember(task_id, before[task_id])
+                        for task_id in self._live.keys() - named.keys():
+                            self._remember(task_id, self._live.pop(task_id))
+                        named.clear()
                     await self._up_to_date()
         finally:
-            if not complete:
-                # Half a beginning says nothing about those it has not come to.
-                self._live = before | self._live
             stream.cancel()
 
     def _apply(self, change: messages.AttemptChange) -> None:

@@ -338,14 +338,19 @@ def pause(status: Status, *, now: datetime, grace: float) -> Status:
 def resume(status: Status, *, now: datetime, start_within: float | None) -> Status:
     """A paused task goes on, and one that is about to pause stays; a task that runs or waits stays as it is.
 
-    `start_within` are the seconds of schedule-to-start, which count anew for a task that never started.
+    `start_within` are the seconds of schedule-to-start, which count anew for a task that never started; such
+    a task still waits for the time it was submitted for.
     """
     if status.pausing:
         return replace(status, pausing=False, wind_up_by=None)
     if status.state in (TaskState.SUBMITTED, TaskState.RUNNING):
         return status
     resumed = _unparked(status, Move.RESUME, now)
-    return replace(resumed, start_by=None if status.attempt else _in(start_within, now))
+    if status.attempt:
+        return resumed
+    if status.run_after > now:
+        resumed = replace(resumed, wait_reason=WaitReason.SCHEDULED, run_after=status.run_after)
+    return replace(resumed, start_by=_in(start_within, max(now, status.run_after)))
 
 
 def request_input(status: Status, kind: InputKind, *, now: datetime) -> Ending:

@@ -1,5 +1,6 @@
 """Dead letters, and what has been made of them."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,11 +31,13 @@ class RepeatStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Whoever waits for the lock holds a connection, which whoever has it needs: here, one at a time.
+        self._one = asyncio.Lock()
 
     @asynccontextmanager
     async def alone(self, tenant: str) -> AsyncIterator[None]:
         """Nobody else redrives tasks of the tenant meanwhile."""
-        async with self._database.transaction() as connection:
+        async with self._one, self._database.transaction() as connection:
             await connection.execute(_ONE_AT_A_TIME, {"key": lock_key(f"interlock.redrive.{tenant}")})
             yield
 

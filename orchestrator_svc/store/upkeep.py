@@ -15,9 +15,10 @@ from orchestrator_svc.store.write import write_changes
 from orchestrator_svc.undisturbed import undisturbed
 from svc_kit.database import Database
 
-_OVERDUE = sa.text(
+# The time of the statement: an index is not looked up by a clock that moves on from row to row.
+OVERDUE = sa.text(
     f"SELECT {LOCKED_COLUMNS}, clock_timestamp() AS now FROM task"  # noqa: S608 - a list of our own
-    " WHERE task_id IN (SELECT task_id FROM task WHERE due_time < clock_timestamp() LIMIT :limit)"
+    " WHERE task_id IN (SELECT task_id FROM task WHERE due_time < statement_timestamp() LIMIT :limit)"
     " AND due_time < clock_timestamp() ORDER BY task_id FOR UPDATE SKIP LOCKED"
 )
 _OF_QUEUE = (
@@ -83,7 +84,7 @@ class UpkeepStore:
 
     async def lock_overdue(self, connection: AsyncConnection, limit: int) -> list[LockedTask]:
         """Tasks on which a clock has run out, locked; those that others hold are passed over."""
-        return [to_locked(row) for row in (await connection.execute(_OVERDUE, {"limit": limit})).all()]
+        return [to_locked(row) for row in (await connection.execute(OVERDUE, {"limit": limit})).all()]
 
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None:
         """Write what became of the tasks; the last statement of the transaction."""

@@ -118,6 +118,17 @@ def test_whoever_waits_for_a_person_comes_back_ahead_of_its_class_and_its_clock_
         assert status.state is not TaskState.RUNNING or before.state not in lifecycle.PARKED
 
 
+def test_a_task_that_was_paused_before_its_time_still_waits_for_it() -> None:
+    later = NOW + timedelta(hours=1)
+    paused = lifecycle.pause(lifecycle.submitted(NOW, 5, run_after=later), now=NOW, grace=1)
+    early = lifecycle.resume(paused, now=NOW, start_within=5)
+    assert (early.wait_reason, early.run_after) == (WaitReason.SCHEDULED, later)
+    assert early.start_by == later + timedelta(seconds=5)
+    late = lifecycle.resume(paused, now=later, start_within=5)
+    assert (late.wait_reason, late.run_after) == (WaitReason.QUEUED, lifecycle.AHEAD)
+    assert late.start_by == later + timedelta(seconds=5)
+
+
 def test_a_failure_whose_repeat_would_come_too_late_ends_the_task_as_a_dead_letter() -> None:
     status = replace(lifecycle.submitted(NOW), expires=NOW + timedelta(seconds=0.5))
     ending = lifecycle.fail(lifecycle.claim(status), BROKEN, policy=POLICY, now=NOW, chance=0.5)

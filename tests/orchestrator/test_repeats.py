@@ -104,3 +104,10 @@ async def test_everything_wrong_with_a_redrive_is_told(world: World) -> None:
         error = await refused(world.people().RedriveTasks(messages.RedriveTasksRequest(**fields)))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert error.violations[0].field == field
+
+
+async def test_many_redrives_at_once_leave_the_others_their_connections(world: World) -> None:
+    # More than there are connections: whoever waits with one would keep it from whose turn it is.
+    async with asyncio.timeout(4):
+        answers = await asyncio.gather(*(redrive(world) for _ in range(20)))
+    assert [answer.count for answer in answers] == [0] * 20

@@ -5,11 +5,15 @@ import uuid
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
+from benchmarks.claims import fill
 from interlock.orchestrator.v1 import task_pb2
+from interlock_suite.databases import ServiceDatabase
 from orchestrator_svc import store
 from orchestrator_svc.config import OrchestratorSettings
 from orchestrator_svc.server import build
+from orchestrator_svc.store.upkeep import OVERDUE
 from orchestrator_svc.upkeep import Upkeep
 from svc_kit.database import Database
 from tests.orchestrator.world import World
@@ -43,3 +47,18 @@ async def test_request_ids_are_known_for_a_day_and_then_forgotten_but_tasks_stay
 def test_settings_that_are_missing_are_named_before_anything_starts() -> None:
     with pytest.raises(ValueError, match="database_url, redis_url, token_file, keys_dir, registry_address"):
         build(OrchestratorSettings())
+
+
+async def test_the_clocks_that_have_run_out_are_looked_up_in_an_index(database: ServiceDatabase) -> None:
+    await fill(database.owner_url, queue="busy", tasks=2_000, keys=0, limited=False)
+    opened = Database(database.owner_url)
+    try:
+        async with opened.transaction() as connection:
+            await connection.execute(sa.text("UPDATE task SET expires = now() + interval '1 day'"))
+            await connection.execute(sa.text("ANALYZE task"))
+            explain = sa.text(f"EXPLAIN {OVERDUE.text}")
+            rows = (await connection.execute(explain, {"limit": 256})).all()
+        plan = "\n".join(row[0] for row in rows)
+        assert "Index Cond: (due_time <" in plan and "Seq Scan" not in plan, plan
+    finally:
+        await opened.close()

@@ -191,7 +191,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTask(self, request, context):
-        """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+        """Lets a paused task go on: it is SUBMITTED, ahead of its class, or still waits for the time it was submitted for. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
         SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -57,7 +57,7 @@ class OrchestratorServiceStub:
     Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
     """
     ResumeTask: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeTaskRequest, _orchestrator_service_pb2.ResumeTaskResponse]
-    """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+    """Lets a paused task go on: it is SUBMITTED, ahead of its class, or still waits for the time it was submitted for. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
     SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
     """
     ProvideInput: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]
@@ -156,7 +156,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it is ending or has ended).
     """
     ResumeTask: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ResumeTaskRequest, _orchestrator_service_pb2.ResumeTaskResponse]  # type: ignore[assignment]
-    """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+    """Lets a paused task go on: it is SUBMITTED, ahead of its class, or still waits for the time it was submitted for. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
     SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
     """
     ProvideInput: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]  # type: ignore[assignment]
@@ -288,7 +288,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_service_pb2.ResumeTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ResumeTaskResponse, _abc.Awaitable[_orchestrator_service_pb2.ResumeTaskResponse]]:
-        """Lets a paused task go on: it is SUBMITTED, ahead of its class. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
+        """Lets a paused task go on: it is SUBMITTED, ahead of its class, or still waits for the time it was submitted for. One that was still winding up runs on. Resuming a task that waits or runs answers it as it is. Needs
         SUBMITTER or DEVELOPER. Errors: NOT_FOUND TASK_NOT_FOUND, FAILED_PRECONDITION TASK_STATE (it requires input, is ending or has ended).
         """
 

@@ -1,0 +1,103 @@
+"""The copy of the orchestrator's attempts over breaks of the stream that feeds it."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway_svc.live_attempts import LiveAttempts
+from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
+from interlock.orchestrator.v1.orchestrator_service_pb2 import (
+    ATTEMPT_STANDING_LIVE,
+    ATTEMPT_STANDING_OVER,
+    AttemptChange,
+    AttemptStanding,
+    WatchAttemptsRequest,
+    WatchAttemptsResponse,
+)
+from tests.gateway.world import until
+
+STAYS, GOES = uuid.uuid4(), uuid.uuid4()
+
+
+def change(
+    task_id: uuid.UUID, attempt: int = 1, standing: AttemptStanding.ValueType = ATTEMPT_STANDING_LIVE
+) -> AttemptChange:
+    return AttemptChange(tenant="t", task_id=str(task_id), attempt=attempt, standing=standing)
+
+
+class _Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
+    """Says on the newest stream what a test puts there; None ends the stream."""
+
+    def __init__(self) -> None:
+        self.streams: list[asyncio.Queue[WatchAttemptsResponse | None]] = []
+
+    async def WatchAttempts(
+        self, request: WatchAttemptsRequest, context: Any
+    ) -> AsyncIterator[WatchAttemptsResponse]:
+        said: asyncio.Queue[WatchAttemptsResponse | None] = asyncio.Queue()
+        self.streams.append(said)
+        while (message := await said.get()) is not None:
+            yield message
+
+    def say(self, *changes: AttemptChange, up_to_date: bool = True) -> None:
+        self.streams[-1].put_nowait(WatchAttemptsResponse(changes=changes, up_to_date=up_to_date))
+
+
+@pytest.fixture
+async def orchestrator() -> _Orchestrator:
+    return _Orchestrator()  # type: ignore[abstract]  # what the copy asks for is enough
+
+
+@pytest.fixture
+async def attempts(tmp_path: Path, orchestrator: _Orchestrator) -> AsyncIterator[LiveAttempts]:
+    server = grpc.aio.server()
+    orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(orchestrator, server)
+    server.add_insecure_port(f"unix:{tmp_path}/s")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
+        followed = LiveAttempts(channel)
+        running = asyncio.create_task(followed.run())
+        await until(lambda: len(orchestrator.streams) == 1)
+        orchestrator.say(change(STAYS), change(GOES))
+        await until(lambda: followed.words == 1)
+        yield followed
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    await server.stop(None)
+
+
+def standing(attempts: LiveAttempts, task_id: uuid.UUID) -> tuple[int, int] | None:
+    found = attempts.find("t", task_id)
+    return (found.attempt, found.standing) if found is not None else None
+
+
+async def test_what_was_live_stays_so_until_a_new_stream_has_named_every_live_attempt(
+    attempts: LiveAttempts, orchestrator: _Orchestrator
+) -> None:
+    orchestrator.streams[0].put_nowait(None)
+    await until(lambda: len(orchestrator.streams) == 2)
+    assert standing(attempts, STAYS) == standing(attempts, GOES) == (1, ATTEMPT_STANDING_LIVE)
+    orchestrator.say(change(STAYS), up_to_date=False)
+    orchestrator.say()
+    await until(lambda: attempts.words == 2)
+    assert standing(attempts, STAYS) == (1, ATTEMPT_STANDING_LIVE)
+    assert standing(attempts, GOES) == (1, ATTEMPT_STANDING_OVER)
+
+
+async def test_what_happened_before_the_beginning_was_read_does_not_undo_it(
+    attempts: LiveAttempts, orchestrator: _Orchestrator
+) -> None:
+    orchestrator.streams[0].put_nowait(None)
+    await until(lambda: len(orchestrator.streams) == 2)
+    orchestrator.say(change(STAYS, 2), change(GOES), up_to_date=False)
+    orchestrator.say(change(STAYS, 1, ATTEMPT_STANDING_OVER), up_to_date=False)
+    orchestrator.say(change(GOES, 2), up_to_date=False)
+    await until(lambda: standing(attempts, GOES) == (2, ATTEMPT_STANDING_LIVE))
+    assert standing(attempts, STAYS) == (2, ATTEMPT_STANDING_LIVE)
