@@ -20,6 +20,9 @@ GRACE_SECONDS = 3600.0
 _SLICE_BYTES = 2**20
 # Documents that are held in memory at the same time, whole and parsed.
 _AT_ONCE = 4
+# Uploads at the same time, and how long one may be silent.
+_COMING_AT_ONCE = 16
+_SILENCE_SECONDS = 5.0
 _SWEEP_LIMIT = 100
 _SWEEP_SECONDS = 60.0
 
@@ -49,6 +52,8 @@ class Blobs:
         self._store = store
         self._tenant_bytes = tenant_bytes
         self._grace = grace
+        # Apart: who sends slowly holds up other senders for a while at the most, and no reader at all.
+        self._coming = asyncio.Semaphore(_COMING_AT_ONCE)
         self._held = asyncio.Semaphore(_AT_ONCE)
 
     async def put(self, tenant: str, chunks: AsyncIterator[bytes], *, expected: str = "") -> Blob:
@@ -56,16 +61,11 @@ class Blobs:
 
         Raises INVALID_FIELDS or BLOB_QUOTA.
         """
+        async with self._coming:
+            sent = await _received(chunks)
+        if expected and digest(sent) != expected:
+            raise invalid([Violation("digest", f"the bytes that came have {digest(sent)}")])
         async with self._held:
-            data = bytearray()
-            async for chunk in chunks:
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    raise invalid([Violation("chunk", f"more than the {MAX_BYTES} bytes allowed")])
-            sent = bytes(data)
-            del data
-            if expected and digest(sent) != expected:
-                raise invalid([Violation("digest", f"the bytes that came have {digest(sent)}")])
             document = await asyncio.to_thread(_canonical, sent)
             named = Blob(digest=digest(document), size=len(document))
             if await self._store.touch(tenant, named.digest) is None:
@@ -110,6 +110,21 @@ class Blobs:
             except Exception:
                 log.exception("blob_sweep_failed")
             await asyncio.sleep(_SWEEP_SECONDS)
+
+
+async def _received(chunks: AsyncIterator[bytes]) -> bytes:
+    data = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise invalid([Violation("chunk", f"none came for {_SILENCE_SECONDS:g} s")]) from None
+        if chunk is None:
+            return bytes(data)
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise invalid([Violation("chunk", f"more than the {MAX_BYTES} bytes allowed")])
 
 
 def _canonical(data: bytes) -> bytes:

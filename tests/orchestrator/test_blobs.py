@@ -1,7 +1,8 @@
 """Inputs and results over 256 KiB: named by their digest, of one tenant, and gone when nobody needs them."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from interlock.orchestrator.v1 import task_pb2, worker_service_pb2
 from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.store import BlobStore
 from svc_kit.database import Database
+from svc_kit.errors import InvalidArgument
 from svc_kit.identity import Role
 from tests.orchestrator.peers import AGENT, INPUT_SCHEMA, spec
 from tests.orchestrator.world import World, refused, refused_stream, request
@@ -170,3 +172,38 @@ async def test_documents_are_read_in_parts_of_their_own_size() -> None:
     blobs = Blobs(Stored(), tenant_bytes=0)  # type: ignore[arg-type]
     parts = [part async for part in blobs.read("default", "d")]
     assert b"".join(parts) == CANONICAL and len(parts) == -(-len(CANONICAL) // 2**20)
+
+
+async def test_senders_that_send_nothing_hold_up_neither_readers_nor_others(world: World) -> None:
+    blobs = Blobs(BlobStore(Database(world.settings.database_url)), tenant_bytes=2**30)
+    never = asyncio.Event()
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"["
+        await never.wait()
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield b'{"a": 1}'
+
+    idle = [asyncio.ensure_future(blobs.put("default", silent())) for _ in range(8)]
+    await asyncio.sleep(0)
+    stored = await blobs.put("default", whole())
+    assert await blobs.value("default", stored.digest) == {"a": 1}
+    for each in idle:
+        each.cancel()
+    await asyncio.gather(*idle, return_exceptions=True)
+
+
+async def test_an_upload_that_falls_silent_is_ended_with_what_is_wrong(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator_svc.blobs._SILENCE_SECONDS", 0.05)
+    blobs = Blobs(BlobStore(Database(world.settings.database_url)), tenant_bytes=2**30)
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"["
+        await asyncio.Event().wait()
+
+    with pytest.raises(InvalidArgument) as refused_upload:
+        await blobs.put("default", silent())
+    assert "none came for" in refused_upload.value.violations[0].message
