@@ -64,10 +64,12 @@ class Orchestrator:
             )
             return answer
 
-        answer = await _written(
-            put, again=lambda problem: is_away(problem) and problem.reason != "BLOB_QUOTA"
-        )
-        return answer.digest
+        def again(problem: RemoteError) -> bool:
+            # Where the peer hangs up while the body goes out, grpc tells of its own failed write alone.
+            cut_off = problem.code is grpc.StatusCode.INTERNAL and not problem.reason
+            return cut_off or (is_away(problem) and problem.reason != "BLOB_QUOTA")
+
+        return (await _written(put, again=again)).digest
 
     async def complete(self, request: messages.CompleteTaskRequest) -> None:
         """End the attempt with a result."""

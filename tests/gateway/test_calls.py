@@ -278,7 +278,7 @@ async def test_calls_are_listed_newest_first_page_by_page_and_filtered(allowing:
     assert found == newest_first[1:]
     of_status = await list_calls(allowing, query='status = "REFUSED" AND tool = "nowhere"')
     assert [call.call_id for call in of_status.tool_calls] == newest_first[:1]
-    assert not (await list_calls(allowing, tenant="somebody-else")).tool_calls
+    assert not (await list_calls(allowing, tenant=f"stranger-{uuid.uuid4()}")).tool_calls
 
 
 @pytest.mark.parametrize(
