@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import structlog
 
+from svc_kit.cancellation import end
 from svc_kit.database import Connection, Database
 from svc_kit.errors import Unavailable
 
@@ -81,9 +82,7 @@ class Leader:
             await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.leading = False
-            work.cancel()
-            watch.cancel()
-            await asyncio.gather(work, watch, return_exceptions=True)
+            await end(work, watch)
         log.warning("leadership_ended", leader=self._name, connection_lost=not watch.cancelled())
         if not work.cancelled():
             work.result()

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from svc_kit.cancellation import being_cancelled
+from svc_kit.cancellation import being_cancelled, end
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +30,7 @@ async def background(*loops: Loop, name: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
 
 
 async def _keep_running(loop: Loop, name: str) -> None:
@@ -47,6 +45,8 @@ async def _keep_running(loop: Loop, name: str) -> None:
                 raise
             log.exception("background_loop_cancelled_from_below", of=name, loop=_called(loop))
         except Exception:
+            if being_cancelled():
+                raise  # a failure in the moment of the cancellation hides it
             log.exception("background_loop_failed", of=name, loop=_called(loop))
         else:
             log.error("background_loop_ended", of=name, loop=_called(loop))

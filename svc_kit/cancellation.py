@@ -1,6 +1,12 @@
-"""Whose a cancellation is."""
+"""Whose a cancellation is, and ending tasks for certain."""
 
 import asyncio
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_SECONDS = 5.0
 
 
 def being_cancelled() -> bool:
@@ -10,3 +16,22 @@ def being_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def end(*tasks: "asyncio.Future[object]", again: float = _AGAIN_SECONDS) -> None:
+    """Cancel the tasks and return when all have ended, whatever became of them.
+
+    A task that does not end within `again` seconds is cancelled once more, and that is logged with where it
+    waits: code below it may have swallowed the first cancellation, and nothing else would ever end it.
+    """
+    pending = set(tasks)
+    for task in pending:
+        task.cancel()
+    while pending:
+        _, pending = await asyncio.wait(pending, timeout=again)
+        for task in pending:
+            log.warning("task_ends_slowly", task=repr(task))
+            task.cancel()
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # seen

@@ -17,6 +17,7 @@ from typing import Self
 import structlog
 from psycopg import sql
 
+from svc_kit.cancellation import end
 from svc_kit.database import Connection, Database
 from svc_kit.errors import Unavailable
 
@@ -130,9 +131,7 @@ class Wakeups:
             yield self
         finally:
             self._running = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
 
     @property
     def _alone(self) -> bool:

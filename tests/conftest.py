@@ -6,6 +6,8 @@ from hypothesis import settings
 from tests.suite_fixtures import postgres_server, valkey_server
 from tests.suite_running import running_suite
 
+pytest_plugins = ["tests.hangs"]
+
 __all__ = ["postgres_server", "running_suite", "valkey_server"]
 
 

@@ -24,7 +24,6 @@ from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.identity import LocalIssuer
-from svc_kit.migrations import run_migrations
 from tests.audit.served import ORIGIN, Served, serving
 from tests.suite_fixtures import PostgresServer
 
@@ -60,16 +59,9 @@ class Replica:
         await self.database.close()
 
 
-def migrated(server: PostgresServer) -> ServiceDatabase:
-    """A fresh database with the schema of this release."""
-    made = server.make_database("audit")
-    run_migrations("audit_svc", made.owner_url, grants_to=made.service_role)
-    return made
-
-
 @pytest.fixture(scope="session")
 def shared_database(postgres_server: PostgresServer) -> ServiceDatabase:
-    return migrated(postgres_server)
+    return postgres_server.migrated_database("audit")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from interlock.audit.v1 import entry_pb2
 from interlock.verify import verify_trail
 from interlock_suite.postgres import EmbeddedPostgres, PostgresPlace
 from svc_kit.identity import LocalIssuer, Role
-from tests.audit.conftest import migrated, settings_for
+from tests.audit.conftest import settings_for
 from tests.audit.served import append, event, pinned_key, read_trail, refusal, serving
 from tests.suite_fixtures import PostgresServer
 
@@ -53,7 +53,7 @@ async def test_appending_goes_on_after_the_database_was_killed(
     own_server: PostgresServer, tmp_path: Path
 ) -> None:
     issuer = LocalIssuer(tmp_path / "issuer.pem", "test")
-    database = await asyncio.to_thread(migrated, own_server)
+    database = await asyncio.to_thread(own_server.migrated_database, "audit")
     async with serving(settings_for(database, tmp_path), issuer) as audit, audit.producer() as stub:
         first = await append(stub, event())
         own_server.kill()

@@ -10,7 +10,6 @@ import pytest
 
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.identity import LocalIssuer
-from svc_kit.migrations import run_migrations
 from svc_kit.signing import SigningKey
 from tests.gateway.peers import Orchestrator
 from tests.gateway.shared_sandbox import SandboxHost, sandbox_host
@@ -22,14 +21,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def gateway_database(postgres_server: PostgresServer) -> ServiceDatabase:
-    return migrated(postgres_server)
-
-
-def migrated(server: PostgresServer) -> ServiceDatabase:
-    """A fresh database of a gateway."""
-    made = server.make_database("gateway")
-    run_migrations("gateway_svc", made.owner_url, grants_to=made.service_role)
-    return made
+    return postgres_server.migrated_database("gateway")
 
 
 @pytest.fixture(scope="session")

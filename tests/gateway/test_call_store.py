@@ -21,7 +21,6 @@ from interlock_suite.databases import ServiceDatabase
 from svc_kit.database import Database
 from svc_kit.ids import uuid7
 from svc_kit.outbox import Message
-from tests.gateway.conftest import migrated
 from tests.suite_fixtures import PostgresServer
 
 _numbers = itertools.count(1)
@@ -106,7 +105,7 @@ class Stored:
 @pytest.fixture(scope="module")
 def own_database(postgres_server: PostgresServer) -> ServiceDatabase:
     # What these tests put into the outbox is nothing that a gateway's relay could send.
-    return migrated(postgres_server)
+    return postgres_server.migrated_database("gateway")
 
 
 @pytest.fixture

@@ -22,16 +22,9 @@ from interlock.registry.v1 import (
 from registry_svc.config import RegistrySettings
 from registry_svc.server import build as build_registry
 from svc_kit.identity import Role, TokenVerifier
-from svc_kit.migrations import run_migrations
 from svc_kit.server import running_server
 from tests.gateway.world import AGENT, AGENT_VERSION, TOOL_VERSION, World, claims, gateway, once, until
 from tests.suite_fixtures import PostgresServer
-
-
-def migrated(server: PostgresServer, service: str) -> str:
-    made = server.make_database(service)
-    run_migrations(f"{service}_svc", made.owner_url, grants_to=made.service_role)
-    return made.service_url
 
 
 @asynccontextmanager
@@ -72,11 +65,11 @@ async def registry_served(world: World, url: str, audit_address: str) -> AsyncIt
 
 @pytest.fixture
 async def real(closed_world: World, postgres_server: PostgresServer) -> AsyncIterator[World]:
-    audit_url = await asyncio.to_thread(migrated, postgres_server, "audit")
-    registry_url = await asyncio.to_thread(migrated, postgres_server, "registry")
+    audit_database = await asyncio.to_thread(postgres_server.migrated_database, "audit")
+    registry_database = await asyncio.to_thread(postgres_server.migrated_database, "registry")
     async with (
-        audit_served(closed_world, audit_url) as audit,
-        registry_served(closed_world, registry_url, audit) as registry,
+        audit_served(closed_world, audit_database.service_url) as audit,
+        registry_served(closed_world, registry_database.service_url, audit) as registry,
         gateway(closed_world, audit_address=audit, registry_address=registry) as world,
     ):
         await publish(world, registry)

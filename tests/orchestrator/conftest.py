@@ -11,7 +11,6 @@ import pytest
 from interlock_suite.databases import ServiceDatabase
 from orchestrator_svc.config import OrchestratorSettings
 from svc_kit.identity import SYSTEM_TENANT, LocalIssuer, Role
-from svc_kit.migrations import run_migrations
 from tests.orchestrator.peers import AGENT, Peers
 from tests.orchestrator.world import LEASE, World
 from tests.suite_fixtures import PostgresServer, ValkeyServer
@@ -19,9 +18,7 @@ from tests.suite_fixtures import PostgresServer, ValkeyServer
 
 @pytest.fixture
 async def database(postgres_server: PostgresServer) -> ServiceDatabase:
-    made = await asyncio.to_thread(postgres_server.make_database, "orchestrator")
-    await asyncio.to_thread(run_migrations, "orchestrator_svc", made.owner_url, grants_to=made.service_role)
-    return made
+    return await asyncio.to_thread(postgres_server.emptied_database, "orchestrator")
 
 
 @pytest.fixture

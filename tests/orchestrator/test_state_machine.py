@@ -49,7 +49,6 @@ from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.tasks import Tasks
 from svc_kit.errors import DomainError
 from svc_kit.ids import uuid7
-from svc_kit.migrations import run_migrations
 from tests.orchestrator import task_model
 from tests.orchestrator.crashing import Crash, CrashingDatabase
 from tests.orchestrator.task_model import TaskModel, lose_all
@@ -440,8 +439,7 @@ async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
 
 @pytest.fixture
 def ground(postgres_server: PostgresServer) -> Iterator[Ground]:
-    made = postgres_server.make_database("orchestrator")
-    run_migrations("orchestrator_svc", made.owner_url, grants_to=made.service_role)
+    made = postgres_server.migrated_database("orchestrator")
     # What the disk does is not what is tested here.
     with psycopg.connect(made.owner_url, autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {connection.info.dbname} SET synchronous_commit = off")

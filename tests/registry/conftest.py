@@ -13,7 +13,6 @@ from registry_svc.config import RegistrySettings
 from registry_svc.server import build
 from svc_kit.clients import channel
 from svc_kit.identity import LocalIssuer, Role, TokenVerifier
-from svc_kit.migrations import run_migrations
 from svc_kit.server import running_server
 from tests.suite_fixtures import PostgresServer, ServiceDatabase
 
@@ -32,9 +31,7 @@ Connect = Callable[..., Stubs]
 
 @pytest.fixture
 async def registry_database(postgres_server: PostgresServer) -> ServiceDatabase:
-    made = await asyncio.to_thread(postgres_server.make_database, "registry")
-    await asyncio.to_thread(run_migrations, "registry_svc", made.owner_url, grants_to=made.service_role)
-    return made
+    return await asyncio.to_thread(postgres_server.emptied_database, "registry")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from svc_kit import background as module
 from svc_kit.background import background
+from svc_kit.cancellation import end
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +77,54 @@ async def test_the_end_of_the_block_ends_the_loops_and_says_nothing() -> None:
             await loop.well.wait()
     assert loop.cancelled
     assert lines == []
+
+
+async def test_a_loop_whose_cancellation_was_swallowed_below_it_is_cancelled_again_and_told() -> None:
+    swallowed = 0
+
+    async def deaf() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(deaf(), name="the deaf one")
+    await asyncio.sleep(0)
+    with capture_logs() as lines:
+        async with asyncio.timeout(5):
+            await end(task, again=0.001)
+    assert task.cancelled()
+    assert [line["event"] for line in lines] == ["task_ends_slowly"] * 2
+    assert "the deaf one" in lines[0]["task"]
+
+
+async def test_what_ended_tasks_raised_is_not_reported_as_never_looked_at() -> None:
+    async def failing() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("while it was ended")
+
+    task = asyncio.create_task(failing())
+    await asyncio.sleep(0)
+    await end(task)
+    assert isinstance(task.exception(), RuntimeError)
+
+
+async def test_a_loop_that_fails_while_it_is_cancelled_is_not_begun_again() -> None:
+    began = 0
+
+    async def failing() -> None:
+        nonlocal began
+        began += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("hides the cancellation")
+
+    async with asyncio.timeout(5), background(failing, name="tests"):
+        await asyncio.sleep(0)
+    assert began == 1

@@ -125,9 +125,11 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         return messages.FailTaskResponse(state=task_pb2.TASK_STATE_FAILED)
 
     async def PutResultBlob(self, request_iterator: Any, context: Any) -> messages.PutResultBlobResponse:
+        # As the real one does: a refusal that overtakes the first message can reach the sender as a cut.
+        first = await anext(request_iterator)
         await self._script.check("PutResultBlob", context)
         await context.send_initial_metadata(())
-        sent = [request async for request in request_iterator]
+        sent = [first, *[request async for request in request_iterator]]
         self._script.blobs.append(b"".join(request.chunk for request in sent))
         return messages.PutResultBlobResponse(digest=sent[0].digest)
 

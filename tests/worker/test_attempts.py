@@ -311,7 +311,8 @@ async def test_a_tenant_whose_blobs_are_too_many_has_its_task_fail_at_once(worke
     async def wordy(context: AgentContext, _: dict[str, Any]) -> Any:
         return "x" * 300_000
 
-    worker.script.will_fail("PutResultBlob", FULL)
+    # However often it is asked: a refusal can reach the sender as a cut, after which it asks again.
+    worker.script.will_fail("PutResultBlob", *[FULL] * 20)
     await worker.run(wordy)
     (failed,) = worker.script.failed
     assert (failed.error.error_class, failed.error.retryable) == ("BLOB_QUOTA", False)
