@@ -1,6 +1,7 @@
 """Whose a cancellation is, and ending tasks for certain."""
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -18,7 +19,7 @@ def being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def end(*tasks: "asyncio.Future[object]", again: float = _AGAIN_SECONDS) -> None:
+async def end(*tasks: "asyncio.Future[Any]", again: float = _AGAIN_SECONDS) -> None:
     """Cancel the tasks and return when all have ended, whatever became of them.
 
     A task that does not end within `again` seconds is cancelled once more, and that is logged with where it
