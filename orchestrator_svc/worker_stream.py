@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 
 from google.protobuf.duration_pb2 import Duration
 
+from interlock.common.cancellation import end
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
 from orchestrator_svc.lifecycle import TaskState
@@ -67,8 +68,7 @@ class WorkerStream:
                 elif not self._closed and (directives := await self._news()):
                     yield self._response(directives)
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await end(reader)
 
     async def _read(self, requests: AsyncIterator[messages.WorkerSessionRequest]) -> None:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import structlog
 
-from svc_kit.cancellation import end
+from interlock.common.cancellation import end
 from svc_kit.database import Connection, Database
 from svc_kit.errors import Unavailable
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from svc_kit.cancellation import being_cancelled, end
+from interlock.common.cancellation import being_cancelled, end
 
 log = structlog.get_logger(__name__)
 

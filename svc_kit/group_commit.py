@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
+from interlock.common.cancellation import being_cancelled
 from interlock.common.v1.errors_pb2 import ErrorReason
-from svc_kit.cancellation import being_cancelled
 from svc_kit.errors import DomainError, ResourceExhausted, Unavailable
 from svc_kit.fair_queue import FairQueue, Waiting
 

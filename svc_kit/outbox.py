@@ -19,8 +19,8 @@ import structlog
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from interlock.common.cancellation import being_cancelled
 from svc_kit.advisory import Leader
-from svc_kit.cancellation import being_cancelled
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
 from svc_kit.event_log import Head, Migration

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
+from interlock.common.cancellation import being_cancelled
 from interlock.common.v1.errors_pb2 import ErrorReason
 from interlock.common.v1.permit_pb2 import PublicKey
-from svc_kit.cancellation import being_cancelled
 from svc_kit.clock import Clock, SystemClock
 from svc_kit.errors import Unavailable
 from svc_kit.signing import KeyRing

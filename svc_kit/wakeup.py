@@ -17,7 +17,7 @@ from typing import Self
 import structlog
 from psycopg import sql
 
-from svc_kit.cancellation import end
+from interlock.common.cancellation import end
 from svc_kit.database import Connection, Database
 from svc_kit.errors import Unavailable
 

@@ -30,7 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --chaos nothing else runs."""
+    """Files run side by side, what shares a running suite together; with --chaos nothing else runs."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if config.getoption("--chaos"):
         chosen = [
             item
@@ -39,3 +41,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
+
+
+def _group(item: pytest.Item) -> str:
+    if "running_suite" in getattr(item, "fixturenames", ()):
+        return "running_suite"
+    # Those of the end-to-end tests have a suite of their own.
+    return "e2e" if item.path.parent.name == "e2e" else item.path.name

@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from interlock.client.registry_feed import RegistryFeed
+from interlock.common.cancellation import end
 from svc_kit.clients import TokenFile, channel
 from svc_kit.logging import configure_logging
 from svc_kit.nudges import ACTOR, NudgeBroker, queue_name
@@ -129,9 +130,7 @@ async def _before_stop(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> 
     """Whether `work` was done before the stop came; it is cancelled otherwise."""
     tasks = (asyncio.create_task(work), asyncio.create_task(stop.wait()))
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+    await end(*pending)
     if tasks[0] in done:
         # What it raised is raised here.
         await tasks[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gateway_svc.tool_call import Asked, CallKey
-from svc_kit.cancellation import being_cancelled
+from interlock.common.cancellation import being_cancelled
 
 T = TypeVar("T")
 

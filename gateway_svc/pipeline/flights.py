@@ -9,7 +9,7 @@ import structlog
 
 from gateway_svc.errors import UNKNOWN, draining, permit_mismatch, with_state
 from gateway_svc.tool_call import Asked, CallKey
-from svc_kit.cancellation import being_cancelled
+from interlock.common.cancellation import being_cancelled
 from svc_kit.errors import DomainError
 
 log = structlog.get_logger(__name__)

@@ -8,6 +8,7 @@ from typing import Self
 
 import grpc
 
+from interlock.common.cancellation import being_cancelled, end
 from interlock.registry.v1 import (
     agent_pb2,
     registry_service_pb2,
@@ -60,8 +61,7 @@ class RegistryFeed:
     async def close(self) -> None:
         """Stop following; what is known stays readable."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
             self._task = None
 
     @property
@@ -174,8 +174,7 @@ class RegistryFeed:
             except (grpc.aio.AioRpcError, TimeoutError) as exc:
                 _LOG.debug("registry feed broke: %s", exc)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if being_cancelled():
                     raise
                 _LOG.debug("registry feed broke: its call was cancelled from below")
             except Exception:  # noqa: BLE001 (a message or a callback that fails must not end the feed)

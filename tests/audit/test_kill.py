@@ -119,7 +119,8 @@ async def write_until_gone(
 
 async def append_all(served: Served, events: list[entry_pb2.Event]) -> dict[str, messages.AppendResponse]:
     async with served.producer() as stub:
-        return {made.event_id: await append(stub, made) for made in events}
+        answers = await asyncio.gather(*(append(stub, made) for made in events))
+    return {made.event_id: answer for made, answer in zip(events, answers, strict=True)}
 
 
 async def assert_whole(served: Served, *, entries: int) -> None:

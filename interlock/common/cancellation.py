@@ -1,11 +1,10 @@
 """Whose a cancellation is, and ending tasks for certain."""
 
 import asyncio
+import logging
 from typing import Any
 
-import structlog
-
-log = structlog.get_logger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 5.0
 
@@ -31,7 +30,7 @@ async def end(*tasks: "asyncio.Future[Any]", again: float = _AGAIN_SECONDS) -> N
     while pending:
         _, pending = await asyncio.wait(pending, timeout=again)
         for task in pending:
-            log.warning("task_ends_slowly", task=repr(task))
+            _LOG.warning("cancelled again, for it does not end: %r", task)
             task.cancel()
     for task in tasks:
         if not task.cancelled():
