@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from interlock_suite.errors import SuiteError
 HOST = "127.0.0.1"
 DEFAULT_BASE = 7460
 _STEP = 10
-_LAST_BASE = 7960
+_BLOCKS = 51
+_LAST_FIRST = 65_000
 _LISTENING = "0A"
 # Offsets from the base; the first is kept for the dashboard.
 OFFSETS = {
@@ -41,18 +43,30 @@ class PortBlock:
 
 
 def choose_ports(*, asked: int | None, remembered: int | None) -> PortBlock:
-    """The block asked for, else the remembered, else the first free one; the first two must not be busy."""
+    """The block asked for, else the remembered, which must be free; else a free one."""
     fixed = asked if asked is not None else remembered
     if fixed is not None:
         return _claim_fixed(fixed)
-    for base in range(DEFAULT_BASE, _LAST_BASE + 1, _STEP):
+    first = ports_from()
+    bases = range(first, first + _BLOCKS * _STEP, _STEP)
+    for base in bases:
         block = _claim(base)
         if block is not None:
             return block
     raise SuiteError(
-        f"No block of free ports was found between {DEFAULT_BASE} and {_LAST_BASE + _STEP}.",
+        f"No block of free ports was found between {bases.start} and {bases.stop}.",
         "Name a free one with --port-base.",
     )
+
+
+def ports_from(environ: Mapping[str, str] = os.environ) -> int:
+    """Where the search for a free block begins."""
+    said = environ.get("INTERLOCK_PORTS_FROM") or str(DEFAULT_BASE)
+    if not said.isdecimal() or not 1024 <= int(said) <= _LAST_FIRST:
+        raise SuiteError(
+            f"INTERLOCK_PORTS_FROM is {said!r}, and not a port.", f"Give a number from 1024 to {_LAST_FIRST}."
+        )
+    return int(said)
 
 
 def _claim_fixed(base: int) -> PortBlock:

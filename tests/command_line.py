@@ -16,8 +16,12 @@ _OURS = "INTERLOCK_"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The command's packages, nothing from the folder it stands in, and these settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    """The command's packages, the ports of these tests, these settings; nothing from the folder it stands in."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "INTERLOCK_PORTS_FROM" or not name.startswith(_OURS)
+    }
     return {**inherited, "PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1", **settings}
 
 

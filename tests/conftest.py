@@ -1,5 +1,7 @@
 """What every test may ask for."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -13,6 +15,15 @@ __all__ = ["postgres_server", "running_suite", "valkey_server"]
 
 # --hypothesis-profile long: twenty times as many examples.
 settings.register_profile("long", max_examples=2000, deadline=None)
+
+
+def pytest_configure() -> None:
+    """Suites of this process look for ports where those of another do not.
+
+    Those of a suite that was killed must still be free when it starts again. Below the ports that the system
+    gives to outgoing connections.
+    """
+    os.environ["INTERLOCK_PORTS_FROM"] = str(10_000 + os.getpid() % 220 * 100)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,6 @@
 """One suite with two orchestrators and two workers, for what strikes at random or moves between them."""
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -24,8 +23,6 @@ def suite() -> Iterator[RunningSuite]:
         folder / "a",
         "--orchestrators=2",
         "--workers=2",
-        # Ports that no other suite looks for: those of a killed one must still be free later.
-        port_base=30_000 + os.getpid() % 1_000 * 10,
         # So short that hanging processes lose their leases.
         INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="3",
         # And workers give back what does not end at once.

@@ -1,7 +1,6 @@
 """One suite for the whole folder: what a test breaks has to mend itself, and the next test finds out."""
 
 import asyncio
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,7 +21,7 @@ def suite() -> Iterator[RunningSuite]:
     # Not pytest's own temporary folder: a unix socket's path may hold 107 bytes only.
     folder = Path(tempfile.mkdtemp(prefix="il-"))
     # Longer than any restart takes on a machine that is busy with other things.
-    suite = RunningSuite(folder / "a", port_base=own_port_base(), INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="30")
+    suite = RunningSuite(folder / "a", INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="30")
     try:
         suite.start()
         asyncio.run(publish(suite, WORKS))
@@ -32,11 +31,6 @@ def suite() -> Iterator[RunningSuite]:
     finally:
         suite.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def own_port_base() -> int:
-    """The first of ports that no other suite looks for: those of a killed one must still be free later."""
-    return 20_000 + os.getpid() % 1_000 * 10
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ _TOKEN_SECONDS = 3600.0
 class RunningSuite:
     """`python -m interlock_suite up` on a folder that outlives single runs."""
 
-    def __init__(self, data_dir: Path, *options: str, port_base: int | None = None, **settings: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **settings: str) -> None:
         """`options` are those of `up`; `settings` go into its environment, where each service looks."""
-        self._options = options if port_base is None else ("--port-base", str(port_base), *options)
+        self._options = options
         self._settings = settings
         self.folder = DataFolder(data_dir)
         self.pins = data_dir.with_name("pins.json")

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from interlock_suite.command import Identity
+from interlock_suite.errors import SuiteError
 from interlock_suite.launcher import NOBODY_ID
+from interlock_suite.ports import ports_from
 from tests.suite.conftest import StartSuite
 from tests.suite.harness import SuiteProcess
 
@@ -45,6 +47,19 @@ def test_a_first_start_takes_the_next_block_when_ports_are_busy_and_keeps_it(
     again = start_suite("two").ready()
     assert again.context()["addresses"] == chosen
     assert again.stop() == 0
+
+
+def test_a_first_start_looks_for_free_ports_from_where_the_environment_says(start_suite: StartSuite) -> None:
+    ours = int(os.environ["INTERLOCK_PORTS_FROM"]) + 40
+    suite = start_suite(INTERLOCK_PORTS_FROM=str(ours)).ready()
+    assert int(suite.context()["addresses"]["audit"].rpartition(":")[2]) in range(ours, ours + 50)
+    assert suite.stop() == 0
+
+
+@pytest.mark.parametrize("said", ["no", "-1", "80", "70000"])
+def test_a_place_to_look_for_ports_that_is_none_is_refused(said: str) -> None:
+    with pytest.raises(SuiteError, match=f"INTERLOCK_PORTS_FROM is '{said}', and not a port"):
+        ports_from({"INTERLOCK_PORTS_FROM": said})
 
 
 def test_a_folder_in_use_names_the_process_that_uses_it(start_suite: StartSuite) -> None:
