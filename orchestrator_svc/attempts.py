@@ -405,13 +405,11 @@ def _at_once(batch: Batch, changes: TaskChanges, end: End | None) -> tuple[Answe
 
 
 def _answer(batch: Batch, task: LockedTask, end: End | None) -> Answer | None:
-    """The answer that a question has already; one that came first and does not fit the question is none."""
+    """The answer that a question has already."""
     if not isinstance(end, Question):
         return None
     known = batch.input(task.task_id, end.request.input_id)
-    if known is None or known.answer is None or inputs.violations(end.request, known.answer):
-        return None
-    return known.answer
+    return known.answer if known and inputs.counts(known, end.request) else None
 
 
 def _bring(changes: TaskChanges, end: End) -> None:

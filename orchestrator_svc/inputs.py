@@ -89,11 +89,15 @@ class Inputs:
             known = await self._store.of_task(connection, given.tenant, given.task_id, given.input_id)
             input_id, stored = _meant(locked[0], known, given)
             changes = TaskChanges(locked[0])
-            if stored is None or stored.answer is None:
+            answer = Answer(json=given.json, subject=given.subject, decided=given.decides)
+            if stored is None or stored.answer is None or _overrules(stored, stored.answer, answer):
                 _check(locked[0], stored, given)
-                if stored is None and await self._store.unasked(connection, given.task_id) >= MAX_UNASKED:
+                if (
+                    stored is None
+                    and not given.decides
+                    and await self._store.unasked(connection, given.task_id) >= MAX_UNASKED
+                ):
                     raise invalid([Violation("input_id", "too many answers wait for their question")])
-                answer = Answer(json=given.json, subject=given.subject)
                 await self._store.answer(connection, given.tenant, given.task_id, input_id, answer)
                 _accept(changes, stored, input_id, given.subject)
                 await self._store.write(connection, [changes])
@@ -106,6 +110,31 @@ class Inputs:
         if found is None:
             raise task_not_found(given.task_id)
         return found
+
+
+def counts(known: StoredInput, asked: InputRequest) -> bool:
+    """Whether what is known of a question's id is an answer to this very question.
+
+    An answer without a request came first. It serves any question that it fits, save an approval: there only
+    a decision counts, and one that was given to a request counts for the same request alone.
+    """
+    if known.answer is None:
+        return False
+    if asked.kind is InputKind.APPROVAL and not known.answer.decided:
+        return False
+    if known.request is not None and not _same(known.request, asked):
+        return False
+    return not violations(asked, known.answer)
+
+
+def _same(one: InputRequest, other: InputRequest) -> bool:
+    """Whether two requests of one id ask the same thing; only an approval must read the same as well."""
+    return one == other if other.kind is InputKind.APPROVAL else one.kind is other.kind
+
+
+def _overrules(stored: StoredInput, before: Answer, answer: Answer) -> bool:
+    """Whether the answer is a decision, and what came before it was said by anybody of what nobody asked."""
+    return stored.request is None and answer.decided and not before.decided
 
 
 def violations(request: InputRequest, answer: Answer) -> list[Violation]:
@@ -146,8 +175,11 @@ def _check(task: LockedTask, stored: StoredInput | None, given: Provision) -> No
         raise task_state(task.task_id, task.status.state, "it takes no input any more")
     if stored is None or stored.request is None:
         return
-    if stored.request.kind is InputKind.APPROVAL and not given.decides:
-        raise approval_forbidden(task.task_id, stored.input_id)
+    if stored.request.kind is InputKind.APPROVAL:
+        if not given.decides:
+            raise approval_forbidden(task.task_id, stored.input_id)
+        if not given.input_id:
+            raise invalid([Violation("input_id", "a decision must name the approval that it is about")])
     found = violations(stored.request, Answer(json=given.json, subject=given.subject))
     if found:
         raise invalid(found)

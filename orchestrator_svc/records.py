@@ -214,10 +214,11 @@ class InputRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a person said to it; `json` is canonical."""
+    """What a person said to it; `json` is canonical. `decided` by one who may decide approvals: the gateway."""
 
     json: str = field(repr=False)
     subject: str
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

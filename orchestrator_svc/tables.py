@@ -170,6 +170,8 @@ task_input = sa.Table(
     sa.Column("answered_by", sa.Text),
     sa.Column("request_time", _Time),
     sa.Column("answer_time", _Time),
+    # The answer is the gateway's decision: no other one counts for an approval.
+    sa.Column("decided", sa.Boolean, nullable=False),
 )
 
 idempotency = sa.Table(

@@ -28,7 +28,7 @@ _INPUTS = sa.text(
     "SELECT task_input.* FROM task_input JOIN unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
     " CAST(:input_ids AS text[])) AS asked (task_id, tenant, input_id) USING (task_id, tenant, input_id)"
 )
-# An answer that came first and did not fit is forgotten: the question stands.
+# An answer that was there and does not count for this question is forgotten: the question stands.
 _ASK = sa.text(
     "INSERT INTO task_input (task_id, input_id, tenant, kind, step_key, prompt, schema, attempt,"
     " request_time) VALUES (:task_id, :input_id, :tenant, :kind, :step_key, :prompt, :schema, :attempt,"
@@ -36,7 +36,7 @@ _ASK = sa.text(
     " ON CONFLICT (task_id, input_id) DO UPDATE SET kind = excluded.kind, step_key = excluded.step_key,"
     " prompt = excluded.prompt, schema = excluded.schema, attempt = excluded.attempt,"
     " request_time = coalesce(task_input.request_time, excluded.request_time),"
-    " answer = NULL, answered_by = NULL, answer_time = NULL"
+    " answer = NULL, answered_by = NULL, answer_time = NULL, decided = false"
 )
 
 

@@ -15,10 +15,10 @@ _OF_TASK = sa.text(
 )
 _ANSWER = sa.text(
     "INSERT INTO task_input (task_id, input_id, tenant, step_key, prompt, schema, attempt, answer,"
-    " answered_by, answer_time) VALUES (:task_id, :input_id, :tenant, '', '', '', 0, :answer, :subject,"
-    " clock_timestamp())"
+    " answered_by, answer_time, decided) VALUES (:task_id, :input_id, :tenant, '', '', '', 0, :answer,"
+    " :subject, clock_timestamp(), :decided)"
     " ON CONFLICT (task_id, input_id) DO UPDATE SET answer = excluded.answer,"
-    " answered_by = excluded.answered_by, answer_time = excluded.answer_time WHERE task_input.answer IS NULL"
+    " answered_by = excluded.answered_by, answer_time = excluded.answer_time, decided = excluded.decided"
 )
 _UNASKED = sa.text("SELECT count(*) FROM task_input WHERE task_id = :task_id AND kind IS NULL")
 
@@ -41,12 +41,13 @@ class InputStore(AttemptStore):
     async def answer(
         self, connection: AsyncConnection, tenant: str, task_id: uuid.UUID, input_id: str, answer: Answer
     ) -> None:
-        """Keep the answer, whether the request has come or not."""
+        """Keep the answer, whether the request has come or not, in place of the one that it has."""
         parameters = {
             "tenant": tenant,
             "task_id": task_id,
             "input_id": input_id,
             "answer": answer.json,
             "subject": answer.subject,
+            "decided": answer.decided,
         }
         await connection.execute(_ANSWER, parameters)

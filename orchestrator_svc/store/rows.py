@@ -165,7 +165,9 @@ def to_input(row: AnyRow) -> StoredInput:
         task_id=row.task_id,
         input_id=row.input_id,
         request=request,
-        answer=Answer(json=row.answer, subject=row.answered_by) if row.answer is not None else None,
+        answer=Answer(json=row.answer, subject=row.answered_by, decided=row.decided)
+        if row.answer is not None
+        else None,
         attempt=row.attempt,
         request_time=row.request_time,
     )

@@ -7,8 +7,9 @@ import pytest
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2
-from svc_kit.identity import Role
-from tests.orchestrator.peers import payload
+from svc_kit.identity import SYSTEM_TENANT, Role
+from svc_kit.identity.principal import TENANT_KEY
+from tests.orchestrator.peers import TENANT, payload
 from tests.orchestrator.world import World, refused
 
 PAUSED = task_pb2.TASK_STATE_PAUSED
@@ -172,6 +173,70 @@ async def test_an_approval_is_answered_by_the_gateway_alone(world: World) -> Non
     assert (await cancel(world, task.task_id)).state == task_pb2.TASK_STATE_CANCELED
     error = await refused(world.people().ProvideInput(answer(task.task_id, True, "late")))
     assert error.reason == "TASK_STATE"
+
+
+APPROVAL = task_pb2.INPUT_KIND_APPROVAL
+
+
+async def decide(world: World, said: messages.ProvideInputRequest) -> task_pb2.Task:
+    """As the gateway does once an approval is decided there."""
+    gateway = world.people(Role.SERVICE, tenant=SYSTEM_TENANT, subject="gateway")
+    return (await gateway.ProvideInput(said, metadata=((TENANT_KEY, TENANT),))).task
+
+
+async def test_an_answer_given_before_an_approval_is_asked_decides_nothing(world: World) -> None:
+    task = await world.submit()
+    await world.people().ProvideInput(answer(task.task_id, True, "approval-1"))
+    worker = world.worker()
+    async with worker.session() as session:
+        claimed = await worker.must_claim(session)
+        assert not (await worker.ask(claimed, "approval-1", kind=APPROVAL)).HasField("provided")
+        assert (await world.get(task.task_id)).input_kind == APPROVAL
+        error = await refused(decide(world, answer(task.task_id, True)))
+        assert (error.reason, error.violations[0].field) == ("INVALID_FIELDS", "input_id")
+        await decide(world, answer(task.task_id, True, "approval-1"))
+        claimed = await worker.must_claim(session)
+        provided = (await worker.ask(claimed, "approval-1", kind=APPROVAL)).provided
+        assert (provided.answer_json, provided.subject) == ("true", "gateway")
+
+
+async def test_the_answer_to_a_question_is_no_decision_about_an_approval_of_the_same_id(world: World) -> None:
+    task = await world.submit()
+    worker = world.worker()
+    async with worker.session() as session:
+        await worker.ask(await worker.must_claim(session), "both")
+        await world.people().ProvideInput(answer(task.task_id, True, "both"))
+        claimed = await worker.must_claim(session)
+        assert not (await worker.ask(claimed, "both", kind=APPROVAL)).HasField("provided")
+        assert (await world.get(task.task_id)).state == INPUT_REQUIRED
+
+
+async def test_a_decision_counts_for_the_very_request_that_it_was_about(world: World) -> None:
+    task = await world.submit()
+    worker = world.worker()
+    async with worker.session() as session:
+        await worker.ask(await worker.must_claim(session), "a", kind=APPROVAL, step_key="small")
+        await decide(world, answer(task.task_id, True, "a"))
+        claimed = await worker.must_claim(session)
+        asked = await worker.ask(claimed, "a", kind=APPROVAL, step_key="large")
+        assert not asked.HasField("provided")
+        assert (await world.get(task.task_id)).state == INPUT_REQUIRED
+
+
+async def test_a_decision_that_comes_first_overrules_what_others_said_and_counts(world: World) -> None:
+    task = await world.submit()
+    people = world.people()
+    for said in (True, False):
+        await people.ProvideInput(answer(task.task_id, True, f"a-{said}"))
+        await decide(world, answer(task.task_id, said, f"a-{said}"))
+    error = await refused(people.ProvideInput(answer(task.task_id, True, "a-False")))
+    assert error.reason == "INPUT_ALREADY_PROVIDED"
+    worker = world.worker()
+    async with worker.session() as session:
+        claimed = await worker.must_claim(session)
+        for said in ("true", "false"):
+            answered = await worker.ask(claimed, f"a-{said.title()}", kind=APPROVAL)
+            assert (answered.provided.answer_json, answered.provided.subject) == (said, "gateway")
 
 
 async def test_a_task_that_waits_for_a_person_may_be_paused_and_answered_meanwhile(world: World) -> None:

@@ -540,7 +540,7 @@ class ProvideInputRequest(_message.Message):
     task_id: _builtins.str
     """UUID of the task."""
     input_id: _builtins.str
-    """Which request is answered; empty = the one the task waits for."""
+    """Which request is answered; empty = the one the task waits for. A decision about an APPROVAL names it."""
     answer_json: _builtins.str
     """The answer as JSON text, at most 256 KiB."""
     def __init__(

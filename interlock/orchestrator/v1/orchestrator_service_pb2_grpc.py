@@ -200,7 +200,8 @@ class OrchestratorServiceServicer:
 
     def ProvideInput(self, request, context):
         """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
-        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), by its input id, once it is
+        decided there: what others answered before it was asked does not count for it.
         Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
         is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
         """

@@ -62,7 +62,8 @@ class OrchestratorServiceStub:
     """
     ProvideInput: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]
     """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
-    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), by its input id, once it is
+    decided there: what others answered before it was asked does not count for it.
     Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
     is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
@@ -161,7 +162,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     ProvideInput: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ProvideInputRequest, _orchestrator_service_pb2.ProvideInputResponse]  # type: ignore[assignment]
     """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
-    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+    answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), by its input id, once it is
+    decided there: what others answered before it was asked does not count for it.
     Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
     is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
     """
@@ -299,7 +301,8 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ProvideInputResponse, _abc.Awaitable[_orchestrator_service_pb2.ProvideInputResponse]]:
         """Answers what a task has asked for, and so lets it go on: it is SUBMITTED, ahead of its class. May come before the task asks: then the task does not wait. The same
-        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), once it is decided there.
+        answer again changes nothing. Needs SUBMITTER or DEVELOPER; an APPROVAL is answered by the gateway alone (SERVICE), by its input id, once it is
+        decided there: what others answered before it was asked does not count for it.
         Errors: NOT_FOUND TASK_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS (also where the answer does not fit the schema of the question), FAILED_PRECONDITION TASK_STATE (nothing
         is asked, or the task has ended) or INPUT_ALREADY_PROVIDED (with another answer), PERMISSION_DENIED ROLE_REQUIRED.
         """
