@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import grpc
 import structlog
@@ -27,8 +27,15 @@ OnOver = Callable[[str, uuid.UUID], None]
 class LiveAttempts:
     """Follows WatchAttempts over an internal channel and answers from memory."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        busy: Callable[[], Collection[uuid.UUID]] = tuple,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stub = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
+        self._busy = busy  # tasks that something runs for here
         self._monotonic = monotonic
         # By task, its last attempt that was heard of: of every live task, and of the latest of the others.
         self._live: dict[uuid.UUID, messages.AttemptChange] = {}
@@ -72,11 +79,16 @@ class LiveAttempts:
     async def _follow(self) -> None:
         """One stream, which begins with every live attempt: what it does not name is not live.
 
-        Until the beginning is whole, what was known before stands: a short break is nobody's end.
+        Until the beginning is whole, what was known before stands: a short break is nobody's end. A task that
+        something runs for may have ended in the break, so it is asked about; one for which something began
+        only afterwards makes the stream begin again.
         """
+        asked = set(self._busy())
         named: dict[uuid.UUID, int] = {}
         complete = False
-        stream = self._stub.WatchAttempts(messages.WatchAttemptsRequest())
+        unsettled: set[uuid.UUID] = set()
+        request = messages.WatchAttemptsRequest(task_ids=map(str, asked))
+        stream = self._stub.WatchAttempts(request)
         try:
             while True:
                 async with asyncio.timeout(_SILENCE_SECONDS):
@@ -96,8 +108,11 @@ class LiveAttempts:
                         complete = True
                         for task_id in self._live.keys() - named.keys():
                             self._remember(task_id, self._live.pop(task_id))
+                        unsettled = set(self._busy()) - asked - named.keys()
                         named.clear()
                     await self._up_to_date()
+                    if unsettled:
+                        return
         finally:
             stream.cancel()
 

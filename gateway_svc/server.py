@@ -113,7 +113,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         clock=clock,
         running=running,
     )
-    attempts = LiveAttempts(peers.orchestrator)
+    attempts = LiveAttempts(peers.orchestrator, busy=running.tasks)
     attempts.on_over(running.cancel_task)
     canceling = cancels.Cancels(
         call_store, Calls(call_store), running, owner=ownership.owner, notify=wakeups.notify

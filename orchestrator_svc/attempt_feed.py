@@ -46,6 +46,7 @@ class AttemptFeedStore(Protocol):
 
     async def position(self) -> int: ...
     async def live(self, *, after: uuid.UUID, limit: int) -> list[AttemptChange]: ...
+    async def standings(self, task_ids: Sequence[uuid.UUID]) -> list[AttemptChange]: ...
     async def changes(self, *, after: int, limit: int) -> tuple[list[AttemptChange], int, bool]: ...
 
 
@@ -57,14 +58,20 @@ class AttemptFeed:
         self._wakeups = wakeups
         self._topic = topic
 
-    async def follow(self) -> AsyncGenerator[Slice]:
-        """Slices for ever; the live attempts of the beginning may come again as changes."""
+    async def follow(self, asked: Sequence[uuid.UUID]) -> AsyncGenerator[Slice]:
+        """Slices for ever; what the beginning tells may come again as changes.
+
+        It begins with every live attempt, and with how those of the tasks that are asked about stand.
+        """
         with self._wakeups.subscribe(self._topic) as woken:
             cursor = await self._store.position()
             last = uuid.UUID(int=0)
             while found := await self._store.live(after=last, limit=_SLICE):
                 yield Slice(changes=found, up_to_date=False)
                 last = found[-1].task_id
+            for at in range(0, len(asked), _SLICE):
+                found = await self._store.standings(asked[at : at + _SLICE])
+                yield Slice(changes=found, up_to_date=False)
             while True:
                 changes, cursor, more = await self._store.changes(after=cursor, limit=_SLICE)
                 yield Slice(changes=changes, up_to_date=not more)

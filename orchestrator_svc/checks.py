@@ -30,6 +30,7 @@ MAX_WAIT_SECONDS = 300.0
 DEFAULT_WAIT_SECONDS = 30.0
 MAX_COUNT = 100_000
 DEFAULT_COUNT = 10_000
+MAX_WATCHED_TASKS = 10_000
 MAX_TOLD_SECONDS = 7 * 24 * 3600.0
 REDRIVEN = 100
 MAX_REDRIVEN = 500
@@ -67,6 +68,17 @@ def task_id(text: str) -> uuid.UUID:
     """The id of a task."""
     found: list[Violation] = []
     parsed = _uuid(text, "task_id", found)
+    _raise(found)
+    return parsed
+
+
+def watched(request: orchestrator_service_pb2.WatchAttemptsRequest) -> list[uuid.UUID]:
+    """Tasks that a watcher of attempts asks about."""
+    found: list[Violation] = []
+    if len(request.task_ids) > MAX_WATCHED_TASKS:
+        found.append(Violation("task_ids", f"must be at most {MAX_WATCHED_TASKS} tasks"))
+    asked = request.task_ids[:MAX_WATCHED_TASKS]
+    parsed = [_uuid(text, f"task_ids[{place}]", found) for place, text in enumerate(asked)]
     _raise(found)
     return parsed
 

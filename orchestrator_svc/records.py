@@ -214,7 +214,7 @@ class InputRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a person said to it; `json` is canonical. `decided` by one who may decide approvals: the gateway."""
+    """What a person said to it; `json` is canonical, and `decided` says that it is the gateway's word."""
 
     json: str = field(repr=False)
     subject: str

@@ -273,7 +273,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def WatchAttempts(
         self, request: messages.WatchAttemptsRequest, context: Any
     ) -> AsyncGenerator[messages.WatchAttemptsResponse]:
-        slices = self._attempts.follow()
+        slices = self._attempts.follow(checks.watched(request))
         async with aclosing(slices):
             async for each in slices:
                 yield convert.attempts_to_proto(each)

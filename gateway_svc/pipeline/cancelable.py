@@ -43,6 +43,10 @@ class Cancelable:
         """Whether anything runs."""
         return bool(self._running)
 
+    def tasks(self) -> set[uuid.UUID]:
+        """The tasks that anything runs for."""
+        return {running.asked.task_id for running in self._running.values()}
+
     def cancel(self, key: CallKey, why: str) -> None:
         """End the work of one call, with everything that it has started, if it runs here."""
         if key in self._running:

@@ -1,6 +1,7 @@
 """Which attempts are live, of every tenant: for the gateways."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,9 @@ from svc_kit.event_log import read_head
 _LIVE = sa.text(
     "SELECT tenant, task_id, attempt, state FROM task"
     " WHERE session_id IS NOT NULL AND task_id > :after ORDER BY task_id LIMIT :limit"
+)
+_STANDINGS = sa.text(
+    "SELECT tenant, task_id, attempt, state FROM task WHERE task_id = ANY(CAST(:task_ids AS uuid[]))"
 )
 _CHANGES = sa.text(
     "SELECT position, type, tenant, task_id, attempt, state FROM task_event"
@@ -35,6 +39,12 @@ class AttemptFeedStore:
         """Live attempts by task id, after one."""
         async with self._database.autocommit() as connection:
             rows = (await connection.execute(_LIVE, {"after": after, "limit": limit})).all()
+        return [_change(row) for row in rows]
+
+    async def standings(self, task_ids: Sequence[uuid.UUID]) -> list[AttemptChange]:
+        """How the last attempts of these tasks stand now."""
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(_STANDINGS, {"task_ids": list(task_ids)})).all()
         return [_change(row) for row in rows]
 
     async def changes(self, *, after: int, limit: int) -> tuple[list[AttemptChange], int, bool]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,12 +61,14 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     ) -> AsyncIterator[orchestrator_service_pb2.WatchAttemptsResponse]:
         self.watchers += 1
         try:
-            async for message in self._watch(context):
+            async for message in self._watch(context, request.task_ids):
                 yield message
         finally:
             self.watchers -= 1
 
-    async def _watch(self, context: Any) -> AsyncIterator[orchestrator_service_pb2.WatchAttemptsResponse]:
+    async def _watch(
+        self, context: Any, asked: Sequence[str]
+    ) -> AsyncIterator[orchestrator_service_pb2.WatchAttemptsResponse]:
         if self.silent:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
         sent = len(self._changes)
@@ -78,6 +80,7 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
                 orchestrator_service_pb2.ATTEMPT_STANDING_LIVE,
                 orchestrator_service_pb2.ATTEMPT_STANDING_CANCELING,
             )
+            or change.task_id in asked
         ]
         yield orchestrator_service_pb2.WatchAttemptsResponse(changes=live)
         while True:

@@ -95,6 +95,23 @@ async def test_a_running_tool_is_ended_when_its_task_is_over_or_asked_to_end(
     assert allowing.sandbox.status().running == 0
 
 
+async def test_a_running_tool_is_ended_whose_task_ended_while_the_feed_was_broken(allowing: World) -> None:
+    ends, retried = (allowing.permit(LONG, tool="slow") for _ in range(2))
+    ended, joined = (asyncio.ensure_future(allowing.refusal(each, LONG)) for each in (ends, retried))
+    await until(lambda: allowing.runs == 2)
+    allowing.orchestrator.silent = True
+    await until(lambda: allowing.orchestrator.watchers == 0)
+    allowing.stand(claims(ends), ATTEMPT_STANDING_TASK_OVER)
+    allowing.stand(claims(retried), ATTEMPT_STANDING_OVER)
+    allowing.orchestrator.silent = False
+    assert (await ended).reason == "TOOL_CANCELED"
+    assert kinds(await allowing.told(ends, 2))[1] == ("TOOL_RESULT", "FAILED", "TOOL_CANCELED")
+    # The next attempt of a task that goes on may join its tool, which is left alone.
+    assert allowing.sandbox.status().running == 1 and not joined.done()
+    allowing.stand(claims(retried), ATTEMPT_STANDING_TASK_OVER)
+    assert (await joined).reason == "TOOL_CANCELED"
+
+
 async def test_a_tool_goes_on_for_the_next_attempt_which_joins_it(allowing: World) -> None:
     arguments = {"seconds": 0.6}
     old = allowing.permit(arguments, tool="slow")

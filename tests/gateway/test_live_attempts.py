@@ -15,6 +15,7 @@ from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
 from interlock.orchestrator.v1.orchestrator_service_pb2 import (
     ATTEMPT_STANDING_LIVE,
     ATTEMPT_STANDING_OVER,
+    ATTEMPT_STANDING_TASK_OVER,
     AttemptChange,
     AttemptStanding,
     WatchAttemptsRequest,
@@ -35,12 +36,15 @@ class _Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     """Says on the newest stream what a test puts there; None ends the stream."""
 
     def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+        self.busy: set[uuid.UUID] = set()
         self.streams: list[asyncio.Queue[WatchAttemptsResponse | None]] = []
 
     async def WatchAttempts(
         self, request: WatchAttemptsRequest, context: Any
     ) -> AsyncIterator[WatchAttemptsResponse]:
         said: asyncio.Queue[WatchAttemptsResponse | None] = asyncio.Queue()
+        self.asked.append(set(request.task_ids))
         self.streams.append(said)
         while (message := await said.get()) is not None:
             yield message
@@ -61,7 +65,7 @@ async def attempts(tmp_path: Path, orchestrator: _Orchestrator) -> AsyncIterator
     server.add_insecure_port(f"unix:{tmp_path}/s")
     await server.start()
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
-        followed = LiveAttempts(channel)
+        followed = LiveAttempts(channel, busy=lambda: orchestrator.busy)
         running = asyncio.create_task(followed.run())
         await until(lambda: len(orchestrator.streams) == 1)
         orchestrator.say(change(STAYS), change(GOES))
@@ -101,3 +105,20 @@ async def test_what_happened_before_the_beginning_was_read_does_not_undo_it(
     orchestrator.say(change(GOES, 2), up_to_date=False)
     await until(lambda: standing(attempts, GOES) == (2, ATTEMPT_STANDING_LIVE))
     assert standing(attempts, STAYS) == (2, ATTEMPT_STANDING_LIVE)
+
+
+async def test_a_task_for_which_something_began_during_a_break_is_asked_about_next(
+    attempts: LiveAttempts, orchestrator: _Orchestrator
+) -> None:
+    orchestrator.streams[0].put_nowait(None)
+    await until(lambda: len(orchestrator.streams) == 2)
+    assert orchestrator.asked[1] == set()
+    orchestrator.busy = {STAYS, GOES}
+    orchestrator.say(change(STAYS))
+    await until(lambda: len(orchestrator.streams) == 3)
+    assert orchestrator.asked[2] == {str(STAYS), str(GOES)}
+    ended = []
+    attempts.on_over(lambda _, task_id: ended.append(task_id))
+    orchestrator.say(change(STAYS), change(GOES, standing=ATTEMPT_STANDING_TASK_OVER))
+    await until(lambda: attempts.words == 3)
+    assert ended == [GOES] and len(orchestrator.streams) == 3

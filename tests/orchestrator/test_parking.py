@@ -234,9 +234,9 @@ async def test_a_decision_that_comes_first_overrules_what_others_said_and_counts
     worker = world.worker()
     async with worker.session() as session:
         claimed = await worker.must_claim(session)
-        for said in ("true", "false"):
-            answered = await worker.ask(claimed, f"a-{said.title()}", kind=APPROVAL)
-            assert (answered.provided.answer_json, answered.provided.subject) == (said, "gateway")
+        for said in (True, False):
+            provided = (await worker.ask(claimed, f"a-{said}", kind=APPROVAL)).provided
+            assert (provided.answer_json, provided.subject) == (json.dumps(said), "gateway")
 
 
 async def test_a_task_that_waits_for_a_person_may_be_paused_and_answered_meanwhile(world: World) -> None:

@@ -860,12 +860,21 @@ class WatchAttemptsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of tasks, at most 10,000: how the last attempt of each stands is told before the stream is first up to date, also where it is not live. A gateway names
+        those that it runs calls for, which may have ended while nobody told it.
+        """
+
     def __init__(
         self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

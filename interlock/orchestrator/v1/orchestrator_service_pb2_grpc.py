@@ -246,7 +246,7 @@ class OrchestratorServiceServicer:
 
     def WatchAttempts(self, request, context):
         """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
-        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: INVALID_ARGUMENT INVALID_FIELDS, UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -88,7 +88,7 @@ class OrchestratorServiceStub:
     """
     WatchAttempts: _grpc.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchAttemptsRequest, _orchestrator_service_pb2.WatchAttemptsResponse]
     """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
-    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: INVALID_ARGUMENT INVALID_FIELDS, UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
     """
     ListChildTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListChildTasksRequest, _orchestrator_service_pb2.ListChildTasksResponse]
     """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
@@ -188,7 +188,7 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     WatchAttempts: _aio.UnaryStreamMultiCallable[_orchestrator_service_pb2.WatchAttemptsRequest, _orchestrator_service_pb2.WatchAttemptsResponse]  # type: ignore[assignment]
     """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
-    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+    gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: INVALID_ARGUMENT INVALID_FIELDS, UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
     """
     ListChildTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListChildTasksRequest, _orchestrator_service_pb2.ListChildTasksResponse]  # type: ignore[assignment]
     """Lists the tasks that a task has submitted itself, newest first, without inputs and results. Needs VIEWER, SUBMITTER or AUDITOR. Errors: NOT_FOUND TASK_NOT_FOUND,
@@ -357,7 +357,7 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.WatchAttemptsResponse], _abc.AsyncIterator[_orchestrator_service_pb2.WatchAttemptsResponse]]:
         """Streams which attempts are live, of every tenant: all of them first, then each change as it commits. Says at least once a second that it is up to date. For the
-        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
+        gateway, which refuses the calls of attempts that are over. Needs SERVICE. Errors: INVALID_ARGUMENT INVALID_FIELDS, UNAVAILABLE DATABASE_UNAVAILABLE or DRAINING.
         """
 
     @_abc_1.abstractmethod
