@@ -230,7 +230,7 @@ def _services(
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(workers, server)
 
     return (
-        Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES),
+        Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES, waiting=servicer.WAITING),
         Service(name=queue_servicer.NAME, add=add_operators, roles=queue_servicer.ROLES),
         Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
     )

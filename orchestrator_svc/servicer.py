@@ -1,5 +1,6 @@
 """OrchestratorService: protobuf in, one call, protobuf out."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -54,6 +55,7 @@ ROLES = {
     "ExplainTask": READERS,
     "GetPublicKeys": frozenset(Role),
 }
+WAITING = frozenset({"WaitTask"})
 # What is left of a call's time for the answer, when it waits for as long as it may.
 _ANSWER_SECONDS = 0.5
 # A page of steps with payloads must fit one message.
@@ -219,8 +221,9 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
 
     async def WaitTask(self, request: messages.WaitTaskRequest, context: Any) -> messages.WaitTaskResponse:
         tenant, (task_id, seconds) = acting_tenant(), checks.wait(request)
-        remaining = context.time_remaining()
-        if remaining is not None:
+        call = current_call()
+        if call is not None and call.deadline is not None:
+            remaining = call.deadline - asyncio.get_running_loop().time()
             seconds = min(seconds, max(0.0, remaining - _ANSWER_SECONDS))
         await self._watches.until_terminal(tenant, task_id, seconds=seconds)
         return messages.WaitTaskResponse(

@@ -16,6 +16,7 @@ from orchestrator_svc.errors import (
 )
 from orchestrator_svc.hub import Hub, Tail
 from orchestrator_svc.records import History, StoredEvent, Task, TaskKey
+from svc_kit.errors import OutOfRange, ResourceExhausted
 from svc_kit.shared_reads import SharedReads
 
 _SLICE = 500
@@ -87,11 +88,21 @@ class Watches:
     async def until_terminal(self, tenant: str, task_id: uuid.UUID, *, seconds: float) -> None:
         """Returns when the task is terminal, or after that time; raises TASK_NOT_FOUND."""
         try:
-            async with asyncio.timeout(seconds), aclosing(self.watch(tenant, task_id, after=0)) as updates:
-                async for _ in updates:
+            async with asyncio.timeout(seconds):
+                while not await self._seen_to_its_end(tenant, task_id):
                     pass
         except TimeoutError:
             return
+
+    async def _seen_to_its_end(self, tenant: str, task_id: uuid.UUID) -> bool:
+        """Whether a watch came to the terminal event; else it is to begin anew, and nothing is lost by it."""
+        try:
+            async with aclosing(self.watch(tenant, task_id, after=0)) as updates:
+                async for _ in updates:
+                    pass
+        except (OutOfRange, ResourceExhausted):
+            return False
+        return True
 
     async def events(self, tenant: str, task_id: uuid.UUID, *, after: int, limit: int) -> EventPage:
         """Events of a task after a revision; raises TASK_NOT_FOUND, or REVISION_COMPACTED.

@@ -1,5 +1,6 @@
 """The database of one service: transactions that fail in one known way when Postgres is away."""
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from interlock.common.cancellation import being_cancelled
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.errors import Unavailable
 from svc_kit.text_statements import PooledConnection
@@ -162,6 +164,9 @@ class Database:
         except (DBAPIError, DisconnectionError, PoolTimeout, psycopg.Error) as error:
             if not is_unavailable(error):
                 raise
+            if being_cancelled():
+                # Nobody is left to try again, and loops that do must not go on.
+                raise asyncio.CancelledError from error
             if not self._away:
                 self._away = True
                 log.warning(

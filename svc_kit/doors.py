@@ -17,6 +17,7 @@ class Service:
     name: str  # full proto name, "interlock.orchestrator.v1.OrchestratorService"
     add: Callable[[grpc.aio.Server], None]  # registers the servicer; called once for each door
     roles: Mapping[str, frozenset[Role]]  # by method name, "SubmitTask"; any one of the roles is enough
+    waiting: frozenset[str] = frozenset()  # unary methods that wait for something; a drain ends them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class MethodTable:
 
     roles: Mapping[str, frozenset[Role]]
     public: frozenset[str]
+    waiting: frozenset[str]
 
     @property
     def internal(self) -> frozenset[str]:
@@ -33,9 +35,10 @@ class MethodTable:
 
 
 def method_table(services: Iterable[Service]) -> MethodTable:
-    """ValueError if a method has no roles, or a role table names a method that does not exist."""
+    """ValueError if a method has no roles, or a service names a method that does not exist."""
     roles: dict[str, frozenset[Role]] = {}
     public: set[str] = set()
+    waiting: set[str] = set()
     for service in services:
         methods = _doors(service.name)
         _check(service, methods.keys())
@@ -44,7 +47,9 @@ def method_table(services: Iterable[Service]) -> MethodTable:
             roles[full_name] = frozenset(service.roles[method])
             if is_public:
                 public.add(full_name)
-    return MethodTable(roles=roles, public=frozenset(public))
+            if method in service.waiting:
+                waiting.add(full_name)
+    return MethodTable(roles=roles, public=frozenset(public), waiting=frozenset(waiting))
 
 
 def _doors(service: str) -> dict[str, bool]:
@@ -62,5 +67,7 @@ def _check(service: Service, methods: Iterable[str]) -> None:
         raise ValueError(f"{service.name}: no roles are declared for {', '.join(missing)}")
     if unknown := sorted(declared - existing):
         raise ValueError(f"{service.name}: roles are declared for unknown methods {', '.join(unknown)}")
+    if strange := sorted(service.waiting - existing):
+        raise ValueError(f"{service.name}: unknown methods are said to wait: {', '.join(strange)}")
     if empty := sorted(method for method in existing if not service.roles[method]):
         raise ValueError(f"{service.name}: nobody may call {', '.join(empty)}: name at least one role")

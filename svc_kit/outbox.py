@@ -209,7 +209,10 @@ class Relay(Generic[Entry]):
         while True:
             try:
                 moved = await self._move_slice(limit)
-            except Exception as error:  # noqa: BLE001 (whatever it is, the rows must arrive)
+            except Exception as error:
+                if being_cancelled():
+                    raise  # a failure in the moment of the cancellation hides it
+                # Whatever else it is, the rows must arrive.
                 failures += 1
                 if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: an outage is told, not shouted
                     log.warning(

@@ -163,6 +163,7 @@ def _build(
                 roles=table.roles,
                 refused=refused,
                 drain=drain,
+                waiting=table.waiting,
                 default_deadline=settings.default_deadline_seconds,
             )
         ],

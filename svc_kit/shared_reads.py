@@ -41,6 +41,10 @@ class SharedReads(Generic[Key, Value]):
             try:
                 found = await self._read(keys)
             except BaseException as error:
+                if not isinstance(error, Exception):
+                    # This was the last read: whoever waits for the next one waits in vain.
+                    answers += self._waiting.values()
+                    self._waiting.clear()
                 for answer in answers:
                     _fail(answer, error)
                 if not isinstance(error, Exception):

@@ -20,9 +20,13 @@ def interceptor_chain(
     roles: Mapping[str, frozenset[Role]],
     refused: Collection[str],
     drain: Drain,
+    waiting: Collection[str],
     default_deadline: float,
 ) -> InterceptorChain:
-    """The interceptors of one door; `refused` are the methods that it does not serve."""
+    """The interceptors of one door; `refused` are the methods that it does not serve.
+
+    `waiting` are those with a single reply that a drain ends, as it ends streams.
+    """
     outermost_first = [
         # First, so that everything below logs and answers with the request id.
         RequestContextInterceptor(),
@@ -31,7 +35,7 @@ def interceptor_chain(
         # Outside all that may refuse: whatever is raised from here on becomes a status in one place.
         ErrorInterceptor(),
         # Before anything costs work: a stream of a stopping server ends, an endless call gets an end.
-        DrainInterceptor(drain),
+        DrainInterceptor(drain, waiting=waiting),
         DeadlineInterceptor(default_deadline),
         # Before the request is parsed: strangers do not get to feed the parser.
         AccessInterceptor(verifier=verifier, roles=roles, refused=refused),

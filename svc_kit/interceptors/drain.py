@@ -1,7 +1,7 @@
-"""Ends streamed replies when the server stops, so that no watcher holds up a drain."""
+"""Ends streamed replies and waits when the server stops, so that nobody who watches holds up a drain."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from interlock.common.v1.errors_pb2 import ErrorReason
@@ -10,39 +10,44 @@ from svc_kit.interceptors.handlers import Incoming, ScopeInterceptor
 
 
 class Drain:
-    """Whether the server is stopping, and the streams that end by it."""
+    """Whether the server is stopping, and the calls that end by it."""
 
     def __init__(self) -> None:
         self.begun = False
-        self._streams: set[asyncio.Task[object]] = set()
+        self._ended: set[asyncio.Task[object]] = set()
 
     def begin(self) -> None:
-        """End all streams with DRAINING, now and from now on."""
+        """End all streams and waits with DRAINING, now and from now on."""
         self.begun = True
-        for task in self._streams:
+        for task in self._ended:
             task.cancel()
 
     def add(self, task: asyncio.Task[object]) -> None:
         """Have `task` cancelled when the drain begins."""
-        self._streams.add(task)
+        self._ended.add(task)
 
     def remove(self, task: asyncio.Task[object]) -> None:
         """Leave `task` alone from now on."""
-        self._streams.discard(task)
+        self._ended.discard(task)
 
 
 class DrainInterceptor(ScopeInterceptor):
-    """Streams end with UNAVAILABLE DRAINING, to be resumed elsewhere; single replies run to their end."""
+    """Streams, and `waiting` methods, end with UNAVAILABLE DRAINING, to be resumed elsewhere.
 
-    def __init__(self, drain: Drain) -> None:
+    Every other call with a single reply runs to its end.
+    """
+
+    def __init__(self, drain: Drain, *, waiting: Collection[str] = ()) -> None:
         super().__init__()
         self._drain = drain
+        self._waiting = waiting
 
     @asynccontextmanager
     async def scope(self, incoming: Incoming) -> AsyncIterator[None]:
         """See ScopeInterceptor."""
         task = asyncio.current_task()
-        if not incoming.method.response_streaming or task is None:
+        method = incoming.method
+        if task is None or not (method.response_streaming or method.name in self._waiting):
             yield
             return
         if self._drain.begun:

@@ -1,4 +1,4 @@
-"""GetTask, ListTasks, ListTaskSteps: filters, pages, indexes and who may see what."""
+"""GetTask, ListTasks, CountTasks, ListTaskSteps: filters, pages, indexes and who may see what."""
 
 import asyncio
 import json
@@ -13,6 +13,7 @@ from orchestrator_svc import filtering
 from orchestrator_svc.store.tasks import page_query
 from svc_kit.database import Database
 from svc_kit.identity import Role
+from tests.orchestrator.peers import OTHER_TENANT, TENANT
 from tests.orchestrator.world import World, refused, request
 
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]
@@ -173,3 +174,35 @@ async def test_a_page_never_outgrows_a_message(world: World) -> None:
     )
     seen = [task.task_id for task in (*first.tasks, *rest.tasks)]
     assert len(seen) == len(set(seen)) and seen == sorted(seen, reverse=True)
+
+
+async def counted(world: World, text: str = "", limit: int = 0, tenant: str = TENANT) -> tuple[int, bool]:
+    """How many there are, and whether there are more than that."""
+    asked = messages.CountTasksRequest(filter=text, limit=limit)
+    answer = await world.people(Role.VIEWER, tenant=tenant).CountTasks(asked)
+    return answer.count, answer.more
+
+
+async def test_tasks_are_counted_by_a_filter_up_to_a_bound_and_by_tenant(world: World) -> None:
+    assert await counted(world) == (0, False)
+    tasks = [await world.submit(task_type="odd" if n % 2 else "even") for n in range(5)]
+    await world.people().CancelTask(messages.CancelTaskRequest(task_id=tasks[0].task_id))
+    assert await counted(world) == (5, False)
+    assert await counted(world, "task_type = even") == (3, False)
+    assert await counted(world, "task_type = even AND state = SUBMITTED") == (2, False)
+    assert await counted(world, "task_type = none") == (0, False)
+    assert await counted(world, limit=4) == (4, True)
+    assert await counted(world, limit=5) == (5, False)
+    assert await counted(world, limit=100_000) == (5, False)
+    assert await counted(world, tenant=OTHER_TENANT) == (0, False)
+
+
+async def test_a_count_by_a_bad_filter_or_bound_is_refused_and_names_the_field(world: World) -> None:
+    people = world.people()
+    error = await refused(people.CountTasks(messages.CountTasksRequest(filter="colour = red")))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FILTER_INVALID")
+    assert "task_type" in error.metadata["allowed"]
+    for limit in (-1, 100_001):
+        error = await refused(people.CountTasks(messages.CountTasksRequest(limit=limit)))
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert [violation.field for violation in error.violations] == ["limit"]

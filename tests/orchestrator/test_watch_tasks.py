@@ -10,10 +10,8 @@ import pytest
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
-from orchestrator_svc import store
-from orchestrator_svc.upkeep import Upkeep
-from svc_kit.database import Database
 from svc_kit.identity import Role
+from tests.orchestrator.keeping import age, compact, delivered
 from tests.orchestrator.peers import AGENT, OTHER_TENANT
 from tests.orchestrator.world import World, refused_stream, request
 
@@ -244,30 +242,6 @@ async def test_a_snapshot_of_many_pages_taken_while_tasks_change_makes_one_list(
     assert len(listing.heard) == len(set(listing.heard))
 
 
-async def _age(world: World, hours: int) -> None:
-    """Make everything that has happened older."""
-    async with await psycopg.AsyncConnection.connect(world.database.owner_url, autocommit=True) as owner:
-        await owner.execute("ALTER TABLE task DISABLE TRIGGER USER")
-        await owner.execute("UPDATE task SET end_time = end_time - make_interval(hours => %s)", [hours])
-        await owner.execute("UPDATE task_event SET time = time - make_interval(hours => %s)", [hours])
-        await owner.execute("ALTER TABLE task ENABLE TRIGGER USER")
-
-
-async def _compact(world: World) -> None:
-    database = Database(world.database.service_url)
-    await Upkeep(store.UpkeepStore(database), hours=25, event_hours=1).once()
-    await database.close()
-
-
-async def _delivered(world: World) -> None:
-    async with await psycopg.AsyncConnection.connect(world.database.owner_url, autocommit=True) as owner:
-        async with asyncio.timeout(10):
-            while True:
-                if await (await owner.execute("SELECT FROM outbox LIMIT 1")).fetchone() is None:
-                    return
-                await asyncio.sleep(0.02)
-
-
 async def test_old_events_of_ended_tasks_go_and_whoever_needs_them_is_told(world: World) -> None:
     over, live = await world.submit(), await world.submit()
     listing = Listing(world)
@@ -275,11 +249,11 @@ async def test_old_events_of_ended_tasks_go_and_whoever_needs_them_is_told(world
     await cancel(world, over.task_id)
     young = await world.submit()
     await cancel(world, young.task_id)
-    await _delivered(world)
-    await _compact(world)
+    await delivered(world)
+    await compact(world)
     assert len(await world.positions()) == 5  # nothing is old enough
-    await _age(world, 2)
-    await _compact(world)
+    await age(world, 2)
+    await compact(world)
     assert await world.positions() == [2]  # the event of the task that is not over
     people = world.people(Role.VIEWER)
     error = await refused_stream(
@@ -304,8 +278,8 @@ async def test_events_that_the_audit_log_has_not_heard_of_stay(world: World) -> 
     first, second = await world.submit(), await world.submit()
     for each in (first, second):
         await cancel(world, each.task_id)
-    await _delivered(world)
-    await _age(world, 2)
+    await delivered(world)
+    await age(world, 2)
     async with await psycopg.AsyncConnection.connect(world.database.owner_url, autocommit=True) as owner:
         # The relay leaves rows alone that are before what it has delivered.
         await owner.execute(
@@ -313,7 +287,7 @@ async def test_events_that_the_audit_log_has_not_heard_of_stay(world: World) -> 
             " 'STATE_CHANGE', jsonb_build_object('task_id', %s::text, 'revision', 2, 'actor', 'a'))",
             [first.task_id],
         )
-    await _compact(world)
+    await compact(world)
     events = await world.people().ListTaskEvents(messages.ListTaskEventsRequest(task_id=first.task_id))
     assert [event.revision for event in events.events] == [1, 2]
     events = await world.people().ListTaskEvents(messages.ListTaskEventsRequest(task_id=second.task_id))

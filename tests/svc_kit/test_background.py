@@ -103,6 +103,27 @@ async def test_a_loop_whose_cancellation_was_swallowed_below_it_is_cancelled_aga
     assert "the deaf one" in told[0]
 
 
+async def test_whoever_is_cancelled_while_it_ends_a_task_leaves_no_task_behind() -> None:
+    swallowed = asyncio.Event()
+
+    async def deaf_once() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(deaf_once())
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(end(task))
+    await swallowed.wait()
+    ending.cancel()
+    async with asyncio.timeout(4):
+        await asyncio.wait([ending])
+    assert ending.cancelled()
+    assert task.cancelled()
+
+
 async def test_what_ended_tasks_raised_is_not_reported_as_never_looked_at() -> None:
     async def failing() -> None:
         try:

@@ -197,6 +197,24 @@ async def test_a_cancelled_transaction_gives_its_connection_back_clean(url: str)
     await database.close()
 
 
+async def test_a_connection_lost_in_the_moment_of_a_cancellation_does_not_hide_it(database: Database) -> None:
+    waiting = asyncio.Event()
+
+    async def cut_off() -> None:
+        async with database.autocommit():
+            waiting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise psycopg.OperationalError("the connection is lost")
+
+    task = asyncio.create_task(cut_off())
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_every_usual_spelling_of_the_url_is_taken(scheme: str) -> None:
     assert database_url(f"{scheme}://u:p@h:1/d").drivername == "postgresql+psycopg"

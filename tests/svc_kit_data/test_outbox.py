@@ -105,6 +105,28 @@ async def test_a_receiver_that_is_away_delays_rows_and_loses_none(database: Data
     ]
 
 
+async def test_a_relay_that_is_ended_ends_also_when_its_transport_fails_in_that_moment(
+    database: Database, book: Logbook
+) -> None:
+    await book.write([note()])
+    delivering = asyncio.Event()
+
+    async def deliver(_entries: Sequence[OutboxRow]) -> None:
+        delivering.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # As a stream does whose peer hangs up just then.
+            raise asyncio.InvalidStateError("RPC already finished.") from None
+
+    task = asyncio.create_task(Relay(database, build=as_they_are, deliver=deliver).run())
+    await delivering.wait()
+    task.cancel()
+    async with asyncio.timeout(4):  # sooner than it would be cancelled again
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
 async def test_a_delivery_that_hangs_is_given_up_and_tried_again(database: Database, book: Logbook) -> None:
     await book.write([note()])
     receiver = Receiver()
