@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 DEFAULT_BASE = 7460
 _STEP = 10
 _BLOCKS = 51
-_LAST_FIRST = 65_000
+_FIRST_FIRST, _LAST_FIRST = 1024, 65_000
 _LISTENING = "0A"
 # Offsets from the base; the first is kept for the dashboard.
 OFFSETS = {
@@ -62,9 +62,10 @@ def choose_ports(*, asked: int | None, remembered: int | None) -> PortBlock:
 def ports_from(environ: Mapping[str, str] = os.environ) -> int:
     """Where the search for a free block begins."""
     said = environ.get("INTERLOCK_PORTS_FROM") or str(DEFAULT_BASE)
-    if not said.isdecimal() or not 1024 <= int(said) <= _LAST_FIRST:
+    if not said.isdecimal() or not _FIRST_FIRST <= int(said) <= _LAST_FIRST:
         raise SuiteError(
-            f"INTERLOCK_PORTS_FROM is {said!r}, and not a port.", f"Give a number from 1024 to {_LAST_FIRST}."
+            f"INTERLOCK_PORTS_FROM is {said!r}, and not a port.",
+            f"Give a number from {_FIRST_FIRST} to {_LAST_FIRST}.",
         )
     return int(said)
 

@@ -16,7 +16,7 @@ _OURS = "INTERLOCK_"
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The command's packages, the ports of these tests, these settings; nothing from the folder it stands in."""
+    """Our packages, the ports of these tests, these settings; nothing from the folder it stands in."""
     inherited = {
         name: value
         for name, value in os.environ.items()
