@@ -85,6 +85,9 @@ class Database:
             "statement_timeout": f"{statement_timeout * 1000:.0f}",
             "lock_timeout": f"{lock_timeout * 1000:.0f}",
             "idle_in_transaction_session_timeout": f"{statement_timeout * 2000:.0f}",
+            # Each of our statements has its index. A plan that was made while a table was all but empty reads
+            # all of it, and is kept until the server happens to analyze the table that has grown meanwhile.
+            "enable_seqscan": "off",
             "default_transaction_isolation": r"read\ committed",
             "timezone": "UTC",
         }
