@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from interlock.common.addresses import parse_peer
-from interlock.common.remote_error import retry_after
+from interlock.common.remote_error import known_code, retry_after
 
 TokenSource: TypeAlias = Callable[[], str]
 
@@ -215,7 +215,7 @@ class _Retry(grpc.aio.UnaryUnaryClientInterceptor):
         while True:
             attempt = _with(client_call_details, timeout=max(0.0, end - now()))
             call = await continuation(attempt, request)
-            if await call.code() is not grpc.StatusCode.UNAVAILABLE:
+            if known_code(await call.code()) is not grpc.StatusCode.UNAVAILABLE:
                 return call
             wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, so that clients do not come in step
             wait = max(wait, retry_after(await call.trailing_metadata()) or 0.0)

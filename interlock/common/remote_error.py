@@ -73,7 +73,7 @@ class RemoteError(Exception):
         _unpack(details, (info, request, bad_request, retry, links))
         ours = info.domain == DOMAIN
         return cls(
-            code=error.code(),
+            code=known_code(error.code()),
             message=error.details() or "",
             reason=info.reason if ours else "",
             metadata=info.metadata if ours else {},
@@ -85,6 +85,15 @@ class RemoteError(Exception):
             request_id=request.request_id,
             details=details,
         )
+
+
+def known_code(code: grpc.StatusCode) -> grpc.StatusCode:
+    """The code of an answer, with UNAVAILABLE for CANCELLED.
+
+    A call that its own caller cancels raises CancelledError here. What comes from the peer is a server that
+    stopped before it began the call, or in the middle of it: it is away.
+    """
+    return grpc.StatusCode.UNAVAILABLE if code is grpc.StatusCode.CANCELLED else code
 
 
 def retry_after(trailing: Iterable[tuple[str, str | bytes]] | None) -> float | None:

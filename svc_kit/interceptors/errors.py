@@ -9,7 +9,7 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from interlock.common.remote_error import REQUEST_ID_KEY
+from interlock.common.remote_error import REQUEST_ID_KEY, known_code
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.call_context import Call, current_call
 from svc_kit.errors import DomainError, Internal, Unavailable
@@ -63,7 +63,7 @@ async def _abort_with(context: Context, call: Call, error: DomainError) -> NoRet
 
 def _is_unavailable_peer(error: Exception) -> bool:
     """Whether a call to another service found nobody, and nobody on the way here knew better."""
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE
+    return isinstance(error, grpc.aio.AioRpcError) and known_code(error.code()) is grpc.StatusCode.UNAVAILABLE
 
 
 def _peer_unavailable() -> Unavailable:

@@ -52,6 +52,13 @@ def test_the_request_id_is_found_in_the_trailing_metadata_too() -> None:
     assert RemoteError.of(failed(trailing=(("x-request-id", "r-2"),))).request_id == "r-2"
 
 
+def test_a_call_that_its_server_cut_off_has_found_the_server_away() -> None:
+    cut = grpc.aio.AioRpcError(
+        grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), "CANCELLED"
+    )
+    assert InterlockError.of(cut).code is grpc.StatusCode.UNAVAILABLE
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff", b""])
 def test_damaged_details_leave_the_code_and_the_message(data: bytes) -> None:
     metadata = grpc.aio.Metadata((STATUS_KEY, data))

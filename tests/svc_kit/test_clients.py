@@ -63,6 +63,23 @@ async def test_a_safe_call_is_tried_again_while_the_service_is_unavailable(
     assert len(attempts) == 3
 
 
+async def test_a_safe_call_that_a_stopping_server_cuts_off_is_tried_again(
+    kit: KitService, patient: KitStub
+) -> None:
+    attempts = 0
+
+    async def cut_off_once(request: StringValue, context: Any) -> StringValue:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        return request
+
+    kit.does["Echo"] = cut_off_once
+    assert (await patient.Echo(HELLO)).value == "hello"
+    assert attempts == 2
+
+
 async def test_retry_info_says_how_long_to_wait_at_least(kit: KitService, patient: KitStub) -> None:
     attempts = failing(kit, 1, Unavailable(AWAY, "away", retry_after=0.4))
     await patient.Echo(HELLO)
