@@ -207,10 +207,10 @@ def record_step(
     return finished, begun, child
 
 
-def step_key(text: str) -> str:
+def step_key(text: str, *, field: str = "step_key") -> str:
     """The key of a step."""
     if not _STEP_KEY.fullmatch(text):
-        raise invalid([Violation("step_key", _STEP_KEY_WANTED)])
+        raise invalid([Violation(field, _STEP_KEY_WANTED)])
     return text
 
 

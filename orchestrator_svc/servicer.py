@@ -177,7 +177,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
 
     async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
         task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)
-        from_step = checks.step_key(request.from_step) if request.from_step else ""
+        from_step = checks.step_key(request.from_step, field="from_step") if request.from_step else ""
         task = await self._repeats.retry(_caller(), task_id, request_id, from_step=from_step)
         return messages.RetryTaskResponse(task=convert.task_to_proto(task))
 

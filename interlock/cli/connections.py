@@ -173,8 +173,9 @@ def set_credential(
 @connections.command("delete")
 @click.argument("connection_id")
 @click.option("--etag", default="", help="Refuse if somebody has changed it since; `get` shows it.")
+@output_option
 @click.pass_obj
-def delete_connection(data_dir: str, connection_id: str, etag: str) -> None:
+def delete_connection(data_dir: str, connection_id: str, etag: str, *, as_json: bool) -> None:
     """Delete a connection with its credential."""
 
     async def work() -> None:
@@ -184,7 +185,10 @@ def delete_connection(data_dir: str, connection_id: str, etag: str) -> None:
         async with client(data_dir, *_ROLES) as suite:
             request = messages.DeleteConnectionRequest(connection_id=connection_id, etag=etag)
             await suite.call(suite.connections.DeleteConnection, request)
-        display.emit(f"Deleted connection {connection_id}.")
+        if as_json:
+            display.emit_json({"deleted": connection_id})
+        else:
+            display.emit(f"Deleted connection {connection_id}.")
 
     run(work)
 

@@ -1,5 +1,6 @@
 """Queues and workers: what waits where, what limits it, who works on it."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -179,6 +180,8 @@ def resume_queue(data_dir: str, name: str, *, as_json: bool) -> None:
 def purge_queue(data_dir: str, name: str, *, yes: bool, as_json: bool) -> None:
     """Cancel every task that waits in the queue; what runs runs on."""
     if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise click.UsageError("nobody is there to be asked: give --yes")
         click.confirm(f"Cancel every task that waits in {name}?", abort=True, err=True)
 
     async def work() -> None:

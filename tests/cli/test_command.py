@@ -4,10 +4,12 @@ import json
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from interlock import __version__
 from interlock.cli.main import COMMANDS
+from interlock.cli.main import interlock as root
 from tests.command_line import argv, document, environment, error_of, interlock
 
 # On a quiet machine it takes 110 ms, and 150 are promised; a busy one must not fail the test.
@@ -17,11 +19,20 @@ NEED_A_SUITE = (
     ("watch", "x"),
     ("get", "x"),
     ("list",),
+    ("wait", "x"),
+    ("events", "x"),
+    ("count",),
     ("cancel", "x"),
     ("pause", "x"),
     ("resume", "x"),
     ("retry", "x"),
+    ("answer", "x", "true"),
     ("redrive",),
+    ("explain", "x"),
+    ("queues", "list"),
+    ("queues", "purge", "x", "--yes"),
+    ("workers",),
+    ("blobs", "get", "x"),
     ("trace", "x"),
     ("agents", "list"),
     ("agents", "get", "a"),
@@ -29,6 +40,8 @@ NEED_A_SUITE = (
     ("tools", "list"),
     ("tools", "disable", "t"),
     ("allow", "a", "t"),
+    ("connections", "list"),
+    ("cancel-call", "x"),
     ("why", "x"),
     ("audit", "verify", "x"),
     ("call", "orchestrator", "ListTasks"),
@@ -53,6 +66,21 @@ def test_every_command_has_help(command: str) -> None:
     done = interlock(command, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"Usage: interlock {command}")
+
+
+def test_every_command_of_a_group_is_listed_with_a_whole_sentence_and_explains_its_options() -> None:
+    for name in COMMANDS:
+        context = click.Context(root, info_name="interlock")
+        group = root.get_command(context, name)
+        if not isinstance(group, click.Group):
+            continue
+        assert group.commands, name
+        for each in group.commands.values():
+            help_text = each.get_help(click.Context(each, info_name=each.name, parent=context))
+            assert each.get_short_help_str(100).endswith("."), f"{name} {each.name}"
+            assert f"Usage: interlock {each.name}" in help_text
+            unsaid = [o.name for o in each.params if isinstance(o, click.Option) and not o.help]
+            assert not unsaid, f"{name} {each.name}: {unsaid}"
 
 
 def test_help_imports_nothing_that_is_slow() -> None:
