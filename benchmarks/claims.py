@@ -61,6 +61,12 @@ class _Nobody:
     def committed(self, *, runnable: object) -> None:
         """Nothing waits to hear of it."""
 
+    def directed(self, session_id: object) -> None:
+        """No attempt is told anything."""
+
+    def family(self) -> None:
+        """No task has children."""
+
 
 async def measure() -> list[Row]:
     """The median of claims one after the other, alone in the pool, for each of three queues."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import concurrency_key_busy, queue_full, queue_not_found
 from orchestrator_svc.lifecycle import TaskState
@@ -43,7 +44,8 @@ class AdmissionStore(Protocol):
     """What is asked of the store, which says what each does."""
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
-    async def known(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> set[uuid.UUID]: ...
+    async def reserve(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> set[uuid.UUID]: ...
+    async def release(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> None: ...
     async def lock_queues(
         self, connection: AsyncConnection, names: Collection[QueueName], *, keyed: Collection[QueueName]
     ) -> dict[QueueName, Bounds]: ...
@@ -57,13 +59,6 @@ class AdmissionStore(Protocol):
     async def store(
         self, connection: AsyncConnection, rows: Sequence[NewTask]
     ) -> list[Stored | NotPlaced | None]: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def directed(self, session_id: uuid.UUID) -> None: ...
 
 
 @dataclass(slots=True)
@@ -96,18 +91,21 @@ class Admission:
             queues = await self._store.lock_queues(
                 connection, names, keyed={_queue(row) for row in rows if row.placement.keyed}
             )
-            known = await self._store.known(connection, rows)
+            known = await self._store.reserve(connection, rows)
             asked = {_key(row) for row in rows if row.start.strategy is not Strategy.QUEUE}
             room = _Room(queues, await self._store.holders(connection, asked) if asked else {})
             taken: list[int] = []
-            for place, row in enumerate(_firsts(rows, known)):
-                if row is None:
+            for place, row in enumerate(rows):
+                if row.task_id in known:
                     continue
                 try:
                     _take(room, row)
                     taken.append(place)
                 except DomainError as error:
                     results[place] = error
+            refused = [row for row, result in zip(rows, results, strict=True) if result is not None]
+            if refused:
+                await self._store.release(connection, refused)
             ended = await self._make_room(connection, room.victims) if room.victims else []
             stored = await self._store.store(connection, [rows[place] for place in taken]) if taken else []
             for place, outcome in zip(taken, stored, strict=True):
@@ -139,17 +137,6 @@ class Admission:
         for changes in ended:
             if changes.task.session_id is not None:
                 self._announcer.directed(changes.task.session_id)
-
-
-def _firsts(rows: Sequence[NewTask], known: Collection[uuid.UUID]) -> list[NewTask | None]:
-    """The rows to decide on: None for those that are known, and for repeats within the batch."""
-    seen = set()
-    firsts: list[NewTask | None] = []
-    for row in rows:
-        repeated = row.request is not None and (row.tenant, row.request) in seen
-        seen.add((row.tenant, row.request))
-        firsts.append(None if repeated or row.task_id in known else row)
-    return firsts
 
 
 def _take(room: _Room, row: NewTask) -> None:

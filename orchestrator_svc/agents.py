@@ -5,6 +5,7 @@ from typing import Protocol, TypeAlias
 
 import grpc
 
+from interlock.common.time_limits import MODEL_SECONDS
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from orchestrator_svc.errors import (
     agent_not_active,
@@ -19,7 +20,6 @@ from orchestrator_svc.retry import RetryPolicy
 
 DEFAULT_START_TO_CLOSE = 600.0
 DEFAULT_TOOL_SECONDS = 5.0
-MODEL_SECONDS = 600.0
 
 
 class Registry(Protocol):

@@ -22,6 +22,19 @@ class Nudger(Protocol):
     def nudge(self, runnable: Mapping[str, int]) -> None: ...
 
 
+class Announcer(Protocol):
+    """What whoever commits tells afterwards."""
+
+    def committed(self, *, runnable: Mapping[str, int]) -> None:
+        """Events were committed; `runnable` counts, by pool, the tasks that may run now."""
+
+    def directed(self, session_id: uuid.UUID) -> None:
+        """An attempt of the session has to wind up, or need not any more."""
+
+    def family(self) -> None:
+        """A child task has ended, a task waits for its children, or one was canceled that may have some."""
+
+
 class Announcements:
     """Nothing here blocks, and nothing needs it to be right: every reader looks by itself too."""
 

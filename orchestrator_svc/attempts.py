@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import children, inputs, journal, lifecycle, metrics, uncertain
 from orchestrator_svc.agents import AgentUnknownError, Bound
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import AuditKind, Batch, TaskChanges
 from orchestrator_svc.children import ChildLimits, Prepared
 from orchestrator_svc.errors import registry_unavailable, stale_attempt
@@ -150,13 +151,6 @@ class Bindings(Protocol):
 
     def bound(self, tenant: str, pin: AgentPin, kind: StepKind, name: str) -> Bound: ...
     async def fetch(self, tenant: str, pin: AgentPin) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def family(self) -> None: ...
 
 
 class Attempts:

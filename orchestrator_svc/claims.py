@@ -6,17 +6,18 @@ runs in it is counted: so limits hold exactly, whoever else claims. The queues o
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import pool_forbidden, session_not_found
 from orchestrator_svc.hand_out import HandOut, Queues, Served
-from orchestrator_svc.records import Claimer, ClaimRequest, HeldQueue, NewClaim, Runnable, Turn
+from orchestrator_svc.records import Claimer, ClaimKey, ClaimRequest, HeldQueue, NewClaim, Runnable, Turn
 from svc_kit.errors import DomainError
 from svc_kit.group_commit import GroupCommit, Observer
 
@@ -30,11 +31,11 @@ class ClaimStore(Queues, Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
     async def hold_sessions(
-        self, connection: AsyncConnection, keys: Sequence[tuple[uuid.UUID, uuid.UUID]]
-    ) -> tuple[dict[uuid.UUID, Claimer], set[uuid.UUID]]: ...
+        self, connection: AsyncConnection, keys: Sequence[ClaimKey]
+    ) -> tuple[dict[uuid.UUID, Claimer], set[ClaimKey]]: ...
     async def replays(
-        self, connection: AsyncConnection, claim_ids: Collection[uuid.UUID]
-    ) -> dict[uuid.UUID, Runnable]: ...
+        self, connection: AsyncConnection, claims: Collection[ClaimKey]
+    ) -> dict[ClaimKey, Runnable]: ...
     async def turns(self, connection: AsyncConnection, pool: str, tenants: Collection[str]) -> list[Turn]: ...
     async def hold_queues(
         self, connection: AsyncConnection, turns: Collection[Turn]
@@ -42,12 +43,6 @@ class ClaimStore(Queues, Protocol):
     async def write(
         self, connection: AsyncConnection, accepted: Sequence[TaskChanges], claims: Sequence[NewClaim]
     ) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
 
 
 class Claims:
@@ -99,19 +94,17 @@ class Claims:
         answers: dict[int, Runnable | DomainError | None],
     ) -> list[tuple[ClaimRequest, Claimer]]:
         """Answer what is refused or was answered before; the first of each claim that is left."""
-        claimers, answered = await self._store.hold_sessions(
-            connection, [(row.session_id, row.claim_id) for row in rows]
-        )
+        claimers, answered = await self._store.hold_sessions(connection, [_claim(row) for row in rows])
         replays = await self._store.replays(connection, answered) if answered else {}
-        waiting: dict[tuple[uuid.UUID, uuid.UUID], tuple[ClaimRequest, Claimer]] = {}
+        waiting: dict[ClaimKey, tuple[ClaimRequest, Claimer]] = {}
         for row in rows:
             claimer = claimers.get(row.session_id)
             if claimer is None or claimer.session.subject != row.subject:
                 answers[id(row)] = session_not_found(row.session_id)
             elif row.pool not in claimer.session.pools:
                 answers[id(row)] = pool_forbidden(row.pool)
-            elif row.claim_id in replays:
-                answers[id(row)] = replays[row.claim_id]
+            elif _claim(row) in replays:
+                answers[id(row)] = replays[_claim(row)]
             elif claimer.draining:
                 answers[id(row)] = None
             else:
@@ -175,5 +168,5 @@ class Claims:
         return begun
 
 
-def _claim(row: ClaimRequest) -> tuple[uuid.UUID, uuid.UUID]:
-    return row.claim_id, row.session_id
+def _claim(row: ClaimRequest) -> ClaimKey:
+    return row.session_id, row.claim_id

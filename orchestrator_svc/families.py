@@ -4,9 +4,8 @@ Nothing but what the tasks' own rows say is looked at, so a pass that is missed 
 by the next one.
 """
 
-import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.records import LockedTask
 from orchestrator_svc.sessions import REAPER
@@ -32,13 +32,6 @@ class ChildStore(Protocol):
     async def lock_waiting(self, connection: AsyncConnection, limit: int) -> list[LockedTask]: ...
     async def lock_orphans(self, connection: AsyncConnection, limit: int) -> list[LockedTask]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def directed(self, session_id: uuid.UUID) -> None: ...
 
 
 class Woken(Protocol):

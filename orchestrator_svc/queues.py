@@ -10,6 +10,7 @@ from typing import Protocol
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import (
     queue_exists,
@@ -87,12 +88,6 @@ class QueueStore(Protocol):
         self, connection: AsyncConnection, queue: Queue, *, until: datetime, limit: int
     ) -> list[LockedTask]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
 
 
 class Queues:

@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.failures import log_failures
 from orchestrator_svc.lapses import LapseGuard, Lapses
@@ -42,13 +42,6 @@ class Leases(Protocol):
 
     async def lapses(self) -> Lapses: ...
     async def end_expired(self, limit: int) -> int: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def directed(self, session_id: uuid.UUID) -> None: ...
 
 
 class Reaper:

@@ -450,6 +450,9 @@ class NewClaim:
     attempt: int
 
 
+ClaimKey = tuple[uuid.UUID, uuid.UUID]  # session id, claim id
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimRequest:
     """A worker asks for one task of `pool`; `tenants` are those its token names with that pool."""

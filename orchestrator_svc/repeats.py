@@ -42,7 +42,7 @@ class Redriven:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
-    dead: list[tuple[Task, str]] = field(default_factory=list)
+    dead: list[Task] = field(default_factory=list)
     inactive: int = 0
     more: bool = False
 
@@ -53,7 +53,8 @@ class RepeatStore(Protocol):
     def alone(self, tenant: str) -> AbstractAsyncContextManager[None]: ...
     async def dead_letters(
         self, tenant: str, conditions: Sequence[Condition], *, limit: int
-    ) -> list[tuple[Task, str]]: ...
+    ) -> list[tuple[Task, int]]: ...
+    async def inputs(self, tenant: str, task_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]: ...
     async def earlier(self, tenant: str, key: RequestKey) -> list[tuple[uuid.UUID, str]]: ...
     async def ordinal(self, tenant: str, task_id: uuid.UUID, step_key: str) -> int | None: ...
 
@@ -137,9 +138,11 @@ class Repeats:
                 return Redriven(count=len(earlier), task_ids=tuple(task_id for task_id, _ in earlier))
             self._gate.check()
             chosen = await self._choose(caller.tenant, asked)
+            inputs = await self._store.inputs(caller.tenant, [old.task_id for old in chosen.dead])
             # Every new task has its part of the request id, so that a repeat finds them all.
             rows = [
-                _again(caller, old, text, replace(key, request_id=old.task_id)) for old, text in chosen.dead
+                _again(caller, old, inputs[old.task_id], replace(key, request_id=old.task_id))
+                for old in chosen.dead
             ]
             stored = await self._submissions.store_together(rows) if rows else ()
         refused = [each for each in stored if isinstance(each, DomainError)]
@@ -150,19 +153,20 @@ class Repeats:
         return Redriven(count=len(made), task_ids=made, inactive=chosen.inactive, more=more)
 
     async def _choose(self, tenant: str, asked: RedriveRequest) -> _Chosen:
+        """As many as may be stored together; their inputs are not read yet."""
         found = await self._store.dead_letters(tenant, asked.conditions, limit=asked.limit + 1)
         active = {name: await self._is_active(tenant, name) for name in {old.agent.name for old, _ in found}}
-        dead: list[tuple[Task, str]] = []
+        dead: list[Task] = []
         room = _MAX_INPUT_BYTES
         inactive = 0
-        for old, text in found[: asked.limit]:
+        for old, size in found[: asked.limit]:
             if not active[old.agent.name]:
                 inactive += 1
                 continue
-            room -= len(text)
+            room -= size
             if dead and room < 0:
                 return _Chosen(dead=dead, inactive=inactive, more=True)
-            dead.append((old, text))
+            dead.append(old)
         return _Chosen(dead=dead, inactive=inactive, more=len(found) > asked.limit)
 
     async def _is_active(self, tenant: str, agent: str) -> bool:

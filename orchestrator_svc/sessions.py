@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import session_not_found
 from orchestrator_svc.failures import log_failures
@@ -40,12 +41,6 @@ class SessionStore(Protocol):
         self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]
     ) -> list[LockedTask]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
 
 
 class Sessions:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from orchestrator_svc import metrics
 from orchestrator_svc.agents import ChosenAgent
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.children import ChildRequest, Prepared
 from orchestrator_svc.errors import queue_not_found, request_id_reused
 from orchestrator_svc.lifecycle import submitted
@@ -132,12 +133,6 @@ class Gate(Protocol):
     """Whether new work is taken at all."""
 
     def check(self) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
 
 
 class Submissions:

@@ -206,8 +206,8 @@ worker_session = sa.Table(
 claim = sa.Table(
     "claim",
     metadata,
+    sa.Column("session_id", sa.Uuid, primary_key=True),
     sa.Column("claim_id", sa.Uuid, primary_key=True),
-    sa.Column("session_id", sa.Uuid, nullable=False),
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("task_id", sa.Uuid, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),

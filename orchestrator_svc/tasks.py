@@ -2,13 +2,14 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc import lifecycle, metrics
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.errors import blob_not_found, step_not_found, task_not_found, task_state
 from orchestrator_svc.lifecycle import IllegalMoveError, TaskState
@@ -43,14 +44,6 @@ class LockStore(Protocol):
         self, connection: AsyncConnection, keys: Sequence[tuple[str, uuid.UUID]]
     ) -> list[LockedTask]: ...
     async def write(self, connection: AsyncConnection, accepted: Sequence[TaskChanges]) -> None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def directed(self, session_id: uuid.UUID) -> None: ...
-    def family(self) -> None: ...
 
 
 class Tasks:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator_svc.announcements import Announcer
 from orchestrator_svc.errors import worker_not_found, worker_shared
 from orchestrator_svc.records import Session
 from orchestrator_svc.undisturbed import undisturbed
@@ -39,13 +40,6 @@ class WorkerStore(Protocol):
     ) -> None: ...
     async def tell(self, connection: AsyncConnection, tenant: str, told: Mapping[str, str]) -> None: ...
     async def find(self, tenant: str, session_id: uuid.UUID) -> Worker | None: ...
-
-
-class Announcer(Protocol):
-    """Told after each commit."""
-
-    def committed(self, *, runnable: Mapping[str, int]) -> None: ...
-    def directed(self, session_id: uuid.UUID) -> None: ...
 
 
 class Workers:

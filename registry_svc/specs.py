@@ -7,6 +7,7 @@ from typing import Any
 
 import jmespath
 
+from interlock.common.time_limits import TOOL_SECONDS
 from registry_svc.capabilities import is_capability
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -21,7 +22,6 @@ MAX_CAPABILITIES = 32
 MAX_BINDINGS = 128
 MAX_STEPS = 100
 MAX_EXPRESSION = 2048
-MAX_TIMEOUT_SECONDS = 300.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 32 * 1024**2
 MAX_RESULT_BYTES = 262_144
@@ -150,8 +150,8 @@ def _source(
 
 
 def _limits(limits: Mapping[str, Any]) -> Iterator[Flaw]:
-    yield from _duration(limits, "timeout", "spec.limits.timeout", 0.01, MAX_TIMEOUT_SECONDS)
-    yield from _duration(limits, "cpu", "spec.limits.cpu", 0.01, MAX_TIMEOUT_SECONDS)
+    yield from _duration(limits, "timeout", "spec.limits.timeout", 0.01, TOOL_SECONDS)
+    yield from _duration(limits, "cpu", "spec.limits.cpu", 0.01, TOOL_SECONDS)
     yield from _memory(limits, "spec.limits.memory_bytes")
     result = int(limits.get("result_bytes", 0))
     if not 0 <= result <= MAX_RESULT_BYTES:

@@ -2,13 +2,14 @@
 
 import grpc
 
+from interlock.common.time_limits import MODEL_SECONDS, TOOL_SECONDS
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc
 from svc_kit.status import RemoteError
 from worker_svc.patience import until_answered
 
 # The gateway bounds each call itself; this only ends a call whose gateway has vanished without a word.
-_CALL_SECONDS = 330.0
+_SLACK_SECONDS = 30.0
 _NOT_DECIDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 _OF_THE_PROVIDER = frozenset({"MODEL_BUSY", "MODEL_UNAVAILABLE"})
 
@@ -28,7 +29,7 @@ class Gateway:
         """The outcome of the call; the call id within the permit makes a repeat safe. Raises RemoteError."""
         request = gateway_service_pb2.ExecuteToolRequest(permit=permit, arguments_json=arguments_json)
         return await until_answered(
-            lambda: self._stub.ExecuteTool(request, timeout=_CALL_SECONDS), again=_undecided
+            lambda: self._stub.ExecuteTool(request, timeout=TOOL_SECONDS + _SLACK_SECONDS), again=_undecided
         )
 
     async def call_model(
@@ -40,7 +41,7 @@ class Gateway:
         """
         request = gateway_service_pb2.CallModelRequest(permit=permit, request_json=request_json)
         return await until_answered(
-            lambda: self._stub.CallModel(request, timeout=_CALL_SECONDS),
+            lambda: self._stub.CallModel(request, timeout=MODEL_SECONDS + _SLACK_SECONDS),
             again=lambda problem: _undecided(problem) and problem.reason not in _OF_THE_PROVIDER,
         )
 

@@ -18,13 +18,13 @@ from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Model, Pendi
 from gateway_svc.pipeline.result import canceled
 from gateway_svc.tool_call import Asked, CallStatus, Outcome
 from gateway_svc.verdicts import Check
+from interlock.common.time_limits import MODEL_SECONDS
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation
 from svc_kit.strict_json import JsonValue, canonical
 
 log = structlog.get_logger(__name__)
 
-MAX_SECONDS = 600.0
 PATH = "/chat/completions"
 _OURS = ("model", "stream", "stream_options")
 
@@ -92,7 +92,7 @@ class ModelWork:
             raise TypeError("this is a call of a tool")
         connection_id = model.connection.connection_id
         credential = self._credentials.credential(model.connection)
-        seconds = min(begun.cleared.pending.seconds_left(), MAX_SECONDS)
+        seconds = min(begun.cleared.pending.seconds_left(), MODEL_SECONDS)
         post = self._http.post(
             model.connection, PATH, begun.cleared.arguments.canonical, credential=credential
         )

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,14 +18,31 @@ from orchestrator_svc.store.submissions import store_tasks
 from orchestrator_svc.store.write import write_changes
 from svc_kit.database import Database
 
-_KNOWN = sa.text(
-    "SELECT asked.new_id FROM unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
+# Request ids are taken here, before the log is, as wherever tasks are stored.
+_RESERVE = sa.text(
+    """
+    WITH asked AS (
+        SELECT * FROM unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]), CAST(:subjects AS text[]),
+            CAST(:methods AS text[]), CAST(:request_ids AS uuid[]), CAST(:digests AS text[]))
+            AS asked (new_id, tenant, subject, method, request_id, digest)
+    ), reserved AS (
+        INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)
+        SELECT tenant, subject, method, request_id, digest, new_id, now() FROM asked
+        WHERE request_id IS NOT NULL AND NOT EXISTS (SELECT FROM task WHERE task_id = asked.new_id)
+        ORDER BY tenant, subject, method, request_id
+        ON CONFLICT DO NOTHING RETURNING task_id
+    )
+    SELECT new_id FROM asked WHERE EXISTS (SELECT FROM task WHERE task_id = asked.new_id)
+        OR (request_id IS NOT NULL AND new_id NOT IN (SELECT task_id FROM reserved))
+    """
+)
+_RELEASE = sa.text(
+    "DELETE FROM idempotency USING unnest(CAST(:task_ids AS uuid[]), CAST(:tenants AS text[]),"
     " CAST(:subjects AS text[]), CAST(:methods AS text[]), CAST(:request_ids AS uuid[]))"
-    " AS asked (new_id, tenant, subject, method, request_id)"
-    " WHERE EXISTS (SELECT FROM task WHERE task_id = asked.new_id)"
-    " OR EXISTS (SELECT FROM idempotency AS known WHERE known.tenant = asked.tenant"
-    " AND known.subject = asked.subject AND known.method = asked.method"
-    " AND known.request_id = asked.request_id)"
+    " AS refused (new_id, tenant, subject, method, request_id)"
+    " WHERE idempotency.tenant = refused.tenant AND idempotency.subject = refused.subject"
+    " AND idempotency.method = refused.method AND idempotency.request_id = refused.request_id"
+    " AND idempotency.task_id = refused.new_id"
 )
 # The queue `default` is there for every tenant; its row is, from the first time that one is needed.
 MAKE_DEFAULT = sa.text(
@@ -61,7 +79,7 @@ _VICTIMS = sa.text(
 
 
 class AdmissionStore:
-    """On the transaction that the caller holds; lock order: queues, tasks by id, the log."""
+    """On the transaction that the caller holds; lock order: queues, request ids, tasks by id, the log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,17 +88,18 @@ class AdmissionStore:
         """One transaction, for the methods below."""
         return self._database.transaction()
 
-    async def known(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> set[uuid.UUID]:
-        """Ids of those rows that are stored already, by themselves or by an earlier request with their id."""
-        requests = [row.request for row in rows]
-        parameters = {
-            "task_ids": [row.task_id for row in rows],
-            "tenants": [row.tenant for row in rows],
-            "subjects": [request.subject if request else None for request in requests],
-            "methods": [request.method if request else None for request in requests],
-            "request_ids": [request.request_id if request else None for request in requests],
-        }
-        return {row.new_id for row in (await connection.execute(_KNOWN, parameters)).all()}
+    async def reserve(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> set[uuid.UUID]:
+        """Take the request ids of these rows; the ids of those that are stored already, or repeat another.
+
+        Whoever stores the same request waits until it is known what became of this one.
+        """
+        digests = [row.request.digest if row.request else None for row in rows]
+        parameters = {**_requests(rows), "digests": digests}
+        return {row.new_id for row in (await connection.execute(_RESERVE, parameters)).all()}
+
+    async def release(self, connection: AsyncConnection, rows: Sequence[NewTask]) -> None:
+        """Give back the request ids of rows that were refused."""
+        await connection.execute(_RELEASE, _requests(rows))
 
     async def lock_queues(
         self, connection: AsyncConnection, names: Collection[QueueName], *, keyed: Collection[QueueName]
@@ -137,6 +156,17 @@ class AdmissionStore:
     ) -> list[Stored | NotPlaced | None]:
         """Store rows that their locked queues take."""
         return await store_tasks(connection, rows, admitted=True)
+
+
+def _requests(rows: Sequence[NewTask]) -> dict[str, list[Any]]:
+    requests = [row.request for row in rows]
+    return {
+        "task_ids": [row.task_id for row in rows],
+        "tenants": [row.tenant for row in rows],
+        "subjects": [request.subject if request else None for request in requests],
+        "methods": [request.method if request else None for request in requests],
+        "request_ids": [request.request_id if request else None for request in requests],
+    }
 
 
 def _names(names: Collection[QueueName]) -> dict[str, list[str]]:

@@ -21,15 +21,15 @@ _SLICE = sa.text(
 )
 # A document is looked up before it is referred to, which puts this off for far longer than a call may take;
 # the foreign keys would stop it all the same.
-_SWEEP = sa.text(
+SWEEP = sa.text(
     """
     DELETE FROM blob WHERE (tenant, digest) IN (
         SELECT tenant, digest FROM blob AS old
-        WHERE use_time < clock_timestamp() - make_interval(secs => :grace)
+        WHERE use_time < statement_timestamp() - make_interval(secs => :grace)
             AND NOT EXISTS (SELECT FROM task WHERE (task.tenant, input_blob) = (old.tenant, old.digest))
             AND NOT EXISTS (SELECT FROM task WHERE (task.tenant, result_blob) = (old.tenant, old.digest))
         ORDER BY use_time LIMIT :limit
-    ) AND use_time < clock_timestamp() - make_interval(secs => :grace)
+    ) AND use_time < statement_timestamp() - make_interval(secs => :grace)
     """
 )
 
@@ -73,4 +73,4 @@ class BlobStore:
     async def sweep(self, *, grace: float, limit: int) -> int:
         """Delete up to `limit` documents that no task refers to and nobody has used for `grace` seconds."""
         async with self._database.autocommit() as connection:
-            return (await connection.execute(_SWEEP, {"grace": grace, "limit": limit})).rowcount
+            return (await connection.execute(SWEEP, {"grace": grace, "limit": limit})).rowcount

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.dispatch import Candidate
-from orchestrator_svc.records import Claimer, HeldQueue, NewClaim, Runnable, Turn, Waiting
+from orchestrator_svc.records import Claimer, ClaimKey, HeldQueue, NewClaim, Runnable, Turn, Waiting
 from orchestrator_svc.store.queue_state import OPEN_QUEUES, TOKENS
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
 from orchestrator_svc.store.sessions import to_session
@@ -42,10 +42,11 @@ _RUNNABLE = (
     " clock_timestamp() AS now"
 )
 _REPLAY = sa.text(
-    f"SELECT claim.claim_id, claim.attempt AS claimed, {LOCKED_COLUMNS},"  # noqa: S608
+    f"SELECT claim.session_id AS claimer, claim.claim_id, claim.attempt AS claimed, {LOCKED_COLUMNS},"  # noqa: S608
     f" task.input, task.input_blob, {_FINISHED}, clock_timestamp() AS now"
     " FROM claim JOIN task USING (task_id, tenant)"
-    " WHERE claim_id = ANY(CAST(:claim_ids AS uuid[]))"
+    " WHERE (claim.session_id, claim_id) IN (SELECT * FROM unnest(CAST(:session_ids AS uuid[]),"
+    " CAST(:claim_ids AS uuid[])))"
 )
 TURNS = sa.text(f"{OPEN_QUEUES} SELECT tenant, queue, managed FROM open_queue ORDER BY random()")  # noqa: S608
 # From priority to priority along the index, so that what is not due yet is never stepped over. The rows come
@@ -146,9 +147,9 @@ class ClaimStore:
         return self._database.transaction()
 
     async def hold_sessions(
-        self, connection: AsyncConnection, keys: Sequence[tuple[uuid.UUID, uuid.UUID]]
-    ) -> tuple[dict[uuid.UUID, Claimer], set[uuid.UUID]]:
-        """For (session id, claim id): the sessions that have not ended, and the claim ids answered before.
+        self, connection: AsyncConnection, keys: Sequence[ClaimKey]
+    ) -> tuple[dict[uuid.UUID, Claimer], set[ClaimKey]]:
+        """For (session id, claim id): the sessions that have not ended, and those answered before.
 
         The sessions will not end before the transaction does.
         """
@@ -161,7 +162,7 @@ class ClaimStore:
             row.session_id: Claimer(session=to_session(row), suspect=row.suspect, draining=row.draining)
             for row in rows
         }
-        return sessions, {row.claim_id for row in rows if row.answered}
+        return sessions, {(row.session_id, row.claim_id) for row in rows if row.answered}
 
     async def may_take_suspect(self, connection: AsyncConnection, session_id: uuid.UUID) -> bool:
         """Whether no suspect is aboard; none comes aboard before the transaction ends."""
@@ -170,12 +171,16 @@ class ClaimStore:
         return (await connection.execute(_SUSPECT_ABOARD, keys)).one_or_none() is None
 
     async def replays(
-        self, connection: AsyncConnection, claim_ids: Collection[uuid.UUID]
-    ) -> dict[uuid.UUID, Runnable]:
-        """By claim id, what it was answered with."""
-        rows = (await connection.execute(_REPLAY, {"claim_ids": list(claim_ids)})).all()
+        self, connection: AsyncConnection, claims: Collection[ClaimKey]
+    ) -> dict[ClaimKey, Runnable]:
+        """What these claims were answered with."""
+        parameters = {
+            "session_ids": [session_id for session_id, _ in claims],
+            "claim_ids": [claim_id for _, claim_id in claims],
+        }
+        rows = (await connection.execute(_REPLAY, parameters)).all()
         return {
-            row.claim_id: Runnable(
+            (row.claimer, row.claim_id): Runnable(
                 task=to_locked(row),
                 input_json=row.input,
                 finished_steps=tuple(row.finished),

@@ -20,6 +20,9 @@ _ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _STEP = sa.text(
     "SELECT ordinal FROM task_step WHERE tenant = :tenant AND task_id = :task_id AND step_key = :step_key"
 )
+_INPUTS = sa.text(
+    "SELECT task_id, input FROM task WHERE tenant = :tenant AND task_id = ANY(CAST(:task_ids AS uuid[]))"
+)
 _EARLIER = sa.text(
     "SELECT task_id, digest FROM idempotency WHERE tenant = :tenant AND subject = :subject"
     " AND method = :method ORDER BY task_id"
@@ -44,18 +47,26 @@ class RepeatStore:
     @undisturbed
     async def dead_letters(
         self, tenant: str, conditions: Sequence[Condition], *, limit: int
-    ) -> list[tuple[Task, str]]:
-        """Dead letters that nobody has repeated, oldest first, each with its input."""
+    ) -> list[tuple[Task, int]]:
+        """Dead letters that nobody has repeated, oldest first, each with the bytes of its input."""
         task, again = tables.task.c, tables.task.alias("again").c
         repeated = sa.select(sa.literal(1)).where(again.retried_from == task.task_id).exists()
         query = (
-            sa.select(*listed(), task.input)
+            sa.select(*listed(), sa.func.octet_length(task.input).label("input_bytes"))
             .where(task.tenant == tenant, task.dead_lettered, ~repeated, *meets(conditions))
             .order_by(task.create_time, task.task_id)
             .limit(limit)
         )
         async with self._database.autocommit() as connection:
-            return [(to_task(row), row.input) for row in (await connection.execute(query)).all()]
+            return [(to_task(row), row.input_bytes) for row in (await connection.execute(query)).all()]
+
+    @undisturbed
+    async def inputs(self, tenant: str, task_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+        """The inputs of these tasks."""
+        parameters = {"tenant": tenant, "task_ids": list(task_ids)}
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(_INPUTS, parameters)).all()
+        return {row.task_id: row.input for row in rows}
 
     @undisturbed
     async def earlier(self, tenant: str, key: RequestKey) -> list[tuple[uuid.UUID, str]]:

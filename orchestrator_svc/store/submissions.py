@@ -20,7 +20,7 @@ from svc_kit.ids import uuid7
 
 # A statement on its own is a transaction: queues, request ids in key order, tasks, then the head of the log.
 # A queue that is shared by the key cannot be deleted meanwhile. Rows that are not placed here need more than
-# this statement can decide: `admitted` says that it has been decided.
+# this statement can decide: `admitted` says that it has been decided, and that the request ids are taken.
 _STORE = sa.text(
     """
     WITH row AS (
@@ -55,7 +55,7 @@ _STORE = sa.text(
     ), first AS (
         INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)
         SELECT tenant, subject, method, request_id, body_digest, task_id, now() FROM placed
-        WHERE request_id IS NOT NULL ORDER BY tenant, subject, method, request_id
+        WHERE request_id IS NOT NULL AND NOT :admitted ORDER BY tenant, subject, method, request_id
         ON CONFLICT DO NOTHING RETURNING task_id
     ), stored AS (
         INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
@@ -69,7 +69,7 @@ _STORE = sa.text(
             now(), to_start, to_close, starts + make_interval(secs => to_start),
             now() + make_interval(secs => to_close), queue, priority, fairness_key, concurrency_key,
             from_step, input_blob
-        FROM placed WHERE request_id IS NULL OR task_id IN (SELECT task_id FROM first)
+        FROM placed WHERE :admitted OR request_id IS NULL OR task_id IN (SELECT task_id FROM first)
         ORDER BY task_id
         ON CONFLICT (task_id) DO NOTHING RETURNING task_id, create_time, run_after, pool, wait_reason
     ), counted AS (
@@ -128,7 +128,10 @@ _RECALL = sa.text(
 async def store_tasks(
     connection: AsyncConnection, rows: Sequence[NewTask], *, admitted: bool = False
 ) -> list[Stored | NotPlaced | None]:
-    """What became of each row; `admitted` rows have met the bounds of their queues, which are locked."""
+    """What became of each row; `admitted` rows have met the bounds of their queues, which are locked.
+
+    Their request ids, if they have any, are taken.
+    """
     parameters = {**_parameters(rows), "admitted": admitted}
     statement = _STORE_WITH_STEPS if any(row.step_count for row in rows) else _STORE
     found = (await connection.execute(statement, parameters)).all()

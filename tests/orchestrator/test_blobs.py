@@ -8,17 +8,21 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from interlock.client import Client
 from interlock.common import documents
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2
+from interlock_suite.databases import ServiceDatabase
 from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.store import BlobStore
+from orchestrator_svc.store.blobs import SWEEP
 from svc_kit.database import Database
 from svc_kit.errors import InvalidArgument
 from svc_kit.identity import Role
 from tests.orchestrator.peers import AGENT, INPUT_SCHEMA, spec
+from tests.orchestrator.test_claim_plans import explained, nodes
 from tests.orchestrator.world import World, refused, refused_stream, request
 
 LARGE = {"path": "x", "text": "ü" * 1_500_000}
@@ -162,6 +166,25 @@ async def test_what_no_task_refers_to_goes_after_a_while_and_nothing_else(
         assert await store.touch("default", kept) and await store.touch("default", young)
     finally:
         await database.close()
+
+
+async def test_the_sweep_looks_at_what_is_old_enough_alone(database: ServiceDatabase) -> None:
+    opened = Database(database.owner_url)
+    fill = """
+        INSERT INTO blob (tenant, digest, size, data, use_time)
+        SELECT 'default', 'sha256:' || encode(sha256(n::text::bytea), 'hex'), 1, '1'::bytea,
+            now() - make_interval(secs => n % 1000)
+        FROM generate_series(1, 20000) AS n
+    """
+    try:
+        async with opened.autocommit() as connection:
+            await connection.execute(sa.text(fill))
+            await connection.execute(sa.text("ANALYZE blob"))
+        plan = await explained(opened, SWEEP, {"grace": 990, "limit": 100})
+        by_age = [node for node in nodes(plan) if node.get("Index Name") == "blob_use_time"]
+        assert by_age and "use_time" in by_age[0]["Index Cond"], [node["Node Type"] for node in nodes(plan)]
+    finally:
+        await opened.close()
 
 
 async def test_documents_are_read_in_parts_of_their_own_size() -> None:

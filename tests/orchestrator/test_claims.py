@@ -64,6 +64,22 @@ async def test_the_same_claim_id_is_answered_with_the_same_task_and_attempt(worl
         assert answers[0] is not None and other.task_id != answers[0].task_id
 
 
+async def test_a_claim_id_that_another_session_has_used_is_a_claim_of_its_own(world: World) -> None:
+    tasks = [await world.submit() for _ in range(4)]
+    worker = world.worker()
+    shared = [str(uuid.uuid4()) for _ in range(2)]
+    async with worker.session() as one, worker.session(slot="host/worker-1") as other:
+        sessions = (one, other)
+        first = [await worker.claim(each, claim_id=shared[0]) for each in sessions]
+        # Within one batch, new and repeated.
+        again = await asyncio.gather(
+            *(worker.claim(each, claim_id=claim_id) for each in sessions for claim_id in shared)
+        )
+        before, after = ([each.task_id for each in claimed if each] for claimed in (first, again))
+        assert [after[0], after[2]] == before
+        assert sorted(after) == sorted(task.task_id for task in tasks)
+
+
 async def test_a_claim_under_an_unknown_or_foreign_session_is_refused(world: World) -> None:
     task = await world.submit()
     worker, thief = world.worker(), world.worker(subject="thief")

@@ -8,6 +8,7 @@ import grpc
 import psycopg
 import pytest
 
+from interlock.orchestrator.v1 import orchestrator_service_pb2 as task_messages
 from interlock.orchestrator.v1 import queue_service_pb2 as messages
 from interlock.orchestrator.v1 import queue_service_pb2_grpc, task_pb2
 from svc_kit.identity import Role
@@ -214,6 +215,42 @@ async def test_a_new_task_of_a_busy_key_is_refused_or_takes_the_place_of_the_old
         await worker.fail(claimed)
         assert await claim_all(worker, session) == [third.task_id]
     assert (await world.get(first.task_id)).state == task_pb2.TASK_STATE_CANCELED
+
+
+async def test_whoever_makes_room_for_a_task_takes_its_request_id_before_the_log(world: World) -> None:
+    replace = task_pb2.CONCURRENCY_STRATEGY_CANCEL_OLDEST
+    request_id = "0190aaaa-0000-7000-8000-000000000002"
+    first = await world.submit(concurrency_key="k")
+    # As another replica stores tasks: the request id, then the log.
+    async with await psycopg.AsyncConnection.connect(world.database.service_url) as other:
+        await other.execute(
+            "INSERT INTO idempotency (tenant, subject, method, request_id, digest, task_id, create_time)"
+            " VALUES ('default', 'ada@example.org', 'SubmitTask', %s, 'd', gen_random_uuid(), now())",
+            [request_id],
+        )
+        submitting = asyncio.ensure_future(
+            world.submit(concurrency_key="k", concurrency_strategy=replace, request_id=request_id)
+        )
+        waits = "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        async with asyncio.timeout(10):
+            while (await other.execute(waits)).rowcount == 0:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+        await other.execute("SELECT FROM log_head FOR UPDATE NOWAIT")
+        await other.rollback()
+    second = await submitting
+    assert second.task_id != first.task_id
+    assert (await world.get(first.task_id)).state == task_pb2.TASK_STATE_CANCELED
+
+
+async def test_a_request_id_whose_task_was_refused_may_be_used_again(world: World) -> None:
+    reject = task_pb2.CONCURRENCY_STRATEGY_REJECT
+    request_id = "0190aaaa-0000-7000-8000-000000000003"
+    first = await world.submit(concurrency_key="k")
+    again = request(concurrency_key="k", concurrency_strategy=reject, request_id=request_id)
+    error = await refused(world.people().SubmitTask(again))
+    assert error.reason == "CONCURRENCY_KEY_BUSY"
+    await world.people().CancelTask(task_messages.CancelTaskRequest(task_id=first.task_id))
+    assert (await world.people().SubmitTask(again)).task.task_id
 
 
 async def test_an_unknown_queue_is_refused_also_when_only_asked_whether_it_would_do(world: World) -> None:

@@ -44,6 +44,9 @@ class Quiet:
     def committed(self, *, runnable: Mapping[str, int]) -> None:
         pass
 
+    def directed(self, session_id: uuid.UUID) -> None:
+        pass
+
     def family(self) -> None:
         pass
 

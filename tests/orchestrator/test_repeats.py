@@ -1,13 +1,17 @@
 """Tasks made from old ones: RetryTask from a step, and dead letters redriven."""
 
 import asyncio
+import json
 import uuid
+from collections.abc import Sequence
 
 import grpc
+import pytest
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
 from interlock.registry.v1 import agent_pb2
+from orchestrator_svc.store.repeats import RepeatStore
 from tests.orchestrator.peers import AGENT
 from tests.orchestrator.worker import Session, Worker
 from tests.orchestrator.world import World, refused
@@ -93,6 +97,31 @@ async def test_dead_letters_of_agents_that_are_not_active_stay(world: World) -> 
     await world.until_refused()
     answer = await redrive(world)
     assert (answer.count, answer.inactive) == (0, 1)
+
+
+async def test_of_dead_letters_only_the_inputs_that_are_stored_again_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[uuid.UUID]] = []
+    stored = RepeatStore.inputs
+
+    async def inputs(self: RepeatStore, tenant: str, task_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+        read.append(list(task_ids))
+        return await stored(self, tenant, task_ids)
+
+    monkeypatch.setattr(RepeatStore, "inputs", inputs)
+    monkeypatch.setattr("orchestrator_svc.repeats._MAX_INPUT_BYTES", 2_000)
+    worker = world.worker()
+    async with worker.session() as session:
+        dead = [
+            await dead_letter(world, worker, session, input_json=json.dumps({"path": "x" * 900}))
+            for _ in range(3)
+        ]
+    asked = await redrive(world, validate_only=True)
+    assert (asked.count, asked.more, read) == (2, True, [])
+    made = await redrive(world)
+    assert (len(made.task_ids), made.more) == (2, True)
+    assert read == [[uuid.UUID(task.task_id) for task in dead[:2]]]
 
 
 async def test_everything_wrong_with_a_redrive_is_told(world: World) -> None:

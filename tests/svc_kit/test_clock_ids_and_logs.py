@@ -93,3 +93,30 @@ def test_a_traceback_in_the_log_shows_no_values_of_variables(log_format: str) ->
     text = "\n".join(run_program(log_format))
     assert "RuntimeError" in text
     assert "hunter2" not in text
+
+
+HOSTILE = r"""
+log = structlog.get_logger("svc_kit.\x1b[2J")
+text = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\rline\n2026-01-01 [info] forged"
+log.info(text, nospace="\x1b[2J", text=text, listed=[text])
+structlog.get_logger().info("named", **{"key\x1b[2J": 1})
+logging.getLogger("lib").warning("from %s", text)
+try:
+    raise RuntimeError(text)
+except RuntimeError as error:
+    import traceback
+    log.info("agent failed", traceback=traceback.format_exc())
+    log.exception("failed")
+    logging.getLogger("lib").exception("failed too")
+print("still here", file=__import__("sys").stderr)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_hostile_text_in_a_log_does_nothing_to_the_terminal_that_shows_it(log_format: str) -> None:
+    program = PROGRAM.format(log_format=log_format) + HOSTILE
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    told = done.stderr.decode()
+    assert "owned" in told and told.endswith("still here\n")
+    assert not [each for each in told if not each.isprintable() and each != "\n"]
+    assert not [line for line in told.splitlines() if line.startswith("2026-01-01 [info] forged")]

@@ -66,6 +66,7 @@ class Script:
     input_chunks: list[bytes] = field(default_factory=list)
     asked: list[messages.RequestInputRequest] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
+    patience: dict[str, float] = field(default_factory=dict)  # of the last call of each method, in seconds
     claimable: deque[messages.ClaimedTask] = field(default_factory=deque)
     # Holds up the answer to a claim until it is set.
     claims_answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -154,8 +155,13 @@ class _Gateway(gateway_service_pb2_grpc.GatewayServiceServicer):
 
     async def ExecuteTool(self, request: Any, context: Any) -> gateway_service_pb2.ExecuteToolResponse:
         await self._script.check("ExecuteTool", context)
+        self._script.patience["ExecuteTool"] = context.time_remaining()
         self._script.executed.append(request.permit.key_id)
         return gateway_service_pb2.ExecuteToolResponse(result_json=request.arguments_json)
+
+    async def CallModel(self, request: Any, context: Any) -> gateway_service_pb2.CallModelResponse:
+        self._script.patience["CallModel"] = context.time_remaining()
+        return gateway_service_pb2.CallModelResponse(result_json="{}")
 
 
 class _Registry(registry_service_pb2_grpc.RegistryServiceServicer):

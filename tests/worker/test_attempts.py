@@ -11,6 +11,7 @@ import pytest
 
 from interlock.agent import AgentContext, ToolRefused
 from interlock.common import documents
+from interlock.common.time_limits import MODEL_SECONDS, TOOL_SECONDS
 from interlock.common.v1 import errors_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
@@ -53,6 +54,17 @@ async def test_a_step_is_begun_executed_and_its_end_goes_along_with_the_result(w
         '{"n": 1}',
     )
     assert len(worker.script.steps) == 1
+
+
+async def test_a_call_is_waited_for_as_long_as_the_gateway_may_take_for_it(worker: Worker) -> None:
+    async def both(context: Any, _: dict[str, Any]) -> Any:
+        await context.call_tool("text.echo", {"value": 1})
+        return await context.call_model("local", {"messages": []}, key="ask")
+
+    await worker.run(both)
+    patience = worker.script.patience
+    assert patience["ExecuteTool"] > TOOL_SECONDS
+    assert patience["CallModel"] > MODEL_SECONDS
 
 
 async def test_calls_side_by_side_each_have_their_end_told(worker: Worker) -> None:
