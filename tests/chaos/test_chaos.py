@@ -161,7 +161,7 @@ async def run_chaos(
         async with asyncio.timeout(_SECONDS + _SECONDS_A_TASK * tasks):
             loading = asyncio.create_task(load.run(jobs(number, tasks, marks=new_marks())))
             for fault, _ in zip(
-                sequence(number, shortest=0.3, longest=longest, hang=6), range(faults), strict=False
+                sequence(number, shortest=0.3, longest=longest, hang=9), range(faults), strict=False
             ):
                 striking = asyncio.create_task(striker.strike(fault))
                 await asyncio.wait((loading, striking), return_when=asyncio.FIRST_COMPLETED)
