@@ -17,6 +17,8 @@ from worker_svc.session import Session
 
 _LOG = structlog.get_logger(__name__)
 
+_IDLE_SECONDS = 1.0
+
 
 class Claims:
     """Lives on the loop that runs the agents."""
@@ -40,7 +42,7 @@ class Claims:
         self._nudged: set[str] = set()
         # By pool, the session and claim id of a claim that was not answered.
         self._unanswered: dict[str, tuple[str, str]] = {}
-        self._draining = False
+        self._draining = asyncio.Event()
         # Set while no claim is under way.
         self._under_way = 0
         self._quiet = asyncio.Event()
@@ -53,7 +55,7 @@ class Claims:
         is about may have been committed after it looked.
         """
         self._nudged.add(pool)
-        if pool in self._claiming or self._draining:
+        if pool in self._claiming or self._draining.is_set():
             return
         self._claiming.add(pool)
         try:
@@ -65,17 +67,24 @@ class Claims:
             self._claiming.discard(pool)
 
     async def claim_idly(self, pools: tuple[str, ...]) -> None:
-        """For ever: claim once a second, for nudges that were lost."""
-        while True:
-            await asyncio.sleep(1.0)
+        """Claim once a second, for nudges that were lost; returns when the worker drains.
+
+        Not to be cancelled: a claim that is torn off may have taken a task, which nobody would then run.
+        """
+        while not self._draining.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await self._draining.wait()
             for pool in pools:
                 await self.claim_all(pool)
 
     async def drain(self, grace: float) -> None:
         """Claim no more; wait for what runs, and give back what does not end in time."""
-        self._draining = True
+        self._draining.set()
         # A claim that is under way may still bring a task; it is given back.
         await self._quiet.wait()
+        for pool, (session_id, claim_id) in self._unanswered.items():
+            await self._give_back_unanswered(pool, session_id, claim_id)
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=grace)
             for task in late:
@@ -89,7 +98,7 @@ class Claims:
         started = False
         try:
             session_id = self._session.session_id
-            if session_id is None or self._draining:
+            if session_id is None or self._draining.is_set():
                 return False
             with self._claim_under_way():
                 claim_id = self._claim_id(pool, session_id)
@@ -103,7 +112,7 @@ class Claims:
                 self._unanswered.pop(pool)
                 if claimed is None:
                     return False
-                if self._draining:
+                if self._draining.is_set():
                     await self._give_back(claimed)
                     return False
             attempt = Attempt(claimed=claimed, token=claimed.attempt_token, loop=asyncio.get_running_loop())
@@ -135,6 +144,16 @@ class Claims:
             self._under_way -= 1
             if not self._under_way:
                 self._quiet.set()
+
+    async def _give_back_unanswered(self, pool: str, session_id: str, claim_id: str) -> None:
+        """Ask again for the answer that was lost: it may name a task that stands as ours."""
+        try:
+            claimed = await self._orchestrator.claim(session_id=session_id, pool=pool, claim_id=claim_id)
+        except grpc.aio.AioRpcError as error:
+            _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
+            return
+        if claimed is not None:
+            await self._give_back(claimed)
 
     async def _give_back(self, claimed: messages.ClaimedTask) -> None:
         try:

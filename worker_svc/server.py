@@ -110,12 +110,11 @@ async def _work(
         if not await _before_stop(stop, _can_work(session, feed)):
             return
         async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
-            idle = group.create_task(claims.claim_idly(settings.pools))
+            group.create_task(claims.claim_idly(settings.pools))
             stack.enter_context(_telling_ready(settings.ready_file))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
             await stop.wait()
             _LOG.info("worker_draining", running=len(attempts.all()))
-            idle.cancel()
             await claims.drain(settings.drain_seconds)
 
 

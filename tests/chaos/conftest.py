@@ -23,7 +23,7 @@ def suite() -> Iterator[RunningSuite]:
         folder / "a",
         "--orchestrators=2",
         "--workers=2",
-        # So short that processes that hang for long lose their leases, and longer than busy machines let wait.
+        # Processes that hang for long lose their leases, those that a busy machine lets wait do not.
         INTERLOCK_ORCHESTRATOR_LEASE_SECONDS="6",
         # And workers give back what does not end at once.
         INTERLOCK_WORKER_DRAIN_SECONDS="1",

@@ -71,6 +71,7 @@ class Script:
     # Holds up the answer to a claim until it is set.
     claims_answered: asyncio.Event = field(default_factory=asyncio.Event)
     claim_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    claim_ids: list[str] = field(default_factory=list)
 
     def will_fail(self, method: str, *errors: DomainError) -> None:
         """Answer the next calls of a method with these errors."""
@@ -99,6 +100,8 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
 
     async def ClaimTask(self, request: Any, context: Any) -> messages.ClaimTaskResponse:
         self._script.claim_asked.set()
+        self._script.claim_ids.append(request.claim_id)
+        await self._script.check("ClaimTask", context)
         await self._script.claims_answered.wait()
         if not self._script.claimable:
             return messages.ClaimTaskResponse()

@@ -258,6 +258,30 @@ async def test_a_draining_worker_gives_back_what_it_runs_and_what_a_late_claim_b
     assert worker.script.failed == []
 
 
+async def test_a_draining_worker_gives_back_what_an_idle_claim_under_way_brings(worker: Worker) -> None:
+    claims = worker.claims(one_call)
+    worker.script.claims_answered.clear()
+    idle = asyncio.create_task(claims.claim_idly(("default",)))
+    await worker.script.claim_asked.wait()
+    draining = asyncio.create_task(claims.drain(0.05))
+    await asyncio.sleep(0)
+    worker.script.claimable.append(task("late"))
+    worker.script.claims_answered.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(draining, idle)
+    assert len(worker.script.released) == 1
+
+
+async def test_a_draining_worker_gives_back_what_a_claim_took_whose_answer_was_lost(worker: Worker) -> None:
+    claims = worker.claims(one_call)
+    worker.script.will_fail("ClaimTask", AWAY)
+    await claims.claim_all("default")
+    worker.script.claimable.append(task("taken"))
+    await claims.drain(0.05)
+    assert len(worker.script.released) == 1
+    assert len(set(worker.script.claim_ids)) == 1
+
+
 async def test_an_unknown_outcome_parks_the_task_once_the_steps_beside_it_have_ended(worker: Worker) -> None:
     worker.script.will_fail("ExecuteTool", LOST, *[AWAY] * 4)
     went_on = False
