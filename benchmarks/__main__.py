@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
-from benchmarks import claims, orchestrator, quick, recovery
+from benchmarks import claims, orchestrator, quick, recovery, watch
 from benchmarks.report import Row, table
 
 SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
@@ -14,6 +14,7 @@ SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
     "claims": claims.measure,
     "orchestrator": orchestrator.measure,
     "recovery": recovery.measure,
+    "watch": watch.measure,
 }
 
 
