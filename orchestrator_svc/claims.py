@@ -8,6 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +25,11 @@ from svc_kit.group_commit import GroupCommit, Observer
 _ROW_BYTES = 1024
 # Queues that one transaction looks at, if there are so many: the first may have nothing after all.
 _LEAST_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The answer to a worker that is to take nothing more."""
 
 
 class ClaimStore(Queues, Protocol):
@@ -51,14 +57,14 @@ class Claims:
     def __init__(self, *, store: ClaimStore, announcer: Announcer, observe: Observer | None = None) -> None:
         self._store = store
         self._announcer = announcer
-        self._lane: GroupCommit[ClaimRequest, Runnable | None] = GroupCommit(
+        self._lane: GroupCommit[ClaimRequest, Runnable | Drained | None] = GroupCommit(
             self._commit,
             size_of=lambda _: _ROW_BYTES,
             tenant_of=lambda row: row.subject,
             observe=observe,
         )
 
-    async def claim(self, request: ClaimRequest) -> Runnable | None:
+    async def claim(self, request: ClaimRequest) -> Runnable | Drained | None:
         """The task whose attempt has begun, or None when nothing is runnable now.
 
         Raises SESSION_NOT_FOUND, POOL_FORBIDDEN or DATABASE_UNAVAILABLE.
@@ -69,8 +75,10 @@ class Claims:
         """Answer whoever waits and take nothing more."""
         await self._lane.close()
 
-    async def _commit(self, rows: Sequence[ClaimRequest]) -> Sequence[Runnable | DomainError | None]:
-        answers: dict[int, Runnable | DomainError | None] = {}
+    async def _commit(
+        self, rows: Sequence[ClaimRequest]
+    ) -> Sequence[Runnable | Drained | DomainError | None]:
+        answers: dict[int, Runnable | Drained | DomainError | None] = {}
         tried: set[Turn] = set()
         while True:
             async with self._store.transaction() as connection:
@@ -91,7 +99,7 @@ class Claims:
         self,
         connection: AsyncConnection,
         rows: Sequence[ClaimRequest],
-        answers: dict[int, Runnable | DomainError | None],
+        answers: dict[int, Runnable | Drained | DomainError | None],
     ) -> list[tuple[ClaimRequest, Claimer]]:
         """Answer what is refused or was answered before; the first of each claim that is left."""
         claimers, answered = await self._store.hold_sessions(connection, [_claim(row) for row in rows])
@@ -106,7 +114,7 @@ class Claims:
             elif _claim(row) in replays:
                 answers[id(row)] = replays[_claim(row)]
             elif claimer.draining:
-                answers[id(row)] = None
+                answers[id(row)] = Drained()
             else:
                 waiting.setdefault(_claim(row), (row, claimer))
         return list(waiting.values())

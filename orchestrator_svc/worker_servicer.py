@@ -14,7 +14,7 @@ from orchestrator_svc import checks, convert, metrics
 from orchestrator_svc.announcements import session_topic
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
 from orchestrator_svc.blobs import Blobs
-from orchestrator_svc.claims import Claims
+from orchestrator_svc.claims import Claims, Drained
 from orchestrator_svc.errors import pool_forbidden
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.receipts import Receipts
@@ -107,8 +107,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                 tenants=_tenants_of(pool),
             )
         )
-        if claimed is None:
-            return messages.ClaimTaskResponse()
+        if claimed is None or isinstance(claimed, Drained):
+            return messages.ClaimTaskResponse(draining=claimed is not None)
         ref = AttemptRef(tenant=claimed.task.tenant, task_id=claimed.task.task_id, attempt=claimed.attempt)
         token = self._rights.attempt_token(HeldAttempt(ref=ref, session_id=session_id, subject=subject))
         return messages.ClaimTaskResponse(claimed=_claimed_to_proto(claimed, token))

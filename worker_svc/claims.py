@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import structlog
@@ -42,21 +42,28 @@ class Claims:
         self._nudged: set[str] = set()
         # By pool, the session and claim id of a claim that was not answered.
         self._unanswered: dict[str, tuple[str, str]] = {}
-        self._draining = asyncio.Event()
+        self._draining = asyncio.Event()  # it stops
+        self._drained = False  # an operator wants it to take nothing, as the last claim was told
         # Set while no claim is under way.
         self._under_way = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    async def claim_all(self, pool: str) -> None:
+    @property
+    def taking(self) -> bool:
+        """Whether tasks are taken, as far as is known: not when the worker stops, or was drained."""
+        return not (self._draining.is_set() or self._drained)
+
+    async def claim_all(self, pool: str) -> bool:
         """Claim from a pool until nothing is runnable; returns while the last ones still run.
 
+        False when this worker takes no tasks: whatever made it look is for another one.
         One claimer a pool is enough: a nudge that finds it at work lets it look once more, for what the nudge
         is about may have been committed after it looked.
         """
         self._nudged.add(pool)
         if pool in self._claiming or self._draining.is_set():
-            return
+            return self.taking
         self._claiming.add(pool)
         try:
             while pool in self._nudged:
@@ -65,18 +72,21 @@ class Claims:
                     pass
         finally:
             self._claiming.discard(pool)
+        return self.taking
 
-    async def claim_idly(self, pools: tuple[str, ...]) -> None:
+    async def claim_idly(self, pools: tuple[str, ...], *, taking: Callable[[], None]) -> None:
         """Claim once a second, for nudges that were lost; returns when the worker drains.
 
-        Not to be cancelled: a claim that is torn off may have taken a task, which nobody would then run.
+        Says so when tasks are taken. Not to be cancelled: a claim that is torn off may have taken a task,
+        which nobody would then run.
         """
         while not self._draining.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_SECONDS):
                     await self._draining.wait()
             for pool in pools:
-                await self.claim_all(pool)
+                if await self.claim_all(pool):
+                    taking()
 
     async def drain(self, grace: float) -> None:
         """Claim no more; wait for what runs, and give back what does not end in time."""
@@ -103,15 +113,17 @@ class Claims:
             with self._claim_under_way():
                 claim_id = self._claim_id(pool, session_id)
                 try:
-                    claimed = await self._orchestrator.claim(
+                    answer = await self._orchestrator.claim(
                         session_id=session_id, pool=pool, claim_id=claim_id
                     )
                 except grpc.aio.AioRpcError as error:
                     _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
                     return False
                 self._unanswered.pop(pool)
-                if claimed is None:
+                self._drained = answer.draining
+                if not answer.HasField("claimed"):
                     return False
+                claimed = answer.claimed
                 if self._draining.is_set():
                     await self._give_back(claimed)
                     return False
@@ -148,12 +160,12 @@ class Claims:
     async def _give_back_unanswered(self, pool: str, session_id: str, claim_id: str) -> None:
         """Ask again for the answer that was lost: it may name a task that stands as ours."""
         try:
-            claimed = await self._orchestrator.claim(session_id=session_id, pool=pool, claim_id=claim_id)
+            answer = await self._orchestrator.claim(session_id=session_id, pool=pool, claim_id=claim_id)
         except grpc.aio.AioRpcError as error:
             _LOG.debug("claim_failed", error=str(from_rpc_error(error)))
             return
-        if claimed is not None:
-            await self._give_back(claimed)
+        if answer.HasField("claimed"):
+            await self._give_back(answer.claimed)
 
     async def _give_back(self, claimed: messages.ClaimedTask) -> None:
         try:

@@ -31,13 +31,12 @@ class Orchestrator:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
 
-    async def claim(self, *, session_id: str, pool: str, claim_id: str) -> messages.ClaimedTask | None:
-        """The next task of a pool, or None; raises grpc.aio.AioRpcError at once, for nudges come again."""
-        answer = await self._stub.ClaimTask(
+    async def claim(self, *, session_id: str, pool: str, claim_id: str) -> messages.ClaimTaskResponse:
+        """The next task of a pool, if any; raises grpc.aio.AioRpcError at once, for nudges come again."""
+        return await self._stub.ClaimTask(
             messages.ClaimTaskRequest(session_id=session_id, pool=pool, claim_id=claim_id),
             timeout=_CALL_SECONDS,
         )
-        return answer.claimed if answer.HasField("claimed") else None
 
     async def record_step(self, request: messages.RecordStepRequest) -> messages.RecordStepResponse:
         """Finish and begin steps."""

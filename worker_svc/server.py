@@ -5,12 +5,11 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import dramatiq
 import grpc
 import structlog
 import uvloop
@@ -19,11 +18,11 @@ from interlock.client.registry_feed import RegistryFeed
 from interlock.common.cancellation import end
 from svc_kit.clients import TokenFile, channel
 from svc_kit.logging import configure_logging
-from svc_kit.nudges import ACTOR, NudgeBroker, queue_name
 from worker_svc.attempts import Attempts
 from worker_svc.claims import Claims
 from worker_svc.config import WorkerSettings
 from worker_svc.gateway import Gateway
+from worker_svc.nudges import Nudges
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.runner import Runner
 from worker_svc.runtimes.python import TrustedAgents
@@ -92,6 +91,8 @@ def serve(settings: WorkerSettings) -> int:
 async def _work(
     settings: WorkerSettings, agents: AgentLoop, session: Session, attempts: Attempts, stop: asyncio.Event
 ) -> None:
+    if not settings.redis_url:
+        raise SystemExit("worker: set INTERLOCK_WORKER_REDIS_URL")
     async with contextlib.AsyncExitStack() as stack:
         orchestrator = await stack.enter_async_context(_peer(settings, settings.orchestrator_address))
         gateway = await stack.enter_async_context(_peer(settings, settings.gateway_address))
@@ -109,12 +110,16 @@ async def _work(
         )
         if not await _before_stop(stop, _can_work(session, feed)):
             return
-        async with _nudged(settings, agents, claims), asyncio.TaskGroup() as group:
-            group.create_task(claims.claim_idly(settings.pools))
+        nudges = Nudges(
+            settings.redis_url, settings.pools, lambda pool: agents.submit(claims.claim_all(pool)).result()
+        )
+        async with nudges.running(), asyncio.TaskGroup() as group:
+            group.create_task(claims.claim_idly(settings.pools, taking=nudges.take))
             stack.enter_context(_telling_ready(settings.ready_file))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)
             await stop.wait()
             _LOG.info("worker_draining", running=len(attempts.all()))
+            nudges.leave()
             await claims.drain(settings.drain_seconds)
 
 
@@ -143,29 +148,6 @@ def _peer(settings: WorkerSettings, address: str) -> grpc.aio.Channel:
         _token(settings),
         allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
     )
-
-
-@contextlib.asynccontextmanager
-async def _nudged(settings: WorkerSettings, agents: AgentLoop, claims: Claims) -> AsyncIterator[None]:
-    """A Dramatiq worker whose actor waits while this process claims all that is runnable in a pool."""
-    if not settings.redis_url:
-        raise SystemExit("worker: set INTERLOCK_WORKER_REDIS_URL")
-    broker = NudgeBroker(settings.redis_url)
-
-    def claim_all(pool: str) -> None:
-        agents.submit(claims.claim_all(pool)).result()
-
-    dramatiq.actor(actor_name=ACTOR, queue_name=queue_name(settings.pools[0]), broker=broker)(claim_all)
-    for pool in settings.pools[1:]:
-        broker.declare_queue(queue_name(pool))
-    threads = len(settings.pools)
-    worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=1000)
-    await asyncio.to_thread(worker.start)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(worker.stop, 3_000)
-        broker.client.close()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import grpc
 from interlock.audit.v1 import entry_pb2
 from interlock.orchestrator.v1 import queue_service_pb2 as messages
 from interlock.orchestrator.v1 import queue_service_pb2_grpc, task_pb2
+from interlock.orchestrator.v1 import worker_service_pb2 as worker_messages
 from orchestrator_svc import queue_servicer
 from svc_kit.identity import Role, implied
 from tests.orchestrator.test_queue_claims import make_queue, operators
@@ -161,7 +162,10 @@ async def test_a_drained_worker_gets_nothing_more_ends_what_it_has_and_may_be_re
         assert listed.state == messages.WORKER_STATE_ACTIVE
         drain = messages.DrainWorkerRequest(session_id=listed.session_id)
         assert (await stub.DrainWorker(drain)).worker.state == messages.WORKER_STATE_DRAINING
-        assert await worker.claim(session) is None
+        claim = worker_messages.ClaimTaskRequest(
+            session_id=session.session_id, pool="default", claim_id=str(uuid.uuid4())
+        )
+        assert await worker.stub.ClaimTask(claim) == worker_messages.ClaimTaskResponse(draining=True)
         await worker.complete(claimed)
         assert (await stub.DrainWorker(drain)).worker.state == messages.WORKER_STATE_DRAINED
         resumed = await stub.ResumeWorker(messages.ResumeWorkerRequest(session_id=listed.session_id))

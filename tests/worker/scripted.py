@@ -65,6 +65,7 @@ class Script:
     blobs: list[bytes] = field(default_factory=list)
     input_chunks: list[bytes] = field(default_factory=list)
     asked: list[messages.RequestInputRequest] = field(default_factory=list)
+    drained: bool = False
     executed: list[str] = field(default_factory=list)
     patience: dict[str, float] = field(default_factory=dict)  # of the last call of each method, in seconds
     claimable: deque[messages.ClaimedTask] = field(default_factory=deque)
@@ -104,7 +105,7 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         await self._script.check("ClaimTask", context)
         await self._script.claims_answered.wait()
         if not self._script.claimable:
-            return messages.ClaimTaskResponse()
+            return messages.ClaimTaskResponse(draining=self._script.drained)
         return messages.ClaimTaskResponse(claimed=self._script.claimable.popleft())
 
     async def RecordStep(

@@ -256,6 +256,16 @@ async def test_a_draining_worker_gives_back_what_it_runs_and_what_a_late_claim_b
     await asyncio.gather(draining, late)
     assert len(worker.script.released) == 2
     assert worker.script.failed == []
+    assert not await claims.claim_all("default")
+
+
+async def test_a_drained_worker_says_that_nudges_are_for_others_until_it_is_resumed(worker: Worker) -> None:
+    claims = worker.claims(one_call)
+    assert await claims.claim_all("default")
+    worker.script.drained = True
+    assert not await claims.claim_all("default")
+    worker.script.drained = False
+    assert await claims.claim_all("default")
 
 
 async def test_a_draining_worker_gives_back_what_an_idle_claim_under_way_brings(worker: Worker) -> None:

@@ -289,6 +289,9 @@ class ClaimTaskResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLAIMED_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    draining: _builtins.bool
+    """True when an operator has drained this worker: until it is resumed it gets nothing, and does best to leave wake-ups to others."""
     @_builtins.property
     def claimed(self) -> Global___ClaimedTask:
         """The task, absent when nothing is runnable."""
@@ -297,10 +300,11 @@ class ClaimTaskResponse(_message.Message):
         self,
         *,
         claimed: Global___ClaimedTask | None = ...,
+        draining: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "draining", b"draining"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
