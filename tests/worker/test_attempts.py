@@ -271,7 +271,7 @@ async def test_a_drained_worker_says_that_nudges_are_for_others_until_it_is_resu
 async def test_a_draining_worker_gives_back_what_an_idle_claim_under_way_brings(worker: Worker) -> None:
     claims = worker.claims(one_call)
     worker.script.claims_answered.clear()
-    idle = asyncio.create_task(claims.claim_idly(("default",)))
+    idle = asyncio.create_task(claims.claim_idly(("default",), taking=lambda: None))
     await worker.script.claim_asked.wait()
     draining = asyncio.create_task(claims.drain(0.05))
     await asyncio.sleep(0)
