@@ -1,12 +1,17 @@
 """What every test may ask for."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.suite_fixtures import postgres_server, valkey_server
 from tests.suite_running import running_suite
+
+# What the tests of these folders run on.
+_SHARED_SUITES = {"acceptance": "running_suite", "demo": "running_suite", "e2e": "suite of e2e"}
 
 pytest_plugins = ["tests.hangs"]
 
@@ -41,9 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files run side by side, what shares a running suite together; with --chaos nothing else runs."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """With --chaos nothing else runs."""
     if config.getoption("--chaos"):
         chosen = [
             item
@@ -54,8 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
 
 
-def _group(item: pytest.Item) -> str:
-    if "running_suite" in getattr(item, "fixturenames", ()):
-        return "running_suite"
-    # Those of the end-to-end tests have a suite of their own.
-    return "e2e" if item.path.parent.name == "e2e" else item.path.name
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """How tests are spread over processes."""
+    return _Sharing(config, log)
+
+
+class _Sharing(LoadFileScheduling):  # type: ignore[misc]  # it comes without types
+    """A file at a time, and those that share a running suite in one process, so that it starts once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = nodeid.split("/")[1]
+        return _SHARED_SUITES.get(folder) or str(super()._split_scope(nodeid))

@@ -12,6 +12,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 
@@ -125,7 +126,8 @@ async def test_one_of_the_replicas_keeps_time_and_another_takes_over_when_it_die
     keepers = set()
     for process in ORCHESTRATORS:
         keepers.add(await eventually(lambda: asyncio.to_thread(_keeper, suite)))
-        suite.send(process, signal.SIGKILL)
+        killed = suite.send(process, signal.SIGKILL)
+        await eventually(partial(asyncio.to_thread, suite.restarted, process, killed))
         await settled(suite)
     # It was one of the two, so the connection that keeps time is not the first one any more.
     keepers.add(await eventually(lambda: asyncio.to_thread(_keeper, suite)))

@@ -87,6 +87,11 @@ async def test_when_two_of_five_workers_fall_silent_their_tasks_run_again_only_a
         for slot in ("d", "e"):
             await worker.must_claim(await silent.enter_async_context(worker.session(slot=slot)))
         await silent.aclose()
+        # In one moment, so that the reaper sees both at one look.
+        await world.rows(
+            "UPDATE worker_session SET lease_until = clock_timestamp()"
+            " WHERE slot IN ('d', 'e') RETURNING slot"
+        )
         await eventually(stopped)
         assert {(await world.get(task.task_id)).attempt for task in tasks} == {1}
         for task in tasks:
