@@ -133,7 +133,10 @@ async def trail(client: Client, task_id: str) -> list[Entry]:
 
 
 async def full_trail(client: Client, task: task_pb2.Task) -> list[Entry]:
-    """The trail of a terminal task once it is complete: its end, and the end of each call, are recorded."""
+    """The trail of a terminal task once it is complete: its end, and the end of each call, are recorded.
+
+    In the order in which it happened: the log itself has it in the order in which two services told it.
+    """
     ending = {COMPLETED: "COMPLETED", FAILED: "FAILED"}.get(task.state, "CANCELED")
 
     async def complete() -> list[Entry] | None:
@@ -141,7 +144,7 @@ async def full_trail(client: Client, task: task_pb2.Task) -> list[Entry]:
         over = any(each.said[:2] == ("STATE_CHANGE", ending) for each in found)
         return found if over and _pending(found) == 0 else None
 
-    return await eventually(complete)
+    return sorted(await eventually(complete), key=lambda entry: str(entry.fields["event_time"]))
 
 
 def entries_of(found: Iterable[Entry], kind: str) -> list[Entry]:
