@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 import uuid
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psycopg
@@ -21,9 +22,11 @@ from svc_kit.migrations import run_migrations
 
 TASKS = 1_000_000
 KEYS = 100
+MANY_KEYS = 20_000
 _TENANT, _POOL = "default", "default"
 _ROUNDS = 200
 _READY_SECONDS = 60.0
+_FLOOD = 100_000
 _FILL = """
     INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
         start_to_close, task_type, labels, submitters, traceparent, input, state, wait_reason, run_after,
@@ -33,26 +36,50 @@ _FILL = """
             || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'default', 'bench', '1.0.0', 'sha256:0', 'PLAN',
         '{"max_failures": 3, "initial": 1, "maximum": 60, "coefficient": 2, "non_retryable": []}', 600, '',
         '{}', '[{"tenant": "default", "subject": "bench", "roles": []}]', '', '{}', 'SUBMITTED', 'QUEUED',
-        now() - make_interval(secs => n * 0.001), 0, 0, 0, 1, 0, now(), %(queue)s, n %% 10,
-        CASE WHEN %(keys)s > 0 THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END,
-        CASE WHEN %(limited)s THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END
+        now() - make_interval(secs => (%(tasks)s - n) * 0.001), 0, 0, 0, 1, 0, now(), %(queue)s, n %% 10,
+        CASE WHEN %(one)s THEN 'all' WHEN %(keys)s > 0 THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END,
+        CASE WHEN n <= %(flood)s THEN 'flood'
+            WHEN %(limited)s THEN 'key-' || n %% greatest(%(keys)s, 1) ELSE '' END
     FROM generate_series(1, %(tasks)s) AS n
 """
 
 
-async def fill(url: str, *, queue: str, tasks: int, keys: int, limited: bool = False) -> None:
-    """Have so many tasks wait in a queue, over every priority and so many keys.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits: so many tasks, the oldest first, over every priority and so many keys.
 
-    `limited` makes the keys concurrency keys too, of which one task may run at a time.
+    `limited` makes the keys concurrency keys too, of which one task may run at a time; with `one` they are
+    that alone, and the fairness key is the same for all. The oldest `flood` tasks are all of one key more.
     """
+
+    tasks: int
+    keys: int = 0
+    limited: bool = False
+    one: bool = False
+    flood: int = 0
+
+
+async def fill(url: str, queue: str, backlog: Backlog) -> None:
+    """Have this wait in a new queue."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(
             "INSERT INTO queue (tenant, name, pool, keyed) VALUES ('default', %s, 'default', %s)",
-            (queue, keys > 0),
+            (queue, backlog.keys > 0),
         )
-        asked = {"queue": queue, "tasks": tasks, "keys": keys, "limited": limited}
-        await connection.execute(_FILL, asked)
+        await connection.execute(_FILL, {"queue": queue, **asdict(backlog)})
         await connection.execute("VACUUM ANALYZE task")
+
+
+_BACKLOGS = {
+    "without limits": Backlog(tasks=1_000),
+    "without limits, long": Backlog(tasks=TASKS),
+    "turns by key": Backlog(tasks=TASKS, keys=KEYS),
+    "one running a key": Backlog(tasks=TASKS, keys=KEYS, limited=True),
+    "one running a key, turns apart": Backlog(tasks=TASKS, keys=MANY_KEYS, limited=True, one=True),
+    "the same behind a flood of one key": Backlog(
+        tasks=TASKS, keys=MANY_KEYS, limited=True, one=True, flood=_FLOOD
+    ),
+}
 
 
 class _Nobody:
@@ -69,7 +96,7 @@ class _Nobody:
 
 
 async def measure() -> list[Row]:
-    """The median of claims one after the other, alone in the pool, for each of three queues."""
+    """The median of claims one after the other, alone in the pool, for each of these queues."""
     folder = Path(tempfile.mkdtemp(prefix="il-bench-"))
     place = PostgresPlace(
         data=folder / "data", socket=folder / "s", password_file=folder / "password", log=folder / "log"
@@ -83,26 +110,21 @@ async def measure() -> list[Row]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start; see {place.log}")
             await asyncio.sleep(0.05)
-        return [
-            await _measured(server.url, "without limits", tasks=1_000, keys=0, limited=False),
-            await _measured(server.url, "without limits", tasks=TASKS, keys=0, limited=False),
-            await _measured(server.url, "turns by key", tasks=TASKS, keys=KEYS, limited=False),
-            await _measured(server.url, "one running a key", tasks=TASKS, keys=KEYS, limited=True),
-        ]
+        return [await _measured(server.url, what, backlog) for what, backlog in _BACKLOGS.items()]
     finally:
         process.send_signal(command.stop_signal)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _measured(admin_url: str, what: str, *, tasks: int, keys: int, limited: bool) -> Row:
+async def _measured(admin_url: str, what: str, backlog: Backlog) -> Row:
     name = f"bench_{uuid.uuid4().hex[:8]}"
     passwords = RolePasswords(owner=uuid.uuid4().hex, service=uuid.uuid4().hex)
     made = await asyncio.to_thread(
         provision, admin_url, service="orchestrator", database=name, passwords=passwords
     )
     await asyncio.to_thread(run_migrations, "orchestrator_svc", made.owner_url, grants_to=made.service_role)
-    await fill(made.owner_url, queue="bench", tasks=tasks, keys=keys, limited=limited)
+    await fill(made.owner_url, "bench", backlog)
     async with await psycopg.AsyncConnection.connect(admin_url, autocommit=True) as connection:
         # What the fill has left to write must not be written while claims are timed.
         await connection.execute("CHECKPOINT")
@@ -118,7 +140,7 @@ async def _measured(admin_url: str, what: str, *, tasks: int, keys: int, limited
     claims = Claims(store=ClaimStore(database), announcer=_Nobody())
     seconds = []
     try:
-        for _ in range(min(_ROUNDS, KEYS - 1) if limited else _ROUNDS):
+        for _ in range(min(_ROUNDS, backlog.keys - 1) if backlog.limited else _ROUNDS):
             request = ClaimRequest(
                 claim_id=uuid.uuid4(),
                 session_id=session_id,
@@ -136,9 +158,9 @@ async def _measured(admin_url: str, what: str, *, tasks: int, keys: int, limited
         await database.close()
     slow = statistics.quantiles(seconds, n=20)[-1] * 1e3
     return Row(
-        what=f"claim, {what}, {tasks:,} waiting",
+        what=f"claim, {what}, {backlog.tasks:,} waiting",
         load="idle",
         value=statistics.median(seconds) * 1e3,
         unit="ms",
-        note=f"p95 {slow:.2f} ms{f', {keys} keys' if keys else ''}",
+        note=f"p95 {slow:.2f} ms{f', {backlog.keys:,} keys' if backlog.keys else ''}",
     )

@@ -83,7 +83,13 @@ class HandOut:
         if room <= 0:
             return
         full = (key for key, count in running.items() if key and count >= queue.max_running_per_key)
-        waiting = Waiting(limit=room, turns=queue.turns, full=tuple(full), suspects=self._suspects)
+        waiting = Waiting(
+            limit=room,
+            per_key=queue.max_running_per_key,
+            turns=queue.turns,
+            full=tuple(full),
+            suspects=self._suspects,
+        )
         choice = choose(
             await self._queues.candidates(self._connection, turn, waiting),
             room=room,

@@ -496,9 +496,13 @@ class HeldQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Which waiting tasks are asked for: up to `limit`, of no concurrency key that is full."""
+    """Which waiting tasks are asked for: up to `limit`, of no concurrency key that is full.
+
+    `per_key` is how many of one concurrency key may run.
+    """
 
     limit: int
+    per_key: int
     turns: tuple[str, ...]
     full: tuple[str, ...]
     suspects: bool

@@ -1,5 +1,6 @@
 """Handing out runnable tasks."""
 
+import secrets
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.dispatch import Candidate
 from orchestrator_svc.records import Claimer, ClaimKey, HeldQueue, NewClaim, Runnable, Turn, Waiting
+from orchestrator_svc.store.candidates import CANDIDATES, HIGHEST_HASH
 from orchestrator_svc.store.queue_state import OPEN_QUEUES, TOKENS
 from orchestrator_svc.store.rows import LOCKED_COLUMNS, AnyRow, to_locked
 from orchestrator_svc.store.sessions import to_session
@@ -69,61 +71,6 @@ _HOLD = sa.text(
 _RUNNING = sa.text(
     "SELECT concurrency_key, count(*) AS n FROM (SELECT concurrency_key FROM task WHERE tenant = :tenant"
     " AND queue = :queue AND session_id IS NOT NULL) AS live GROUP BY concurrency_key"
-)
-_CLASS = (
-    "state = 'SUBMITTED' AND pool = :pool AND task.tenant = :tenant AND task.queue = :queue"
-    " AND task.priority = level.priority"
-)
-_LANE = f"{_CLASS} AND task.fairness_key = class.fairness_key"
-# As many classes (a priority and a fairness key) as tasks are wanted, each with as many tasks. Every step
-# from key to key is one look into the index, however many tasks of a key wait.
-CANDIDATES = sa.text(
-    f"""
-    SELECT level.priority, class.fairness_key, line.task_ids, line.concurrency_keys
-    FROM (SELECT priority, (CAST(:turns AS text[]))[priority + 1] COLLATE "C" AS last
-        FROM generate_series(9, 0, -1) AS priority) AS level,
-    LATERAL (
-        WITH RECURSIVE walk AS (
-            SELECT false AS again, (SELECT task.fairness_key FROM task
-                WHERE {_CLASS} AND task.fairness_key > level.last ORDER BY 1 LIMIT 1) AS fairness_key
-            UNION ALL
-            SELECT walk.again OR walk.fairness_key IS NULL, CASE WHEN walk.fairness_key IS NULL
-                THEN (SELECT task.fairness_key FROM task
-                    WHERE {_CLASS} AND task.fairness_key <= level.last ORDER BY 1 LIMIT 1)
-                WHEN walk.again THEN (SELECT task.fairness_key FROM task WHERE {_CLASS}
-                    AND task.fairness_key > walk.fairness_key AND task.fairness_key <= level.last
-                    ORDER BY 1 LIMIT 1)
-                ELSE (SELECT task.fairness_key FROM task
-                    WHERE {_CLASS} AND task.fairness_key > walk.fairness_key ORDER BY 1 LIMIT 1)
-                END
-            FROM walk WHERE walk.fairness_key IS NOT NULL OR NOT walk.again
-        )
-        SELECT fairness_key FROM walk WHERE fairness_key IS NOT NULL
-    ) AS class,
-    LATERAL (
-        SELECT array_agg(task_id ORDER BY run_after, task_id) AS task_ids,
-            array_agg(concurrency_key ORDER BY run_after, task_id) AS concurrency_keys
-        FROM (
-            WITH RECURSIVE lane AS (
-                (SELECT task.concurrency_key FROM task WHERE {_LANE} ORDER BY 1 LIMIT 1)
-                UNION ALL
-                SELECT (SELECT task.concurrency_key FROM task
-                    WHERE {_LANE} AND task.concurrency_key > lane.concurrency_key ORDER BY 1 LIMIT 1)
-                FROM lane WHERE lane.concurrency_key IS NOT NULL
-            )
-            SELECT first.* FROM lane, LATERAL (
-                SELECT task.task_id, task.run_after, task.concurrency_key FROM task
-                WHERE {_LANE} AND task.concurrency_key = lane.concurrency_key
-                    AND task.run_after <= statement_timestamp() AND (:suspects OR NOT task.suspect)
-                ORDER BY task.run_after, task.task_id LIMIT :limit
-            ) AS first
-            WHERE NOT (lane.concurrency_key = ANY(CAST(:full AS text[])))
-            ORDER BY first.run_after, first.task_id LIMIT :limit
-        ) AS due
-    ) AS line
-    WHERE line.task_ids IS NOT NULL
-    LIMIT :limit
-    """  # noqa: S608 - parts of our own
 )
 _TAKE = sa.text(
     f"SELECT {_RUNNABLE}"  # noqa: S608
@@ -241,7 +188,9 @@ class ClaimStore:
             "turns": list(waiting.turns),
             "full": list(waiting.full),
             "limit": waiting.limit,
+            "per_key": waiting.per_key,
             "suspects": waiting.suspects,
+            "start": secrets.randbits(64) - HIGHEST_HASH - 1,
         }
         rows = (await connection.execute(CANDIDATES, parameters)).all()
         return [

@@ -11,6 +11,7 @@ import pytest
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as task_messages
 from interlock.orchestrator.v1 import queue_service_pb2 as messages
 from interlock.orchestrator.v1 import queue_service_pb2_grpc, task_pb2
+from orchestrator_svc.store.candidates import LOOK_AHEAD
 from svc_kit.identity import Role
 from tests.orchestrator.peers import TENANT
 from tests.orchestrator.worker import Session, Worker
@@ -71,6 +72,39 @@ async def test_no_more_tasks_of_a_concurrency_key_run_than_may_and_the_others_ar
         assert await worker.claim(session) is None
         await worker.complete(first if first.task_id == tasks[0] else second)
         assert await claim_all(worker, session) == [tasks[1]]
+
+
+async def test_keys_that_share_a_turn_go_by_age_however_many_there_are(world: World) -> None:
+    tasks = [
+        (await world.submit(fairness_key="customer", concurrency_key=f"repo-{n % 70}")).task_id
+        for n in range(LOOK_AHEAD + 40)
+    ]
+    worker = world.worker()
+    async with worker.session() as session:
+        # One of each key runs; the next of a key waits for it, and comes before younger ones of other keys.
+        assert await claim_all(worker, session) == tasks[:70]
+    async with worker.session(slot="other") as session:
+        assert await worker.claim(session) is None
+
+
+async def test_a_flood_of_one_concurrency_key_hides_no_other_of_its_fairness_key(world: World) -> None:
+    flood = [
+        (await world.submit(fairness_key="customer", concurrency_key="flood")).task_id
+        for _ in range(LOOK_AHEAD + 5)
+    ]
+    others = {
+        (await world.submit(fairness_key="customer", concurrency_key=f"repo-{n}")).task_id for n in range(20)
+    }
+    free = (await world.submit(fairness_key="customer")).task_id
+    worker = world.worker()
+    async with worker.session() as session:
+        first = await worker.must_claim(session)
+        assert first.task_id == flood[0]
+        claimed = await claim_all(worker, session)
+        # Nothing else may run: every other key was come to, and no key twice.
+        assert sorted(claimed) == sorted({*others, free})
+        await worker.complete(first)
+        assert await claim_all(worker, session) == [flood[1]]
 
 
 @pytest.mark.parametrize("by", ["queue", "key"])

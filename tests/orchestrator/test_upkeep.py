@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from benchmarks.claims import fill
+from benchmarks.claims import Backlog, fill
 from interlock.orchestrator.v1 import task_pb2
 from interlock_suite.databases import ServiceDatabase
 from orchestrator_svc import store
@@ -50,7 +50,7 @@ def test_settings_that_are_missing_are_named_before_anything_starts() -> None:
 
 
 async def test_the_clocks_that_have_run_out_are_looked_up_in_an_index(database: ServiceDatabase) -> None:
-    await fill(database.owner_url, queue="busy", tasks=2_000, keys=0, limited=False)
+    await fill(database.owner_url, "busy", Backlog(tasks=2_000))
     opened = Database(database.owner_url)
     try:
         async with opened.transaction() as connection:
