@@ -189,13 +189,22 @@ def _plan(plan: Mapping[str, Any], bound: set[str]) -> Iterator[Flaw]:
             yield f"{where}.key", "must be 1 to 64 of a-z, 0-9 and _"
         elif key in earlier:
             yield f"{where}.key", f"{key!r} is used twice"
-        if step.get("tool", "") not in bound:
-            yield f"{where}.tool", "must be one of spec.tools"
+        yield from _action(where, step, bound)
         for name, expression in sorted(step.get("arguments", {}).items()):
             yield from _expression(f"{where}.arguments[{name}]", expression, earlier)
         earlier.add(key)
     if plan.get("result"):
         yield from _expression("spec.plan.result", plan["result"], earlier)
+
+
+def _action(where: str, step: Mapping[str, Any], bound: set[str]) -> Iterator[Flaw]:
+    if "agent" not in step:
+        if step.get("tool", "") not in bound:
+            yield f"{where}.tool", "must be one of spec.tools; or name an agent"
+    elif "tool" in step:
+        yield f"{where}.agent", "excludes tool: a step calls a tool or gives work to an agent"
+    elif not AGENT_NAME.fullmatch(step["agent"]):
+        yield f"{where}.agent", "must be the name of an agent"
 
 
 def _expression(where: str, expression: str, earlier: set[str]) -> Iterator[Flaw]:

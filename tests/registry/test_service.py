@@ -120,6 +120,8 @@ async def test_every_flaw_of_a_spec_is_named_at_once(editor: Stubs) -> None:
             steps=[
                 agent_pb2.PlanStep(key="Bad Key", tool="echo"),
                 agent_pb2.PlanStep(key="b", tool="other", arguments={"x": "steps.later.y", "z": "((("}),
+                agent_pb2.PlanStep(key="c", tool="echo", agent="helper"),
+                agent_pb2.PlanStep(key="d", agent="No Name"),
             ]
         ),
         retry=agent_pb2.RetryPolicy(max_failures=1000),
@@ -134,6 +136,8 @@ async def test_every_flaw_of_a_spec_is_named_at_once(editor: Stubs) -> None:
         "spec.plan.steps[1].tool",
         "spec.plan.steps[1].arguments[x]",
         "spec.plan.steps[1].arguments[z]",
+        "spec.plan.steps[2].agent",
+        "spec.plan.steps[3].agent",
         "spec.retry.max_failures",
     }
 

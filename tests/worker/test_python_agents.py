@@ -97,6 +97,13 @@ async def ask(context, task):
     answer = await context.ask_human(f"Is {half} right?", {"type": "boolean"})
     return {"half": half, "right": answer, "attempt": context.attempt}
 """
+# What an agent makes of a number goes into a tool.
+_CHAIN = agent_pb2.PlanRuntime(
+    steps=[
+        agent_pb2.PlanStep(key="quarter", agent="held", arguments={"numbers": "input.numbers"}),
+        agent_pb2.PlanStep(key="eighth", tool="halve", arguments={"n": "steps.quarter.seen[0]"}),
+    ]
+)
 _TOOL = """
 def run(n):
     if n % 2:
@@ -162,6 +169,7 @@ async def _publish(running: Without) -> None:
             assert version.isolation == "SANDBOXED"
         for name, entrypoint in (("boss", ""), ("barred", ""), ("asker", "ask")):
             await _publish_agent(editor, name, agent_pb2.PythonRuntime(source=_FAMILY, entrypoint=entrypoint))
+        await _publish_agent(editor, "chain", _CHAIN)
         barred = 'forbid (principal == Interlock::Agent::"barred", action, resource);'
         policy = policy_service_pb2.Policy(policy_id="barred", cedar=barred)
         await editor.policies.CreatePolicy(policy_service_pb2.CreatePolicyRequest(policy=policy))
@@ -174,13 +182,18 @@ async def _publish(running: Without) -> None:
 
 
 async def _publish_agent(
-    editor: Client, name: str, python: agent_pb2.PythonRuntime, *, max_failures: int = 1
+    editor: Client,
+    name: str,
+    runtime: agent_pb2.PythonRuntime | agent_pb2.PlanRuntime,
+    *,
+    max_failures: int = 1,
 ) -> agent_pb2.AgentVersion:
     await editor.agents.CreateAgent(registry_service_pb2.CreateAgentRequest(name=name))
     spec = agent_pb2.AgentSpec(
         capabilities=["numbers"],
         tools=[agent_pb2.ToolBinding(tool="halve")],
-        python=python,
+        python=runtime if isinstance(runtime, agent_pb2.PythonRuntime) else None,
+        plan=runtime if isinstance(runtime, agent_pb2.PlanRuntime) else None,
         retry=agent_pb2.RetryPolicy(max_failures=max_failures),
     )
     spec.retry.initial_interval.FromMilliseconds(10)
@@ -402,6 +415,19 @@ async def test_a_parent_killed_while_its_children_run_has_each_child_once(
         assert (result["seen"], task.child_count) == ([2, 4, 6], 3)
         for child in result["children"]:
             assert (await client.get(child)).state == task_pb2.TASK_STATE_COMPLETED
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_plan_gives_work_to_an_agent_and_goes_on_with_what_it_made(without_worker: Without) -> None:
+    async with _submitted(without_worker, "chain", {"numbers": [16]}) as task:
+        assert (task.result_json, task.child_count) == ("4", 1)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_plan_ends_with_the_error_of_the_agent_that_it_gave_work_to(without_worker: Without) -> None:
+    async with _submitted(without_worker, "chain", {"numbers": [3]}) as task:
+        assert task.state == task_pb2.TASK_STATE_FAILED
+        assert task.error.error_class == "ValueError"
 
 
 @pytest.mark.usefixtures("worker")

@@ -7,11 +7,24 @@ from typing import Any
 
 import pytest
 
-from interlock.agent import AgentContext, AgentError, ToolError
+from interlock.agent import AgentContext, AgentError, ChildFailed, ToolError
 from interlock.registry.v1 import agent_pb2
 from worker_svc.errors import AgentMissing
 from worker_svc.runtimes.plan import run_plan
 from worker_svc.runtimes.python import TrustedAgents
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child task that has ended."""
+
+    outcome: Any
+    task_id: str = "child"
+
+    async def result(self) -> Any:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
 @dataclass
@@ -28,6 +41,12 @@ class Recorder:
         if tool in self.fails:
             raise ToolError("it broke", error_class="ValueError")
         return {"of": key, "arguments": dict(arguments)}
+
+    async def submit(self, agent: str, task_input: Mapping[str, Any], *, key: str = "") -> Child:
+        self.calls.append((key, agent, dict(task_input)))
+        if agent in self.fails:
+            return Child(ChildFailed("it broke", error_class="OSError", task_id="child", repeatable=True))
+        return Child({"of": agent, "input": dict(task_input)})
 
 
 def _plan(*steps: agent_pb2.PlanStep, result: str = "") -> agent_pb2.PlanRuntime:
@@ -64,6 +83,22 @@ async def test_an_expression_that_does_not_fit_its_document_ends_the_task_and_na
     with pytest.raises(AgentError, match="step one, argument text") as caught:
         await run_plan(_plan(_step("one", text="length(input.n)")), Recorder(), {"n": 5})
     assert (caught.value.error_class, caught.value.retryable) == ("MAPPING_FAILED", False)
+
+
+async def test_a_step_may_give_work_to_another_agent_and_later_steps_see_its_result() -> None:
+    context = Recorder()
+    helper = agent_pb2.PlanStep(key="one", agent="helper", arguments={"n": "input.n"})
+    result = await run_plan(_plan(helper, _step("two", n="steps.one.input.n")), context, {"n": 7})
+    assert context.calls == [("one", "helper", {"n": 7}), ("two", "tool-two", {"n": 7})]
+    assert result["arguments"] == {"n": 7}
+
+
+async def test_a_child_task_without_a_result_ends_the_plan_with_its_error() -> None:
+    context = Recorder(fails=frozenset({"helper"}))
+    with pytest.raises(ChildFailed, match="it broke") as caught:
+        await run_plan(_plan(agent_pb2.PlanStep(key="one", agent="helper"), _step("two")), context, {})
+    assert caught.value.error_class == "OSError"
+    assert [call[0] for call in context.calls] == ["one"]
 
 
 async def test_a_failed_tool_ends_the_plan_before_the_next_step() -> None:

@@ -53,7 +53,7 @@ Global___ToolBinding: _TypeAlias = ToolBinding  # noqa: Y015
 
 @_typing.final
 class PlanStep(_message.Message):
-    """One tool call of a plan."""
+    """One tool call of a plan, or work that it gives to another agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,10 +80,15 @@ class PlanStep(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     ARGUMENTS_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Key of the step, `[a-z0-9_]{1,64}`, unique in the plan."""
     tool: _builtins.str
-    """Name of a bound tool."""
+    """Name of a bound tool. Exactly one of `tool` and `agent` is required."""
+    agent: _builtins.str
+    """Name of an agent of the tenant: its newest version when the step begins gets a child task with the arguments as input. The step's result is the child's.
+    The plan ends with the child's error if the child has no result; while the plan waits, its task holds no worker.
+    """
     @_builtins.property
     def arguments(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Argument name to JMESPath expression over `{"input": <task input>, "steps": {"<key>": <result>}}`. A null result leaves the argument out."""
@@ -94,10 +99,11 @@ class PlanStep(_message.Message):
         key: _builtins.str = ...,
         tool: _builtins.str = ...,
         arguments: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "key", b"key", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments", b"arguments", "key", b"key", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,7 +111,7 @@ Global___PlanStep: _TypeAlias = PlanStep  # noqa: Y015
 
 @_typing.final
 class PlanRuntime(_message.Message):
-    """A fixed sequence of tool calls; deterministic, without a model."""
+    """A fixed sequence of tool calls and child tasks; deterministic, without a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
