@@ -5,6 +5,8 @@ nothing. The stock broker polls with a back-off of up to a second; this one bloc
 enqueue pushes to.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
@@ -38,7 +40,7 @@ def nudge(pool: str) -> dramatiq.Message[Any]:
 class NudgeBroker(RedisBroker):
     """A Redis broker without delays and middleware, whose idle consumers block instead of polling.
 
-    Raises dramatiq.errors.ConnectionClosed or redis.ConnectionError while Redis is away.
+    Raises dramatiq.errors.ConnectionClosed or redis.RedisError while Redis is away.
     """
 
     def __init__(self, url: str) -> None:
@@ -79,8 +81,20 @@ class _BlockingConsumer(_RedisConsumer):
 
     message_cache: list[bytes]
 
+    def ack(self, message: Any) -> None:
+        with _connection():
+            super().ack(message)  # type: ignore[no-untyped-call]
+
+    def nack(self, message: Any) -> None:
+        with _connection():
+            super().nack(message)  # type: ignore[no-untyped-call]
+
+    def requeue(self, messages: Any) -> None:
+        with _connection():
+            super().requeue(messages)  # type: ignore[no-untyped-call]
+
     def __next__(self) -> Any:
-        try:
+        with _connection():
             if not self.message_cache:
                 room = self.prefetch - self.outstanding_message_count
                 if room > 0:
@@ -89,9 +103,16 @@ class _BlockingConsumer(_RedisConsumer):
                     # A wake-up pushed between the fetch and here is still in the list, so none is missed.
                     self.broker.client.blpop([_wake_key(self.queue_name)], timeout=_BLOCK_SECONDS)
                     return None
-        except redis.ConnectionError as error:
-            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
-        return super().__next__()  # type: ignore[no-untyped-call]
+            return super().__next__()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[None]:
+    """A server that does not answer is as good as none: dramatiq tries again once it is told so."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
 
 
 def _wake_key(queue: str) -> str:

@@ -32,7 +32,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test with its fixtures, watched."""
     limit = float(item.config.getini("faulthandler_timeout"))
-    if not limit:
+    # The long chaos run is bounded by itself.
+    if not limit or item.config.getoption("--chaos"):
         return (yield)
     watch = threading.Timer(limit * _SHARE, _tell, [item.nodeid, item.config.stash[_printed_to]])
     watch.daemon = True
@@ -49,5 +50,8 @@ def _tell(test: str, to: int) -> None:
     for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]  # of every loop
         if not task.done():
             told.write(f"{task.get_name()} (asked to end {task.cancelling()} times)\n")
-            task.print_stack(file=told)
+            try:
+                task.print_stack(file=told)
+            except TypeError:  # of a frame that is not Python's and has no line
+                told.write("(somewhere below Python)\n")
     os.write(to, told.getvalue().encode())

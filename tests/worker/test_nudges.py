@@ -2,8 +2,13 @@
 
 import asyncio
 import queue
+import socket
+from typing import Any
 
-from svc_kit.nudges import NudgeBroker, nudge
+import pytest
+from dramatiq.errors import ConnectionClosed
+
+from svc_kit.nudges import NudgeBroker, nudge, queue_name
 from tests.suite_fixtures import ValkeyServer
 from worker_svc.nudges import Nudges
 
@@ -48,3 +53,21 @@ async def test_a_worker_that_takes_no_tasks_passes_nudges_on_until_it_takes_some
         sender.enqueue(nudge("shared"))
         assert await heard(drained) == "shared"
     sender.client.close()
+
+
+def test_a_server_that_does_not_answer_counts_as_a_lost_connection_which_is_tried_again() -> None:
+    message = nudge("shared").copy(options={"redis_message_id": "1"})
+    # It is listened to by the system alone: connections are made, and nothing ever comes back.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        broker = NudgeBroker(f"redis://127.0.0.1:{port}?socket_timeout=0.1")
+        consumer: Any = broker.consume(queue_name("shared"))
+        for ask in (
+            lambda: next(consumer),
+            lambda: consumer.ack(message),
+            lambda: consumer.nack(message),
+            lambda: consumer.requeue([message]),
+        ):
+            with pytest.raises(ConnectionClosed):
+                ask()  # type: ignore[no-untyped-call]
+        broker.client.close()
