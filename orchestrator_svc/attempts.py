@@ -243,7 +243,7 @@ class Attempts:
             known = batch.step(changes.task.task_id, write.finish.step_key)
             finished = journal.finish(changes.task, known, write.finish)
             if finished is not None:
-                changes.put_step(finished, EventType.STEP_FINISHED)
+                changes.put_step(finished, EventType.STEP_FINISHED, usage=write.finish.usage)
         written = Written(task=changes.task)
         if write.begin is not None:
             try:

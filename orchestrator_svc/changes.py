@@ -19,6 +19,7 @@ from orchestrator_svc.records import (
     StepInput,
     StepMark,
     StoredInput,
+    Usage,
 )
 
 
@@ -95,10 +96,12 @@ class TaskChanges:
         if ending.error is not None and ending.outcome not in (Outcome.CANCELED, Outcome.PAUSED):
             self.note(AuditKind.ERROR, actor=actor, **_outcome(ending.outcome))
 
-    def put_step(self, step: Step, kind: EventType) -> None:
-        """A step began or ended."""
+    def put_step(self, step: Step, kind: EventType, *, usage: Usage | None = None) -> None:
+        """A step began or ended, and used this up."""
         self.steps[step.step_key] = step
         self.task = replace(self.task, step_count=max(self.task.step_count, step.ordinal))
+        if usage is not None:
+            self.task = replace(self.task, usage=(self.task.usage or Usage()) + usage)
         self._event(kind, step=step, error=step.error)
 
     def refuse_step(self, asked: StepInput, *, call_id: uuid.UUID, reason: str, actor: str) -> None:
@@ -143,6 +146,7 @@ class TaskChanges:
                 input_kind=status.input_kind,
                 step=mark(step) if step is not None else None,
                 error=error,
+                usage=self.task.usage,
             )
         )
 

@@ -98,6 +98,7 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         root_task_id=str(task.lineage.root or task.task_id) if stored else "",
         depth=task.lineage.depth,
         close_policy=_CLOSE_POLICIES[task.lineage.close_policy],
+        usage=_usage(task.usage),
     )
 
 
@@ -165,6 +166,7 @@ def event_to_proto(stored: records.StoredEvent) -> task_pb2.TaskEvent:
         error=_error(event.error),
         time=_time(stored.time),
         input_kind=_input_kind(event.input_kind),
+        usage=_usage(event.usage),
     )
 
 
@@ -225,6 +227,7 @@ def _entered(change: Change) -> task_pb2.Task:
         priority=task.placement.priority,
         fairness_key=task.placement.fairness_key,
         concurrency_key=task.placement.concurrency_key,
+        usage=_usage(event.usage),
     )
 
 
@@ -314,6 +317,17 @@ def _duration(seconds: float | None) -> Duration | None:
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration
+
+
+def _usage(usage: records.Usage | None) -> task_pb2.TaskUsage | None:
+    if usage is None:
+        return None
+    return task_pb2.TaskUsage(
+        model_calls=usage.model_calls,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_micros=usage.cost_micros,
+    )
 
 
 def _reason(reason: WaitReason | None) -> task_pb2.WaitReason.ValueType:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator_svc.errors import nondeterminism, receipt_mismatch, step_not_found, task_state
 from orchestrator_svc.lifecycle import TaskError, TaskState
-from orchestrator_svc.records import LockedTask, Step, StepInput, StepKind, StepStatus
+from orchestrator_svc.records import LockedTask, Step, StepInput, StepKind, StepStatus, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +13,7 @@ class StepFinish:
     """How a step ended.
 
     `argument_digest` and `call_id` are what the gateway's verified receipt names; empty for a refused call,
-    which has none.
+    which has none. `usage` is that of a model call, by its receipt.
     """
 
     step_key: str
@@ -22,6 +22,7 @@ class StepFinish:
     error: TaskError | None = None
     argument_digest: str = ""
     call_id: str = ""
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,25 @@ class Submitter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What model calls have used up; the cost is in millionths of a currency."""
+
+    model_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_micros: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Both together."""
+        return Usage(
+            model_calls=self.model_calls + other.model_calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_micros=self.cost_micros + other.cost_micros,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
     """Where a task stands in its tree; `root` is None at the top, where there is no parent either."""
 
@@ -182,6 +201,7 @@ class Task:
     from_step: str = ""
     lineage: Lineage = field(default_factory=Lineage)
     input_blob: str | None = None
+    usage: Usage | None = None
 
     @property
     def submitter(self) -> str:
@@ -265,6 +285,7 @@ class LockedTask:
     timeouts: Timeouts = field(default_factory=Timeouts)
     close_by: datetime | None = None  # start-to-close of the live attempt
     lineage: Lineage = field(default_factory=Lineage)
+    usage: Usage | None = None
     now: datetime
 
     @property
@@ -354,6 +375,7 @@ class Event:
     input_kind: InputKind | None = None
     step: StepMark | None = None
     error: TaskError | None = None
+    usage: Usage | None = None  # of the task, after the event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

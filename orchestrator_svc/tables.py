@@ -76,6 +76,8 @@ task = sa.Table(
     sa.Column("priority", sa.SmallInteger, nullable=False),
     sa.Column("fairness_key", sa.Text, nullable=False),
     sa.Column("concurrency_key", sa.Text, nullable=False),
+    # What its model calls have used up; empty while there were none.
+    sa.Column("usage", JSONB),
 )
 
 queue = sa.Table(

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from interlock.common.v1 import permit_pb2
+from interlock.gateway.v1 import tool_call_pb2
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2_grpc
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from orchestrator_svc import checks, convert, metrics
@@ -18,7 +19,7 @@ from orchestrator_svc.claims import Claims, Drained
 from orchestrator_svc.errors import pool_forbidden
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.receipts import Receipts
-from orchestrator_svc.records import AttemptRef, ClaimRequest, Runnable, Step, StepStatus
+from orchestrator_svc.records import AttemptRef, ClaimRequest, Runnable, Step, StepStatus, Usage
 from orchestrator_svc.rights import HeldAttempt, Rights
 from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.submissions import Submissions
@@ -236,7 +237,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         # The gateway signed the tool's own words, not what is kept of them.
         outcome = sent.output_json if finish.status is StepStatus.COMPLETED else sent.error.message
         receipt = await self._receipts.check(sent.receipt, held.ref, finish.step_key, finish.status, outcome)
-        return replace(finish, argument_digest=receipt.argument_digest, call_id=receipt.call_id)
+        return replace(
+            finish, argument_digest=receipt.argument_digest, call_id=receipt.call_id, usage=_usage(receipt)
+        )
 
 
 def _tenants_of(pool: str) -> frozenset[str]:
@@ -245,6 +248,18 @@ def _tenants_of(pool: str) -> frozenset[str]:
     if not tenants:
         raise pool_forbidden(pool)
     return tenants
+
+
+def _usage(receipt: tool_call_pb2.Receipt) -> Usage | None:
+    if not receipt.HasField("usage"):
+        return None
+    used = receipt.usage
+    return Usage(
+        model_calls=1,
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cost_micros=used.cost_micros,
+    )
 
 
 def _step(step: Step) -> task_pb2.Step:

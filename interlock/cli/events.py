@@ -31,6 +31,8 @@ def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
         return _line(time, event.revision, state_name(event), "  ".join(filter(None, (attempt, said))))
     step = event.step
     said = error_text(step.error)
+    if event.type == task_pb2.EVENT_TYPE_STEP_FINISHED and step.kind == task_pb2.STEP_KIND_MODEL_CALL:
+        said = said or f"so far {usage_text(event.usage)}"
     return _line(
         time,
         event.revision,
@@ -59,6 +61,13 @@ def error_text(error: task_pb2.TaskError) -> str:
     return one_line(f"{error.error_class}: {error.message}") if error.error_class else ""
 
 
+def usage_text(usage: task_pb2.TaskUsage) -> str:
+    """For example `2 model calls, 310 tokens in, 42 out, cost 0.000352`."""
+    calls = f"{usage.model_calls} model call{'' if usage.model_calls == 1 else 's'}"
+    cost = f", cost {usage.cost_micros / 1e6:.6f}" if usage.cost_micros else ""
+    return f"{calls}, {usage.input_tokens} tokens in, {usage.output_tokens} out{cost}"
+
+
 def task_text(task: task_pb2.Task) -> str:
     """A task for people."""
     lines = [
@@ -79,12 +88,11 @@ def task_text(task: task_pb2.Task) -> str:
         lines.append(("children", f"{task.child_count}, {task.open_child_count} of them open"))
     if task.retried_from:
         lines.append(("repeats", task.retried_from))
-    if task.HasField("start_time"):
-        lines.append(("started", display.short_time(task.start_time)))
-    if task.HasField("end_time"):
-        lines.append(("ended", display.short_time(task.end_time)))
+    lines += _times(task)
     lines += [(f"attempt {each.attempt}", _attempt(each)) for each in task.attempts]
     lines += _what_it_waits_for(task)
+    if task.HasField("usage"):
+        lines.append(("used", usage_text(task.usage)))
     if task.HasField("error"):
         lines.append(("error", error_text(task.error)))
     if task.input_json:
@@ -93,6 +101,15 @@ def task_text(task: task_pb2.Task) -> str:
         lines.append(("result", one_line(task.result_json)))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def _times(task: task_pb2.Task) -> list[tuple[str, str]]:
+    lines = []
+    if task.HasField("start_time"):
+        lines.append(("started", display.short_time(task.start_time)))
+    if task.HasField("end_time"):
+        lines.append(("ended", display.short_time(task.end_time)))
+    return lines
 
 
 def _what_it_waits_for(task: task_pb2.Task) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.cli.escaping import one_line
-from interlock.cli.events import error_text, state_name, status_name
+from interlock.cli.events import error_text, state_name, status_name, usage_text
 from interlock.cli.message_json import message_json
 from interlock.client.client import Client
 from interlock.gateway.v1 import gateway_service_pb2, tool_call_pb2
@@ -51,7 +51,8 @@ def trace_json(trace: Trace) -> dict[str, Any]:
 def trace_lines(trace: Trace, *, full: bool = False, payloads: bool = True) -> Iterator[str]:
     """The trace as a tree; inputs, outputs and reasons are cut to a line's length unless `full`."""
     task = trace.task
-    yield f"{task.agent} {task.agent_version}  {state_name(task)}  task {task.task_id}"
+    used = f"  used {usage_text(task.usage)}" if task.HasField("usage") else ""
+    yield f"{task.agent} {task.agent_version}  {state_name(task)}  task {task.task_id}{used}"
     yield from _branch_lines(trace, "", full=full, payloads=payloads)
 
 

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Row
@@ -38,6 +39,7 @@ from orchestrator_svc.records import (
     Submitter,
     Task,
     Timeouts,
+    Usage,
 )
 from orchestrator_svc.retry import RetryPolicy
 
@@ -47,7 +49,7 @@ _MOVING = (
     "task.state, task.wait_reason, task.input_kind, task.run_after, task.attempt, task.failures,"
     " task.crashes, task.losses, task.suspect, task.pausing, task.dead_lettered, task.start_by, task.expires,"
     " task.left_seconds, task.wind_up_by, task.error, task.parent_task_id, task.root_task_id, task.depth,"
-    " task.close_policy"
+    " task.close_policy, task.usage"
 )
 # What `to_locked` reads; the statement adds `now`.
 LOCKED_COLUMNS = (
@@ -92,6 +94,7 @@ def to_task(row: AnyRow) -> Task:
         from_step=row.from_step or "",
         lineage=_lineage(row),
         input_blob=row.input_blob,
+        usage=_usage(row.usage),
     )
 
 
@@ -112,6 +115,7 @@ def to_locked(row: AnyRow) -> LockedTask:
         timeouts=_timeouts(row),
         lineage=_lineage(row),
         close_by=row.close_by,
+        usage=_usage(row.usage),
         now=row.now,
     )
 
@@ -198,6 +202,7 @@ def to_event(row: AnyRow) -> StoredEvent:
         if step is not None
         else None,
         error=to_error(detail.get("error")),
+        usage=_usage(detail.get("usage")),
     )
     return StoredEvent(event=event, position=row.position, time=row.time)
 
@@ -224,6 +229,8 @@ def detail_json(event: Event) -> str | None:
         detail["error"] = _error(event.error)
     if event.input_kind is not None:
         detail["input_kind"] = str(event.input_kind)
+    if event.usage is not None:
+        detail["usage"] = asdict(event.usage)
     return json.dumps(detail) if detail else None
 
 
@@ -243,6 +250,11 @@ def to_error(value: Mapping[str, Any] | None) -> TaskError | None:
 def error_json(error: TaskError | None) -> str | None:
     """For an `error` column."""
     return json.dumps(_error(error)) if error is not None else None
+
+
+def usage_json(usage: Usage | None) -> str | None:
+    """For `task.usage`."""
+    return json.dumps(asdict(usage)) if usage is not None else None
 
 
 def retry_json(policy: RetryPolicy) -> str:
@@ -298,6 +310,10 @@ def _status(row: AnyRow) -> Status:
         wind_up_by=row.wind_up_by,
         error=to_error(row.error),
     )
+
+
+def _usage(value: Mapping[str, int] | None) -> Usage | None:
+    return Usage(**value) if value is not None else None
 
 
 def _lineage(row: AnyRow) -> Lineage:

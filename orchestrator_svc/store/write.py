@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator_svc.changes import AuditNote, TaskChanges
 from orchestrator_svc.lifecycle import Ending
 from orchestrator_svc.records import Event, LockedTask, NewClaim, Session, Step, StepStatus
-from orchestrator_svc.store.rows import detail_json, error_json
+from orchestrator_svc.store.rows import detail_json, error_json, usage_json
 from svc_kit.ids import uuid7
 
 Parameters = dict[str, list[Any]]
@@ -29,7 +29,7 @@ _TASK = """changed AS (
         last_outcome = c.last_outcome, result = c.result, input_kind = c.input_kind, suspect = c.suspect,
         pausing = c.pausing, dead_lettered = c.dead_lettered, start_by = c.start_by, expires = c.expires,
         left_seconds = c.left_seconds, wind_up_by = c.wind_up_by, losses = c.losses,
-        result_blob = c.result_blob,
+        result_blob = c.result_blob, usage = c.usage::jsonb,
         close_by = CASE WHEN c.session_id IS NULL THEN NULL
             WHEN task.session_id IS NOT NULL THEN task.close_by
             ELSE statement_timestamp() + make_interval(secs => task.start_to_close) END,
@@ -44,10 +44,10 @@ _TASK = """changed AS (
         CAST(:t_input_kind AS text[]), CAST(:t_suspect AS bool[]), CAST(:t_pausing AS bool[]),
         CAST(:t_dead AS bool[]), CAST(:t_start_by AS timestamptz[]), CAST(:t_expires AS timestamptz[]),
         CAST(:t_left AS float8[]), CAST(:t_wind_up_by AS timestamptz[]), CAST(:t_losses AS int[]),
-        CAST(:t_result_blob AS text[]))
+        CAST(:t_result_blob AS text[]), CAST(:t_usage AS text[]))
         AS c (task_id, tenant, state, wait_reason, run_after, attempt, failures, crashes, error, revision,
             step_count, session_id, last_outcome, result, over, input_kind, suspect, pausing, dead_lettered,
-            start_by, expires, left_seconds, wind_up_by, losses, result_blob)
+            start_by, expires, left_seconds, wind_up_by, losses, result_blob, usage)
     WHERE task.task_id = c.task_id AND task.tenant = c.tenant
     RETURNING task.task_id
 )"""
@@ -202,6 +202,7 @@ def _tasks(tasks: Sequence[LockedTask], results: Mapping[uuid.UUID, TaskChanges]
         "t_left": [task.status.left for task in tasks],
         "t_wind_up_by": [task.status.wind_up_by for task in tasks],
         "t_losses": [task.status.losses for task in tasks],
+        "t_usage": [usage_json(task.usage) for task in tasks],
     }
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from interlock.client import Client
 from interlock.gateway.v1 import connection_service_pb2, connection_service_pb2_grpc
+from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
 from interlock.registry.v1 import agent_pb2
 from tests.e2e.catalogue import allow, duration, publish_agent
 from tests.e2e.observing import (
     COMPLETED,
     FAILED,
+    assert_ended_once,
     ended,
     entries_of,
     eventually,
@@ -124,6 +126,42 @@ async def test_a_worker_killed_between_two_model_calls_pays_for_neither_twice(
     (task,) = await ended(client, task_id)
     assert (task.state, task.result_json, outcomes(task)) == (COMPLETED, '"Once."', ["LOST", "COMPLETED"])
     assert len(model.requests) == 2
+    assert task.usage == task_pb2.TaskUsage(
+        model_calls=2, input_tokens=22, output_tokens=14, cost_micros=task.usage.cost_micros
+    )
+
+
+async def test_whoever_watches_a_task_sees_what_its_model_calls_have_used_up_so_far(
+    suite: RunningSuite, client: Client, model: OpenAiServer
+) -> None:
+    name = await model_agent(suite, model)
+    model.replies(wants("hello"), completion("It said hello.", tokens=(100, 3)))
+    task = await run(client, name, text="hello")
+    told = await assert_ended_once(client, task)
+    totals = [
+        (event.step.step_key or task_pb2.TaskState.Name(event.state), event.usage.input_tokens)
+        for event in told
+        if event.HasField("usage")
+    ]
+    # From the end of the first model call on, every event tells the sum; a tool call adds nothing.
+    echo = f"{ECHO.tool}-1"
+    assert totals == [
+        ("model-1", 11),
+        (echo, 11),
+        (echo, 11),
+        ("model-2", 11),
+        ("model-2", 111),
+        ("TASK_STATE_COMPLETED", 111),
+    ]
+    assert (task.usage.model_calls, task.usage.output_tokens) == (2, 10)
+    # By the connection's price of a micro a token.
+    assert task.usage.cost_micros == 111
+    # A repeat begins at nothing: what it takes over was paid for already.
+    model.replies(completion("Again."))
+    repeat = messages.RetryTaskRequest(task_id=task.task_id, from_step="model-2")
+    again = (await client.call(client.tasks.RetryTask, repeat)).task
+    (again,) = await ended(client, again.task_id)
+    assert (again.result_json, again.usage.model_calls, again.usage.input_tokens) == ('"Again."', 1, 11)
 
 
 async def test_a_provider_that_is_busy_is_asked_again_when_it_said(

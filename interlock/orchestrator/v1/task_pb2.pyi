@@ -412,6 +412,42 @@ class Attempt(_message.Message):
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
+class TaskUsage(_message.Message):
+    """What the model calls of a task have used up, over all attempts, as the gateway's receipts say. Each call counts once, with the step that it was made in; one whose
+    step never ended, because the task did before, is in the audit log alone. Steps taken over from a task that this one repeats cost nothing again, and child tasks count for themselves.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_CALLS_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_MICROS_FIELD_NUMBER: _builtins.int
+    model_calls: _builtins.int
+    """Calls that were answered."""
+    input_tokens: _builtins.int
+    """Tokens of the prompts."""
+    output_tokens: _builtins.int
+    """Tokens of the answers."""
+    cost_micros: _builtins.int
+    """By the connections' prices, in millionths of their currency."""
+    def __init__(
+        self,
+        *,
+        model_calls: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        cost_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_micros", b"cost_micros", "input_tokens", b"input_tokens", "model_calls", b"model_calls", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskUsage: _TypeAlias = TaskUsage  # noqa: Y015
+
+@_typing.final
 class Task(_message.Message):
     """One unit of work for one agent."""
 
@@ -484,6 +520,7 @@ class Task(_message.Message):
     OPEN_CHILD_COUNT_FIELD_NUMBER: _builtins.int
     INPUT_BLOB_FIELD_NUMBER: _builtins.int
     RESULT_BLOB_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -606,6 +643,10 @@ class Task(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When schedule_to_close_timeout runs out; absent while it stands still, because the task waits for a person."""
 
+    @_builtins.property
+    def usage(self) -> Global___TaskUsage:
+        """What its model calls have used up so far; absent while there were none."""
+
     def __init__(
         self,
         *,
@@ -656,10 +697,11 @@ class Task(_message.Message):
         open_child_count: _builtins.int = ...,
         input_blob: _builtins.str = ...,
         result_blob: _builtins.str = ...,
+        usage: Global___TaskUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "child_count", b"child_count", "close_policy", b"close_policy", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "depth", b"depth", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_blob", b"input_blob", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "open_child_count", b"open_child_count", "parent_task_id", b"parent_task_id", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_blob", b"result_blob", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "root_task_id", b"root_task_id", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "child_count", b"child_count", "close_policy", b"close_policy", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "depth", b"depth", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_blob", b"input_blob", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "open_child_count", b"open_child_count", "parent_task_id", b"parent_task_id", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_blob", b"result_blob", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "root_task_id", b"root_task_id", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "usage", b"usage", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +771,7 @@ class TaskEvent(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     INPUT_KIND_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of the task."""
     revision: _builtins.int
@@ -755,6 +798,10 @@ class TaskEvent(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed, by the database's clock."""
 
+    @_builtins.property
+    def usage(self) -> Global___TaskUsage:
+        """What the task's model calls have used up by then; absent while there were none."""
+
     def __init__(
         self,
         *,
@@ -768,10 +815,11 @@ class TaskEvent(_message.Message):
         error: Global___TaskError | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         input_kind: Global___InputKind.ValueType = ...,
+        usage: Global___TaskUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "step", b"step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "step", b"step", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "input_kind", b"input_kind", "revision", b"revision", "state", b"state", "step", b"step", "task_id", b"task_id", "time", b"time", "type", b"type", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "input_kind", b"input_kind", "revision", b"revision", "state", b"state", "step", b"step", "task_id", b"task_id", "time", b"time", "type", b"type", "usage", b"usage", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
