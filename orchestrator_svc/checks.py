@@ -37,6 +37,8 @@ MAX_REDRIVEN = 500
 MAX_PROMPT = 16 * 1024
 MAX_SCHEMA = 64 * 1024
 MAX_AWAITED = 100
+MAX_WORDS = 1000
+MAX_WORD_BYTES = 2048
 
 _AGENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,64}")
@@ -286,6 +288,24 @@ def question(request: worker_service_pb2.RequestInputRequest) -> tuple[StepFinis
             schema_json=schema,
         )
     )
+
+
+def progress(request: worker_service_pb2.EmitProgressRequest) -> None:
+    """What attempts say of themselves."""
+    found: list[Violation] = []
+    if len(request.progress) > MAX_WORDS:
+        found.append(Violation("progress", f"at most {MAX_WORDS} at a time"))
+    for place, said in enumerate(request.progress[:MAX_WORDS]):
+        where = f"progress[{place}]"
+        if said.number < 1:
+            found.append(Violation(f"{where}.number", "must be at least 1"))
+        if len(said.message.encode()) > MAX_WORD_BYTES or "\0" in said.message:
+            found.append(
+                Violation(f"{where}.message", f"must be at most {MAX_WORD_BYTES} bytes, without NUL")
+            )
+        if not 0 <= said.done <= 1:
+            found.append(Violation(f"{where}.done", "must be 0 to 1"))
+    _raise(found)
 
 
 def awaiting(request: worker_service_pb2.AwaitChildrenRequest) -> tuple[StepFinish | None, Await]:

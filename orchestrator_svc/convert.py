@@ -177,6 +177,8 @@ def update_to_proto(update: Update) -> orchestrator_service_pb2.WatchTaskRespons
         return orchestrator_service_pb2.WatchTaskResponse(bookmark=bookmark)
     if isinstance(update, records.StoredEvent):
         return orchestrator_service_pb2.WatchTaskResponse(event=event_to_proto(update))
+    if isinstance(update, records.Progress):
+        return orchestrator_service_pb2.WatchTaskResponse(progress=_progress(update))
     return orchestrator_service_pb2.WatchTaskResponse(snapshot=task_to_proto(update))
 
 
@@ -269,6 +271,13 @@ def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
         end_time=_time(attempt.end_time),
         outcome=str(attempt.outcome) if attempt.outcome else "",
         error=_error(attempt.error),
+        progress=_progress(attempt.progress) if attempt.progress is not None else None,
+    )
+
+
+def _progress(said: records.Progress) -> task_pb2.Progress:
+    return task_pb2.Progress(
+        attempt=said.attempt, number=said.number, message=said.message, done=said.done, time=_time(said.time)
     )
 
 

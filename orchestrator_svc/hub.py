@@ -11,7 +11,7 @@ import structlog
 
 from orchestrator_svc.cursors import NO_EVENT, Mark, Standing, event_digest, mark_after, standing
 from orchestrator_svc.filtering import Selection
-from orchestrator_svc.records import LogPlace, Occurrence, StoredEvent, Task
+from orchestrator_svc.records import LogPlace, Occurrence, Progress, StoredEvent, Task
 from svc_kit.errors import Unavailable
 from svc_kit.wakeup import Subscription
 
@@ -55,6 +55,18 @@ class Tail(Generic[Item]):
         self._arrived = asyncio.Event()
         self.overflowed = False
         self.lost = False
+        # What the live attempt said last, until the watcher takes it: only the last word counts.
+        self._said: Progress | None = None
+
+    def say(self, progress: Progress) -> None:
+        """Called by the feed of progress; never waits."""
+        self._said = progress
+        self._arrived.set()
+
+    def take_said(self) -> Progress | None:
+        """The last word, if it is new."""
+        said, self._said = self._said, None
+        return said
 
     def put(self, item: Item) -> None:
         """Called by the hub; never waits."""

@@ -210,6 +210,17 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What an attempt last said of itself; `done` is a share, 0 to 1."""
+
+    attempt: int
+    number: int
+    message: str
+    done: float | None
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One claim of a task by one worker."""
 
@@ -219,6 +230,7 @@ class Attempt:
     end_time: datetime | None
     outcome: Outcome | None
     error: TaskError | None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ from orchestrator_svc.hub import Hub
 from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
 from orchestrator_svc.past import Past
+from orchestrator_svc.progress import ProgressFeed
 from orchestrator_svc.queues import Queues
 from orchestrator_svc.reaper import Reaper
 from orchestrator_svc.receipts import GatewayKeys, Receipts
@@ -135,11 +136,14 @@ def build(settings: OrchestratorSettings) -> App:
     repeats = Repeats(
         store=store.RepeatStore(database), tasks=task_store, submissions=submissions, agents=agents, gate=gate
     )
-    hub = Hub(
-        event_store,
-        wakeups.subscribe(EVENTS),
-        buffer=settings.watch_buffer,
-        list_buffer=settings.watch_tasks_buffer,
+    hub, progress = (
+        Hub(
+            event_store,
+            wakeups.subscribe(EVENTS),
+            buffer=settings.watch_buffer,
+            list_buffer=settings.watch_tasks_buffer,
+        ),
+        ProgressFeed(store=store.ProgressStore(database), wakeups=wakeups),
     )
     families = Families(
         store=store.ChildStore(database),
@@ -150,7 +154,7 @@ def build(settings: OrchestratorSettings) -> App:
     reaper = Reaper(
         sessions=sessions, store=upkeep_store, announcer=announcer, share=settings.mass_lapse_share
     )
-    watches, lists = _watching(hub, event_store, settings)
+    watches, lists = _watching(hub, progress, event_store, settings)
     sweep = Sweep(upkeep_store, nudger)
     upkeep = Upkeep(upkeep_store, hours=settings.request_id_hours, event_hours=settings.event_retention_hours)
 
@@ -182,6 +186,7 @@ def build(settings: OrchestratorSettings) -> App:
         blobs=blobs,
         rights=rights,
         receipts=Receipts(GatewayKeys(peers.gateway)),
+        progress=progress,
         wakeups=wakeups,
     )
     operators = queue_servicer.QueueServicer(
@@ -206,7 +211,7 @@ def build(settings: OrchestratorSettings) -> App:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FEED_SECONDS):
                     await feed.wait_ready()
-            loops = (nudger.run, relay.run, gate.run, hub.run, leader.run)
+            loops = (nudger.run, relay.run, gate.run, hub.run, progress.run, leader.run)
             await stack.enter_async_context(background(*loops, name="orchestrator"))
             for lane in (submissions, claims, attempts):
                 stack.push_async_callback(lane.close)
@@ -274,9 +279,9 @@ def _peers(settings: OrchestratorSettings) -> Peers:
 
 
 def _watching(
-    hub: Hub, events: store.EventStore, settings: OrchestratorSettings
+    hub: Hub, progress: ProgressFeed, events: store.EventStore, settings: OrchestratorSettings
 ) -> tuple[Watches, TaskListWatches]:
-    watches = Watches(hub=hub, store=events, bookmark_seconds=settings.bookmark_seconds)
+    watches = Watches(hub=hub, progress=progress, store=events, bookmark_seconds=settings.bookmark_seconds)
     lists = TaskListWatches(
         hub=hub,
         store=events,

@@ -202,7 +202,9 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self, request: messages.WatchTaskRequest, context: Any
     ) -> AsyncGenerator[messages.WatchTaskResponse]:
         task_id, after = checks.task_id(request.task_id), checks.after_revision(request.after_revision)
-        updates = self._watches.watch(acting_tenant(), task_id, after=after)
+        updates = self._watches.watch(
+            acting_tenant(), task_id, after=after, progress=request.include_progress
+        )
         with metrics.WATCHERS.track_inprogress():
             async with aclosing(updates):
                 async for update in updates:

@@ -118,6 +118,9 @@ attempt = sa.Table(
     sa.Column("end_time", _Time),
     sa.Column("outcome", sa.Text),
     sa.Column("error", JSONB),
+    # Its last word, for people: {number, message, done}.
+    sa.Column("progress", JSONB),
+    sa.Column("progress_time", _Time),
 )
 
 task_step = sa.Table(

@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from orchestrator_svc.errors import (
     task_not_found,
 )
 from orchestrator_svc.hub import Hub, Tail
-from orchestrator_svc.records import History, StoredEvent, Task, TaskKey
+from orchestrator_svc.records import History, Progress, StoredEvent, Task, TaskKey
 from svc_kit.errors import OutOfRange, ResourceExhausted
 from svc_kit.shared_reads import SharedReads
 
@@ -33,6 +33,14 @@ class TaskEvents(Protocol):
     ) -> Mapping[History, list[StoredEvent]]: ...
 
 
+class LastWords(Protocol):
+    """What live attempts say of themselves."""
+
+    def listening(
+        self, task_id: uuid.UUID, listener: Callable[[Progress], None]
+    ) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class UpToDate:
     """Nothing happened after this revision."""
@@ -40,7 +48,7 @@ class UpToDate:
     revision: int
 
 
-Update = Task | StoredEvent | UpToDate
+Update = Task | StoredEvent | UpToDate | Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +62,9 @@ class EventPage:
 class Watches:
     """Reads what has happened to single tasks, and what happens."""
 
-    def __init__(self, *, hub: Hub, store: TaskEvents, bookmark_seconds: float) -> None:
+    def __init__(self, *, hub: Hub, progress: LastWords, store: TaskEvents, bookmark_seconds: float) -> None:
         self._hub = hub
+        self._progress = progress
         self._store = store
         self._bookmark_seconds = bookmark_seconds
         self._tasks: SharedReads[TaskKey, Task] = SharedReads(store.find)
@@ -63,8 +72,12 @@ class Watches:
             self._read_histories, most=_HISTORIES
         )
 
-    async def watch(self, tenant: str, task_id: uuid.UUID, *, after: int) -> AsyncGenerator[Update]:
+    async def watch(
+        self, tenant: str, task_id: uuid.UUID, *, after: int, progress: bool = False
+    ) -> AsyncGenerator[Update]:
         """`after` 0: the task, then what follows; k: what follows revision k. Ends after a terminal event.
+
+        With `progress` also what the live attempt says of itself.
 
         Raises TASK_NOT_FOUND, CURSOR_INVALID, REVISION_COMPACTED or SLOW_CONSUMER.
         """
@@ -78,10 +91,11 @@ class Watches:
             if task.status.state.terminal and after in (0, task.revision):
                 return
             revision = after or task.revision
-            async for update in self._follow(task, tail, revision):
-                yield update
-                if isinstance(update, StoredEvent) and update.event.state.terminal:
-                    return
+            with self._progress.listening(task_id, tail.say) if progress else nullcontext():
+                async for update in self._follow(task, tail, revision):
+                    yield update
+                    if isinstance(update, StoredEvent) and update.event.state.terminal:
+                        return
         finally:
             self._hub.leave(task_id, tail)
 
@@ -130,7 +144,7 @@ class Watches:
 
     async def _follow(
         self, task: Task, tail: Tail[StoredEvent], revision: int
-    ) -> AsyncGenerator[StoredEvent | UpToDate]:
+    ) -> AsyncGenerator[StoredEvent | UpToDate | Progress]:
         """What follows `revision`; `task` was read after the tail was joined."""
         known = task.revision
         while True:
@@ -144,7 +158,9 @@ class Watches:
             if live is None:
                 if tail.overflowed:
                     raise slow_consumer(revision)
-                if not await tail.wait(self._bookmark_seconds):
+                if (said := tail.take_said()) is not None:
+                    yield said
+                elif not await tail.wait(self._bookmark_seconds):
                     yield UpToDate(revision)
             elif live.event.revision == revision + 1:
                 revision += 1

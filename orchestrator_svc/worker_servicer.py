@@ -1,7 +1,7 @@
 """WorkerService: protobuf in, one call, protobuf out."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.claims import Claims, Drained
 from orchestrator_svc.errors import pool_forbidden
 from orchestrator_svc.journal import StepFinish
+from orchestrator_svc.progress import ProgressFeed, Word
 from orchestrator_svc.receipts import Receipts
 from orchestrator_svc.records import AttemptRef, ClaimRequest, Runnable, Step, StepStatus, Usage
 from orchestrator_svc.rights import HeldAttempt, Rights
@@ -25,7 +26,7 @@ from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.submissions import Submissions
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.worker_stream import WorkerStream
-from svc_kit.errors import Violation, invalid
+from svc_kit.errors import DomainError, Violation, invalid
 from svc_kit.identity import Role, principal
 from svc_kit.wakeup import Wakeups
 
@@ -44,6 +45,7 @@ ROLES = {
     "AwaitChildren": _WORKERS,
     "GetInputBlob": _WORKERS,
     "PutResultBlob": _WORKERS,
+    "EmitProgress": _WORKERS,
 }
 
 
@@ -61,6 +63,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         blobs: Blobs,
         rights: Rights,
         receipts: Receipts,
+        progress: ProgressFeed,
         wakeups: Wakeups,
     ) -> None:
         self._sessions = sessions
@@ -71,6 +74,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._blobs = blobs
         self._rights = rights
         self._receipts = receipts
+        self._progress = progress
         self._wakeups = wakeups
 
     async def WorkerSession(
@@ -204,6 +208,24 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         finish = await self._with_receipt(held, finish, request.finish)
         written = await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
         return messages.FailTaskResponse(state=convert.state_to_proto(written.task.status.state))
+
+    async def EmitProgress(
+        self, request: messages.EmitProgressRequest, context: Any
+    ) -> messages.EmitProgressResponse:
+        checks.progress(request)
+        words: dict[int, Word] = {}
+        for place, said in enumerate(request.progress):
+            # One worker's attempts come together: what one of them may not say does not silence the others.
+            with suppress(DomainError):
+                words[place] = Word(
+                    held=self._held(said.attempt_token),
+                    number=said.number,
+                    message=said.message,
+                    done=said.done if said.HasField("done") else None,
+                )
+        shown = dict(zip(words, await self._progress.tell(list(words.values())), strict=True))
+        refused = [place for place in range(len(request.progress)) if not shown.get(place)]
+        return messages.EmitProgressResponse(refused=refused)
 
     async def ReleaseTask(
         self, request: messages.ReleaseTaskRequest, context: Any

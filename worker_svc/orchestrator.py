@@ -17,6 +17,7 @@ Answer = TypeVar("Answer")
 
 _CALL_SECONDS = 10.0
 _BLOB_SECONDS = 60.0
+_PROGRESS_SECONDS = 2.0
 # Each says that the right to act has passed to somebody else, or to nobody.
 _STALE = frozenset({"STALE_ATTEMPT", "ATTEMPT_TOKEN_MISMATCH", "ATTEMPT_TOKEN_EXPIRED", "SESSION_NOT_FOUND"})
 
@@ -85,6 +86,10 @@ class Orchestrator:
     async def await_children(self, request: messages.AwaitChildrenRequest) -> messages.AwaitChildrenResponse:
         """Which child tasks have ended; without one the attempt is over."""
         return await _written(lambda: self._stub.AwaitChildren(request, timeout=_CALL_SECONDS))
+
+    async def emit_progress(self, request: messages.EmitProgressRequest) -> None:
+        """Show what attempts say, once; raises grpc.aio.AioRpcError."""
+        await self._stub.EmitProgress(request, timeout=_PROGRESS_SECONDS)
 
     async def give_back(self, request: messages.ReleaseTaskRequest) -> None:
         """End the attempt without a failure."""

@@ -23,6 +23,7 @@ from worker_svc.errors import AgentMissing, AttemptCanceled, AttemptPaused, Stal
 from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
 from worker_svc.patience import until_answered
+from worker_svc.progress import Progress
 from worker_svc.runtimes.llm import run_llm
 from worker_svc.runtimes.plan import run_plan
 from worker_svc.runtimes.python import TrustedAgents
@@ -40,13 +41,16 @@ class Runner:
 
     def __init__(
         self,
+        *,
         orchestrator: Orchestrator,
+        progress: Progress,
         gateway: Gateway,
         registry: RegistryFeed,
         trusted: TrustedAgents,
         sandboxed: SandboxedAgents,
     ) -> None:
         self._orchestrator = orchestrator
+        self._progress = progress
         self._gateway = gateway
         self._registry = registry
         self._trusted = trusted
@@ -57,7 +61,7 @@ class Runner:
 
         The task is given back.
         """
-        journal = Journal(attempt, self._orchestrator, self._gateway)
+        journal = Journal(attempt, self._orchestrator, self._gateway, self._progress)
         log = _LOG.bind(task_id=attempt.claimed.task_id, attempt=attempt.claimed.attempt)
         try:
             attempt.start()
@@ -71,6 +75,8 @@ class Runner:
         except RemoteError as problem:
             # Even the barest end was refused; the reaper ends the attempt by its lease or its time-out.
             log.warning("attempt_end_refused", error=str(problem))
+        finally:
+            self._progress.forget(attempt)
 
     async def _run(self, attempt: Attempt, journal: Journal) -> None:
         claimed = attempt.claimed

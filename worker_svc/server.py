@@ -16,6 +16,7 @@ import uvloop
 
 from interlock.client.registry_feed import RegistryFeed
 from interlock.common.cancellation import end
+from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
 from svc_kit.logging import configure_logging
 from worker_svc.attempts import Attempts
@@ -24,6 +25,7 @@ from worker_svc.config import WorkerSettings
 from worker_svc.gateway import Gateway
 from worker_svc.nudges import Nudges
 from worker_svc.orchestrator import Orchestrator
+from worker_svc.progress import Progress
 from worker_svc.runner import Runner
 from worker_svc.runtimes.python import TrustedAgents
 from worker_svc.runtimes.sandboxed import SandboxedAgents
@@ -99,11 +101,19 @@ async def _work(
         registry = await stack.enter_async_context(_peer(settings, settings.registry_address))
         feed = await stack.enter_async_context(RegistryFeed(registry))
         caller = Orchestrator(orchestrator)
+        progress = Progress(caller.emit_progress)
         sandboxed = SandboxedAgents(capacity=settings.capacity)
         stack.push_async_callback(sandboxed.close)
         claims = Claims(
             orchestrator=caller,
-            runner=Runner(caller, Gateway(gateway), feed, TrustedAgents(settings.trusted_agents), sandboxed),
+            runner=Runner(
+                orchestrator=caller,
+                progress=progress,
+                gateway=Gateway(gateway),
+                registry=feed,
+                trusted=TrustedAgents(settings.trusted_agents),
+                sandboxed=sandboxed,
+            ),
             session=session,
             attempts=attempts,
             capacity=settings.capacity,
@@ -113,7 +123,11 @@ async def _work(
         nudges = Nudges(
             settings.redis_url, settings.pools, lambda pool: agents.submit(claims.claim_all(pool)).result()
         )
-        async with nudges.running(), asyncio.TaskGroup() as group:
+        async with (
+            background(progress.run, name="progress"),
+            nudges.running(),
+            asyncio.TaskGroup() as group,
+        ):
             group.create_task(claims.claim_idly(settings.pools, taking=nudges.take))
             stack.enter_context(_telling_ready(settings.ready_file))
             _LOG.info("worker_started", slot=settings.slot, pools=settings.pools, capacity=settings.capacity)

@@ -22,10 +22,13 @@ from worker_svc.attempts import Attempt
 from worker_svc.errors import AttemptPaused, StaleAttempt
 from worker_svc.gateway import Gateway, is_verdict, was_executed
 from worker_svc.orchestrator import Orchestrator
+from worker_svc.progress import Progress
 
 # A permit may run out between the orchestrator and the gateway when this process was stopped in between.
 _PERMITS = 3
 _MAX_SAID = 4096
+# An agent cannot fill the log of its worker.
+_MAX_LOGGED = 200
 # What an agent awaits side by side it awaits within this time; and a child that is about to end costs no new
 # attempt.
 _LINGER_SECONDS = 0.05
@@ -39,8 +42,11 @@ class Journal:
     commit for each step instead of two. Calls side by side are possible; each brings its own end.
     """
 
-    def __init__(self, attempt: Attempt, orchestrator: Orchestrator, gateway: Gateway) -> None:
+    def __init__(
+        self, attempt: Attempt, orchestrator: Orchestrator, gateway: Gateway, progress: Progress
+    ) -> None:
         self._attempt = attempt
+        self._progress = progress
         self._orchestrator = orchestrator
         self._gateway = gateway
         self._calls: Counter[str] = Counter()
@@ -157,9 +163,12 @@ class Journal:
                 return _child_outcome(answer.recorded.step)
             await self._await_child(begin.step_key)
 
-    def log(self, message: str) -> None:
-        """Into the worker's log; see AgentContext."""
-        _LOG.info("agent_said", task_id=self.task_id, attempt=self.attempt, text=message[:_MAX_SAID])
+    def log(self, message: str, *, done: float | None = None) -> None:
+        """To watchers and, for so many times, into the worker's log; see AgentContext."""
+        self._progress.say(self._attempt, message, done)
+        self._calls["log"] += 1
+        if self._calls["log"] <= _MAX_LOGGED:
+            _LOG.info("agent_said", task_id=self.task_id, attempt=self.attempt, text=message[:_MAX_SAID])
 
     def check(self) -> None:
         """Raise what should have ended the attempt, if the agent caught it."""

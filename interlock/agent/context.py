@@ -127,6 +127,10 @@ class AgentContext(Protocol):
         """
         ...
 
-    def log(self, message: str) -> None:
-        """Say something to the worker's operators; bounded, and no step."""
+    def log(self, message: str, *, done: float | None = None) -> None:
+        """Say something to whoever watches the task, and to operators; `done` is a share, 0 to 1.
+
+        No step and no event: it may be said again in the next attempt, is cut after 2,048 bytes, and of what
+        is said faster than a few times a second watchers see the last lines.
+        """
         ...

@@ -1,5 +1,7 @@
 """Tasks and their events as lines of text."""
 
+from collections.abc import Iterator
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from interlock.cli import display
@@ -21,6 +23,8 @@ def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
         return _line(
             display.clock_time(_last_time(task)), task.revision, state_name(task), error_text(task.error)
         )
+    if update.HasField("progress"):
+        return "\n".join(_progress_lines(update.progress))
     event = update.event
     if event.type in _SAID:
         return _line(display.clock_time(event.time), event.revision, _SAID[event.type], "")
@@ -39,6 +43,13 @@ def event_line(update: orchestrator_service_pb2.WatchTaskResponse) -> str:
         f"  step {status_name(step)}",
         f"{step.step_key} → {step.name}{f'  {said}' if said else ''}",
     )
+
+
+def _progress_lines(said: task_pb2.Progress) -> Iterator[str]:
+    share = f" {said.done:.0%}" if said.HasField("done") else ""
+    what = f"  says{share}"
+    for line in said.message.splitlines() or [""]:
+        yield f"{display.clock_time(said.time)}       {what:<{_WHAT_WIDTH}} {one_line(line)}".rstrip()
 
 
 def state_name(holder: task_pb2.Task | task_pb2.TaskEvent) -> str:
@@ -89,7 +100,7 @@ def task_text(task: task_pb2.Task) -> str:
     if task.retried_from:
         lines.append(("repeats", task.retried_from))
     lines += _times(task)
-    lines += [(f"attempt {each.attempt}", _attempt(each)) for each in task.attempts]
+    lines += [line for each in task.attempts for line in _attempt_lines(each)]
     lines += _what_it_waits_for(task)
     if task.HasField("usage"):
         lines.append(("used", usage_text(task.usage)))
@@ -128,9 +139,17 @@ def _last_time(task: task_pb2.Task) -> Timestamp:
     return task.start_time if task.HasField("start_time") else task.create_time
 
 
-def _attempt(attempt: task_pb2.Attempt) -> str:
+def _attempt_lines(attempt: task_pb2.Attempt) -> Iterator[tuple[str, str]]:
     said = error_text(attempt.error)
-    return f"{attempt.outcome or 'RUNNING'} on {one_line(attempt.worker)}{f'  {said}' if said else ''}"
+    how = f"{attempt.outcome or 'RUNNING'} on {one_line(attempt.worker)}"
+    yield f"attempt {attempt.attempt}", f"{how}{f'  {said}' if said else ''}"
+    if attempt.HasField("progress"):
+        yield "  last said", _last_word(attempt.progress)
+
+
+def _last_word(said: task_pb2.Progress) -> str:
+    share = f"{said.done:.0%}  " if said.HasField("done") else ""
+    return f"{share}{one_line(said.message)}"
 
 
 def _line(time: str, revision: int, what: str, more: str) -> str:

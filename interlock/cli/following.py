@@ -157,9 +157,9 @@ def _watch_one(data_dir: str, task_id: str, after: int, *, as_json: bool) -> int
 
         state = 0
         async with client(data_dir, *_READ) as suite:
-            updates = suite.watch(task_id, after_revision=after, interrupted=_say_interrupted)
+            updates = suite.watch(task_id, after_revision=after, progress=True, interrupted=_say_interrupted)
             async for update in updates:
-                state = update.snapshot.state or update.event.state
+                state = update.snapshot.state or update.event.state or state
                 if as_json:
                     display.emit_json(message_json(update))
                 else:

@@ -195,17 +195,23 @@ class Client:
         return (await self.call(self.tasks.ProvideInput, request)).task
 
     def watch(
-        self, task_id: str, *, after_revision: int = 0, interrupted: Interrupted | None = None
+        self,
+        task_id: str,
+        *,
+        after_revision: int = 0,
+        progress: bool = False,
+        interrupted: Interrupted | None = None,
     ) -> AsyncGenerator[messages.WatchTaskResponse, None]:
         """Every change of a task from a revision on, without gaps and repeats, until it is terminal.
 
+        With `progress` also what the live attempt says of itself, of which the last word alone counts.
         The stream is taken up again by itself when it breaks, for as long as the caller waits; `interrupted`
         is told why each time. Where what follows is no longer kept, or the database was restored, it goes on
         with a fresh snapshot, and `interrupted` is told revision 0. Raises InterlockError.
         """
         return follow(
             lambda revision: self.tasks.WatchTask(
-                messages.WatchTaskRequest(task_id=task_id, after_revision=revision)
+                messages.WatchTaskRequest(task_id=task_id, after_revision=revision, include_progress=progress)
             ),
             after_revision=after_revision,
             interrupted=interrupted,

@@ -71,9 +71,12 @@ class SyncClient:
         """As Client.wait."""
         return self._run(self._client.wait(task_id, timeout=timeout))
 
-    def watch(self, task_id: str, *, after_revision: int = 0) -> Iterator[messages.WatchTaskResponse]:
+    def watch(
+        self, task_id: str, *, after_revision: int = 0, progress: bool = False
+    ) -> Iterator[messages.WatchTaskResponse]:
         """As Client.watch."""
-        yield from self._iterate(self._client.watch(task_id, after_revision=after_revision))
+        watched = self._client.watch(task_id, after_revision=after_revision, progress=progress)
+        yield from self._iterate(watched)
 
     def watch_tasks(
         self,

@@ -51,6 +51,9 @@ async def follow(
                     pause.over()
                     if update.HasField("bookmark"):
                         continue
+                    if update.HasField("progress"):
+                        yield update
+                        continue
                     changed = update.snapshot if update.HasField("snapshot") else update.event
                     revision = changed.revision
                     yield update

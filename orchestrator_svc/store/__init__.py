@@ -10,6 +10,7 @@ from orchestrator_svc.store.claims import ClaimStore
 from orchestrator_svc.store.events import EventStore
 from orchestrator_svc.store.explain import ExplainStore
 from orchestrator_svc.store.inputs import InputStore
+from orchestrator_svc.store.progress import ProgressStore
 from orchestrator_svc.store.queues import QueueStore
 from orchestrator_svc.store.repeats import RepeatStore
 from orchestrator_svc.store.sessions import SessionStore
@@ -29,6 +30,7 @@ __all__ = [
     "EventStore",
     "ExplainStore",
     "InputStore",
+    "ProgressStore",
     "QueueStore",
     "RepeatStore",
     "SessionStore",

@@ -30,6 +30,7 @@ from orchestrator_svc.records import (
     Lineage,
     LockedTask,
     Occurrence,
+    Progress,
     Step,
     StepKind,
     StepMark,
@@ -129,7 +130,15 @@ def to_attempt(row: AnyRow) -> Attempt:
         end_time=row.end_time,
         outcome=Outcome(row.outcome) if row.outcome else None,
         error=to_error(row.error),
+        progress=to_progress(row),
     )
+
+
+def to_progress(row: AnyRow) -> Progress | None:
+    """From a row with attempt, progress and progress_time."""
+    if row.progress is None:
+        return None
+    return Progress(attempt=row.attempt, time=row.progress_time, **row.progress)
 
 
 def to_step(row: AnyRow) -> Step:

@@ -85,6 +85,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "RequestInput": _WORKERS,
         "GetInputBlob": _WORKERS,
         "PutResultBlob": _WORKERS,
+        "EmitProgress": _WORKERS,
     },
     "interlock.registry.v1.RegistryService": {
         "CreateAgent": _EDITORS,

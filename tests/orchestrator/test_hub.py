@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -113,10 +113,17 @@ class Log:
         )
 
 
+class Silent:
+    """Attempts that say nothing."""
+
+    def listening(self, task_id: uuid.UUID, listener: object) -> AbstractContextManager[None]:
+        raise AssertionError("nobody asked for progress")
+
+
 @asynccontextmanager
 async def watching(log: Log, *, buffer: int = 100, after: int = 1) -> AsyncIterator[AsyncIterator[Update]]:
     hub = Hub(log, log.woken, buffer=buffer, list_buffer=buffer, poll=0.05)
-    watches = Watches(hub=hub, store=log, bookmark_seconds=0.05)
+    watches = Watches(hub=hub, progress=Silent(), store=log, bookmark_seconds=0.05)
     running = asyncio.create_task(hub.run())
     stream = watches.watch("default", TASK, after=after)
     try:

@@ -31,6 +31,7 @@ from worker_svc.attempts import Attempt, Attempts
 from worker_svc.claims import Claims
 from worker_svc.gateway import Gateway
 from worker_svc.orchestrator import Orchestrator
+from worker_svc.progress import Progress
 from worker_svc.runner import Runner
 from worker_svc.runtimes.python import Agent, TrustedAgents
 from worker_svc.runtimes.sandboxed import SandboxedAgents
@@ -65,6 +66,7 @@ class Script:
     blobs: list[bytes] = field(default_factory=list)
     input_chunks: list[bytes] = field(default_factory=list)
     asked: list[messages.RequestInputRequest] = field(default_factory=list)
+    said: list[messages.AttemptProgress] = field(default_factory=list)
     drained: bool = False
     executed: list[str] = field(default_factory=list)
     patience: dict[str, float] = field(default_factory=dict)  # of the last call of each method, in seconds
@@ -148,6 +150,11 @@ class _Orchestrator(worker_service_pb2_grpc.WorkerServiceServicer):
         self._script.asked.append(request)
         return messages.RequestInputResponse()
 
+    async def EmitProgress(self, request: Any, context: Any) -> messages.EmitProgressResponse:
+        await self._script.check("EmitProgress", context)
+        self._script.said.extend(request.progress)
+        return messages.EmitProgressResponse()
+
     async def ReleaseTask(self, request: Any, context: Any) -> messages.ReleaseTaskResponse:
         self._script.released.append(request)
         return messages.ReleaseTaskResponse()
@@ -203,6 +210,7 @@ class Worker:
     script: Script
     runner: Callable[[Agent], Runner]
     orchestrator: Orchestrator
+    progress: Progress
 
     async def run(self, agent: Agent, claimed: messages.ClaimedTask | None = None) -> None:
         """Run one attempt of an agent."""
@@ -260,10 +268,18 @@ async def scripted_worker(folder: Path) -> AsyncIterator[Worker]:
     await server.start()
     async with grpc.aio.insecure_channel(f"unix:{folder}/peers.sock") as channel:
         orchestrator = Orchestrator(channel)
+        progress = Progress(orchestrator.emit_progress)
 
         def runner(agent: Agent) -> Runner:
             sandboxed = SandboxedAgents(capacity=2)
-            return Runner(orchestrator, Gateway(channel), RegistryFeed(channel), _Trusted(agent), sandboxed)
+            return Runner(
+                orchestrator=orchestrator,
+                progress=progress,
+                gateway=Gateway(channel),
+                registry=RegistryFeed(channel),
+                trusted=_Trusted(agent),
+                sandboxed=sandboxed,
+            )
 
-        yield Worker(script=script, runner=runner, orchestrator=orchestrator)
+        yield Worker(script=script, runner=runner, orchestrator=orchestrator, progress=progress)
     await server.stop(0)

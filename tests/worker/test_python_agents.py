@@ -72,6 +72,10 @@ async def run(context, task):
 async def enlarge(context, task):
     return {"seen": len(task["text"]), "text": task["text"] * 2}
 
+async def talk(context, task):
+    context.log("half way", done=0.5)
+    await asyncio.sleep(3600)
+
 async def change_its_mind(context, task):
     await context.call_tool("halve", {"n": 2 * context.attempt})
     raise OSError("once more")
@@ -163,7 +167,12 @@ async def _publish(running: Without) -> None:
         )
         for name in ("halver", "leaver", "stranger"):
             await _publish_agent(editor, name, agent_pb2.PythonRuntime(entry_point=name))
-        for name, entrypoint in (("held", ""), ("fickle", "change_its_mind"), ("large", "enlarge")):
+        for name, entrypoint in (
+            ("held", ""),
+            ("fickle", "change_its_mind"),
+            ("large", "enlarge"),
+            ("talker", "talk"),
+        ):
             python = agent_pb2.PythonRuntime(source=_SANDBOXED, entrypoint=entrypoint)
             version = await _publish_agent(editor, name, python, max_failures=2)
             assert version.isolation == "SANDBOXED"
@@ -415,6 +424,20 @@ async def test_a_parent_killed_while_its_children_run_has_each_child_once(
         assert (result["seen"], task.child_count) == ([2, 4, 6], 3)
         for child in result["children"]:
             assert (await client.get(child)).state == task_pb2.TASK_STATE_COMPLETED
+
+
+@pytest.mark.usefixtures("worker")
+async def test_who_watches_a_task_hears_what_its_agent_says_while_it_runs(without_worker: Without) -> None:
+    async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
+        task = await client.submit("talker", "{}")
+        async for update in client.watch(task.task_id, progress=True):
+            if update.HasField("progress"):
+                assert (update.progress.message, update.progress.done) == ("half way", 0.5)
+                # And so does an operator, live and afterwards.
+                await client.cancel(task.task_id)
+        folder = str(without_worker.folder.root)
+        shown = await asyncio.to_thread(interlock, "--data-dir", folder, "get", task.task_id)
+        assert "half way" in shown.stdout
 
 
 @pytest.mark.usefixtures("worker")

@@ -46,6 +46,7 @@ class Journal:
     task_id: str = "task"
     attempt: int = 3
     keys: list[str] = field(default_factory=list)
+    said: list[tuple[str, float | None]] = field(default_factory=list)
     most_at_once: int = 0
     canceled: int = 0
     _running: int = 0
@@ -80,8 +81,8 @@ class Journal:
         self.keys.append(key)
         return [question, schema]
 
-    def log(self, message: str) -> None:
-        raise AssertionError("what an agent says in the sandbox comes on its standard output")
+    def log(self, message: str, *, done: float | None = None) -> None:
+        self.said.append((message, done))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -120,9 +121,13 @@ async def test_an_agent_is_given_its_task_and_calls_tools_side_by_side(agents: S
         agents,
         """
         context.log("begun")
+        context.log("well", done=0.1)
         first = await context.call_tool("echo", {"text": task["text"]})
         many = await asyncio.gather(*(context.call_tool("echo", {"n": n}) for n in range(200)))
         named = await context.call_tool("echo", {"long": "ü" * 300_000}, key="named")
+        for n in range(1000):
+            context.log(f"line {n}")
+        context.log("the last word", done=1)
         return [first, sum(each["n"] for each in many), len(named["long"]), context.task_id, context.attempt]
         """,
         {"text": "hello 🎈"},
@@ -130,6 +135,10 @@ async def test_an_agent_is_given_its_task_and_calls_tools_side_by_side(agents: S
     )
     assert result == [{"text": "hello 🎈"}, 19900, 300_000, "task", 3]
     assert sorted(journal.keys) == sorted([*(f"echo-{n}" for n in range(1, 202)), "named"])
+    # What is said between two waits goes together, and nothing is lost but what nobody could read.
+    (begun, (last, done)) = journal.said
+    assert begun == ("begun\nwell", 0.1)
+    assert (last.splitlines()[-2:], len(last.splitlines()), done) == (["line 999", "the last word"], 20, 1)
     # A program that asks for more at once is not ended: it waits.
     assert journal.most_at_once <= sandboxed.OPEN_CALLS
 

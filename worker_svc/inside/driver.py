@@ -26,6 +26,8 @@ _HEADER = struct.Struct("!IB")
 _ORDINAL = struct.Struct("!I")
 _CALL = 8
 _READ_BYTES = 65536
+_MAX_SAID = 2048
+_MAX_LINES = 20
 _FILE = "agent.py"
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -45,11 +47,14 @@ async def drive(
     channel = _Channel(open_calls)
     try:
         agent = _load(source, entrypoint)
-        return {"result": await agent(_Context(channel, task_id, attempt), task)}
+        result = await agent(_Context(channel, task_id, attempt), task)
+        await channel.told()
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  whatever an agent raises is how it ended
         return {"error": _described(error)}
+    else:
+        return {"result": result}
     finally:
         channel.close()
 
@@ -137,8 +142,8 @@ class _Context:
         }
         return await self._channel.ask("ask_human", asked)
 
-    def log(self, message: str) -> None:
-        sys.stdout.write(f"{message}\n")
+    def log(self, message: str, *, done: float | None = None) -> None:
+        self._channel.say(str(message), done)
 
 
 class _Child:
@@ -161,6 +166,9 @@ class _Channel:
         # Taken until the answer is here, whoever still waits for it: so long does the worker count the call.
         self._slots = asyncio.Semaphore(open_calls)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._said: list[str] = []
+        self._done: float | None = None
+        self._saying: asyncio.Task[None] | None = None
         self._sent = 0
         self._unsent = bytearray()
         self._received = bytearray()
@@ -179,6 +187,26 @@ class _Channel:
         if "error" in said:
             raise _error(said["error"])
         return said["value"]
+
+    def say(self, message: str, done: float | None) -> None:
+        """Have the worker show this; what is said while it is busy goes together."""
+        self._said.append(message[:_MAX_SAID])
+        del self._said[:-_MAX_LINES]
+        if done is not None:
+            self._done = float(done)
+        if self._saying is None or self._saying.done():
+            self._saying = self._loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        while self._said:
+            said = {"message": "\n".join(self._said), "done": self._done}
+            self._said.clear()
+            await self.ask("log", said)
+
+    async def told(self) -> None:
+        """Return once everything that was said has gone out."""
+        if self._saying is not None:
+            await self._saying
 
     def close(self) -> None:
         """Leave the descriptor as it was, for the result goes the same way."""

@@ -201,11 +201,20 @@ async def _ask_human(context: AgentContext, params: Mapping[str, Any]) -> Any:
     )
 
 
+async def _log(context: AgentContext, params: Mapping[str, Any]) -> None:
+    match params:
+        case {"message": str(message), "done": int() | float() | None as done, **more} if not more:
+            context.log(message, done=done)
+            return
+    raise AgentError("log takes a message and a share", error_class="AGENT_BAD_CALL", retryable=False)
+
+
 _METHODS: Mapping[str, Method] = {
     "call_tool": _call_tool,
     "submit": _submit,
     "child_result": _child_result,
     "ask_human": _ask_human,
+    "log": _log,
 }
 
 

@@ -714,19 +714,23 @@ class WatchTaskRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROGRESS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of the task."""
     after_revision: _builtins.int
     """Last revision that the caller has; 0 = none."""
+    include_progress: _builtins.bool
+    """True to be told too what the live attempt says of itself: at once what it said last, then what it says, the last word a few times a second at most."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         after_revision: _builtins.int = ...,
+        include_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "include_progress", b"include_progress", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -741,6 +745,7 @@ class WatchTaskResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     BOOKMARK_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> _task_pb2.Task:
         """The task as it is at `snapshot.revision`, without input; the first message when after_revision is 0."""
@@ -753,18 +758,23 @@ class WatchTaskResponse(_message.Message):
     def bookmark(self) -> Global___Bookmark:
         """Nothing happened up to this revision."""
 
+    @_builtins.property
+    def progress(self) -> _task_pb2.Progress:
+        """What the live attempt says of itself. It has no revision; after a broken stream the last word comes again."""
+
     def __init__(
         self,
         *,
         snapshot: _task_pb2.Task | None = ...,
         event: _task_pb2.TaskEvent | None = ...,
         bookmark: Global___Bookmark | None = ...,
+        progress: _task_pb2.Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "event", b"event", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "event", "bookmark"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "event", "bookmark", "progress"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 

@@ -1125,3 +1125,89 @@ class PutResultBlobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutResultBlobResponse: _TypeAlias = PutResultBlobResponse  # noqa: Y015
+
+@_typing.final
+class EmitProgressRequest(_message.Message):
+    """Request of EmitProgress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptProgress]:
+        """At most 1,000, of different attempts."""
+
+    def __init__(
+        self,
+        *,
+        progress: _abc.Iterable[Global___AttemptProgress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmitProgressRequest: _TypeAlias = EmitProgressRequest  # noqa: Y015
+
+@_typing.final
+class AttemptProgress(_message.Message):
+    """One attempt's word."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TOKEN_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """From 1; must rise with each word of the attempt."""
+    message: _builtins.str
+    """At most 2,048 bytes of UTF-8, without NUL."""
+    done: _builtins.float
+    """Share of the work that is done, 0 to 1; absent = not said."""
+    @_builtins.property
+    def attempt_token(self) -> _permit_pb2.Signed:
+        """Its attempt token."""
+
+    def __init__(
+        self,
+        *,
+        attempt_token: _permit_pb2.Signed | None = ...,
+        number: _builtins.int = ...,
+        message: _builtins.str = ...,
+        done: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_done", b"_done", "attempt_token", b"attempt_token", "done", b"done"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_done", b"_done", "attempt_token", b"attempt_token", "done", b"done", "message", b"message", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__done: _TypeAlias = _typing.Literal["done"]  # noqa: Y015
+    _WhichOneofArgType__done: _TypeAlias = _typing.Literal["_done", b"_done"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__done) -> _WhichOneofReturnType__done | None: ...
+
+Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
+
+@_typing.final
+class EmitProgressResponse(_message.Message):
+    """Response of EmitProgress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Places in `progress`, from 0, of what is not shown: the attempt is over, or its token is not right."""
+
+    def __init__(
+        self,
+        *,
+        refused: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmitProgressResponse: _TypeAlias = EmitProgressResponse  # noqa: Y015

@@ -76,6 +76,11 @@ class WorkerServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
                 _registered_method=True)
+        self.EmitProgress = channel.unary_unary(
+                '/interlock.orchestrator.v1.WorkerService/EmitProgress',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressResponse.FromString,
+                _registered_method=True)
         self.GetInputBlob = channel.unary_stream(
                 '/interlock.orchestrator.v1.WorkerService/GetInputBlob',
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.GetInputBlobRequest.SerializeToString,
@@ -167,6 +172,14 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmitProgress(self, request, context):
+        """Shows what attempts say of themselves to whoever watches their tasks. It is no event: the last word of an attempt stands, and those before are gone. A word of an attempt
+        that is over, or with a token that is not right, is not shown; the others are. Errors: INVALID_ARGUMENT INVALID_FIELDS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInputBlob(self, request, context):
         """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none).
         """
@@ -231,6 +244,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.RequestInput,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.SerializeToString,
+            ),
+            'EmitProgress': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmitProgress,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressResponse.SerializeToString,
             ),
             'GetInputBlob': grpc.unary_stream_rpc_method_handler(
                     servicer.GetInputBlob,
@@ -466,6 +484,33 @@ class WorkerService:
             '/interlock.orchestrator.v1.WorkerService/RequestInput',
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.RequestInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmitProgress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.WorkerService/EmitProgress',
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_worker__service__pb2.EmitProgressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,10 @@ class WorkerServiceStub:
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
     that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
     """
+    EmitProgress: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.EmitProgressRequest, _worker_service_pb2.EmitProgressResponse]
+    """Shows what attempts say of themselves to whoever watches their tasks. It is no event: the last word of an attempt stands, and those before are gone. A word of an attempt
+    that is over, or with a token that is not right, is not shown; the others are. Errors: INVALID_ARGUMENT INVALID_FIELDS.
+    """
     GetInputBlob: _grpc.UnaryStreamMultiCallable[_worker_service_pb2.GetInputBlobRequest, _worker_service_pb2.GetInputBlobResponse]
     """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none)."""
     PutResultBlob: _grpc.StreamUnaryMultiCallable[_worker_service_pb2.PutResultBlobRequest, _worker_service_pb2.PutResultBlobResponse]
@@ -122,6 +126,10 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     RequestInput: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.RequestInputRequest, _worker_service_pb2.RequestInputResponse]  # type: ignore[assignment]
     """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
     that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+    """
+    EmitProgress: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.EmitProgressRequest, _worker_service_pb2.EmitProgressResponse]  # type: ignore[assignment]
+    """Shows what attempts say of themselves to whoever watches their tasks. It is no event: the last word of an attempt stands, and those before are gone. A word of an attempt
+    that is over, or with a token that is not right, is not shown; the others are. Errors: INVALID_ARGUMENT INVALID_FIELDS.
     """
     GetInputBlob: _aio.UnaryStreamMultiCallable[_worker_service_pb2.GetInputBlobRequest, _worker_service_pb2.GetInputBlobResponse]  # type: ignore[assignment]
     """Streams the input of the attempt's task where that is a blob. Errors: ABORTED STALE_ATTEMPT, NOT_FOUND BLOB_NOT_FOUND (the input is none)."""
@@ -219,6 +227,16 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_service_pb2.RequestInputResponse, _abc.Awaitable[_worker_service_pb2.RequestInputResponse]]:
         """Asks a person for input. Without an answer the attempt ends and the task is INPUT_REQUIRED: the worker stops working on it. Once ProvideInput has come, a later attempt
         that asks the same is answered here at once; an answer about an UNCERTAIN_STEP is then in the journal, and beginning the step tells what it came to. Errors: ABORTED STALE_ATTEMPT, INVALID_ARGUMENT INVALID_FIELDS.
+        """
+
+    @_abc_1.abstractmethod
+    def EmitProgress(
+        self,
+        request: _worker_service_pb2.EmitProgressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.EmitProgressResponse, _abc.Awaitable[_worker_service_pb2.EmitProgressResponse]]:
+        """Shows what attempts say of themselves to whoever watches their tasks. It is no event: the last word of an attempt stands, and those before are gone. A word of an attempt
+        that is over, or with a token that is not right, is not shown; the others are. Errors: INVALID_ARGUMENT INVALID_FIELDS.
         """
 
     @_abc_1.abstractmethod
