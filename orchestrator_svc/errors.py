@@ -378,6 +378,16 @@ def worker_not_found(session_id: uuid.UUID) -> NotFound:
     )
 
 
+def worker_alive(session_id: uuid.UUID) -> FailedPrecondition:
+    """The worker is heard."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_WORKER_ALIVE,
+        f"the worker of session {session_id} is heard",
+        metadata={"session_id": str(session_id)},
+        help="only a SILENT worker can be taken for dead; DrainWorker has this one take nothing more",
+    )
+
+
 def worker_shared(session_id: uuid.UUID) -> PermissionDenied:
     """The worker serves other tenants too."""
     return PermissionDenied(

@@ -49,6 +49,8 @@ def worker_to_proto(worker: Worker, tenant: str) -> messages.Worker:
 
 
 def _state(worker: Worker) -> messages.WorkerState.ValueType:
+    if worker.silent:
+        return messages.WORKER_STATE_SILENT
     if not worker.draining:
         return messages.WORKER_STATE_ACTIVE
     return messages.WORKER_STATE_DRAINING if worker.running else messages.WORKER_STATE_DRAINED

@@ -30,6 +30,7 @@ ROLES = {
     "ListWorkers": frozenset({Role.VIEWER}),
     "DrainWorker": _ADMINS,
     "ResumeWorker": _ADMINS,
+    "EndWorker": _ADMINS,
 }
 # A purge answers this long before its caller gives up, and after this long at the latest.
 _PURGE_MARGIN_SECONDS = 1.0
@@ -135,6 +136,15 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     ) -> messages.ResumeWorkerResponse:
         worker = await self._set_draining(request.session_id, draining=False)
         return messages.ResumeWorkerResponse(worker=worker)
+
+    async def EndWorker(self, request: messages.EndWorkerRequest, context: Any) -> messages.EndWorkerResponse:
+        tasks = await self._workers.end(
+            acting_tenant(),
+            queue_checks.session_id(request.session_id),
+            actor=principal().subject,
+            everywhere=principal().covers_all_tenants,
+        )
+        return messages.EndWorkerResponse(tasks=tasks)
 
     async def _set_draining(self, session_id: str, *, draining: bool) -> messages.Worker:
         tenant = acting_tenant()

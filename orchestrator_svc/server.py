@@ -191,7 +191,7 @@ def build(settings: OrchestratorSettings) -> App:
     )
     operators = queue_servicer.QueueServicer(
         queues=Queues(store=store.QueueStore(database), announcer=announcer),
-        workers=Workers(store=store.WorkerStore(database), announcer=announcer),
+        workers=Workers(store=store.WorkerStore(database), sessions=sessions, announcer=announcer),
     )
 
     @asynccontextmanager

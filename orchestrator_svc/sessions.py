@@ -37,6 +37,7 @@ class SessionStore(Protocol):
     async def attempts(self, session_id: uuid.UUID) -> dict[AttemptRef, LiveAttempt]: ...
     async def lapses(self) -> Lapses: ...
     async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]: ...
+    async def lock_silent(self, connection: AsyncConnection, session_id: uuid.UUID) -> Session | None: ...
     async def end(
         self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]
     ) -> list[LockedTask]: ...
@@ -92,9 +93,26 @@ class Sessions:
             dead = {session.session_id for session in expired}
             accepted = await self._end(connection, expired, dead=dead)
         for session in expired:
-            log.warning("session_lost", session_id=str(session.session_id), worker=session.worker)
+            _say_lost(session)
         self._announce(accepted)
         return len(expired)
+
+    async def end_silent(
+        self, connection: AsyncConnection, session_id: uuid.UUID
+    ) -> list[TaskChanges] | None:
+        """End one session within the caller's transaction; None when its lease has not run out.
+
+        What became of the tasks aboard is to be told by `ended` once that is committed.
+        """
+        session = await self._store.lock_silent(connection, session_id)
+        if session is None:
+            return None
+        return await self._end(connection, [session], dead={session_id})
+
+    def ended(self, session: Session, accepted: Sequence[TaskChanges]) -> None:
+        """The end of a silent session was committed."""
+        _say_lost(session)
+        self._announce(accepted)
 
     async def _end(
         self, connection: AsyncConnection, sessions: Sequence[Session], *, dead: Collection[uuid.UUID]
@@ -128,6 +146,10 @@ class Sessions:
             log_failures(accepted)
             waiting = (each.task for each in accepted if each.task.status.state is TaskState.SUBMITTED)
             self._announcer.committed(runnable=Counter(task.pool for task in waiting))
+
+
+def _say_lost(session: Session) -> None:
+    log.warning("session_lost", session_id=str(session.session_id), worker=session.worker)
 
 
 def _guilty(aboard: Sequence[LockedTask], session_id: uuid.UUID) -> uuid.UUID | None:

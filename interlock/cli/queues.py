@@ -228,7 +228,7 @@ def delete_queue(data_dir: str, name: str, etag: str, *, as_json: bool) -> None:
 @output_option
 @click.pass_context
 def workers(ctx: click.Context, *, as_json: bool) -> None:
-    """Workers that serve the tenant; with drain and resume."""
+    """Workers that serve the tenant; with drain, resume and end."""
     if ctx.invoked_subcommand is not None:
         return
     data_dir: str = ctx.obj
@@ -236,18 +236,9 @@ def workers(ctx: click.Context, *, as_json: bool) -> None:
     async def work() -> None:
         from interlock.cli.connection import client
         from interlock.cli.message_json import message_json
-        from interlock.orchestrator.v1 import queue_service_pb2 as messages
 
-        found: list[messages.Worker] = []
-        token = ""
         async with client(data_dir, *_READ) as suite:
-            while True:
-                request = messages.ListWorkersRequest(page_size=1000, page_token=token)
-                answer = await suite.call(suite.queues.ListWorkers, request)
-                found += answer.workers
-                token = answer.next_page_token
-                if not token:
-                    break
+            found = await _all_workers(suite)
         if as_json:
             display.emit_json([message_json(worker) for worker in found])
         else:
@@ -288,6 +279,53 @@ def resume_worker(data_dir: str, session_id: str, *, as_json: bool) -> None:
         return (await suite.call(suite.queues.ResumeWorker, request)).worker
 
     _show_worker(data_dir, ask, as_json=as_json)
+
+
+@workers.command("end")
+@click.argument("session_ids", metavar="[SESSION]...", nargs=-1)
+@click.option("--silent", is_flag=True, help="Every worker that is SILENT now.")
+@output_option
+@click.pass_obj
+def end_workers(data_dir: str, session_ids: tuple[str, ...], *, silent: bool, as_json: bool) -> None:
+    """Take SILENT workers for dead: what they ran runs again at once."""
+    if bool(session_ids) == silent:
+        raise click.UsageError("name workers, or say --silent")
+
+    async def work() -> "dict[str, int]":
+        from interlock.cli.connection import client
+        from interlock.orchestrator.v1 import queue_service_pb2 as messages
+
+        async with client(data_dir, *_CHANGE) as suite:
+            named = session_ids or tuple(
+                worker.session_id
+                for worker in await _all_workers(suite)
+                if worker.state == messages.WORKER_STATE_SILENT
+            )
+            tasks = {}
+            for session_id in named:
+                request = messages.EndWorkerRequest(session_id=session_id)
+                tasks[session_id] = (await suite.call(suite.queues.EndWorker, request)).tasks
+            return tasks
+
+    ended = run(work)
+    if as_json:
+        display.emit_json([{"session_id": session_id, "tasks": tasks} for session_id, tasks in ended.items()])
+    else:
+        display.emit_table(("SESSION", "TASKS"), [(session_id, str(n)) for session_id, n in ended.items()])
+
+
+async def _all_workers(suite: "_Suite") -> "list[messages.Worker]":
+    from interlock.orchestrator.v1 import queue_service_pb2 as messages
+
+    found: list[messages.Worker] = []
+    token = ""
+    while True:
+        request = messages.ListWorkersRequest(page_size=1000, page_token=token)
+        answer = await suite.call(suite.queues.ListWorkers, request)
+        found += answer.workers
+        token = answer.next_page_token
+        if not token:
+            return found
 
 
 def _show(

@@ -41,6 +41,10 @@ _EXPIRED = sa.text(
     "SELECT * FROM worker_session WHERE end_time IS NULL AND lease_until < clock_timestamp()"
     " ORDER BY session_id LIMIT :limit FOR UPDATE SKIP LOCKED"
 )
+_SILENT = sa.text(
+    "SELECT * FROM worker_session WHERE session_id = :session_id AND end_time IS NULL"
+    " AND lease_until < clock_timestamp() FOR UPDATE"
+)
 _LAPSES = sa.text(
     "SELECT count(*) AS open, count(*) FILTER (WHERE lease_until < clock_timestamp()) AS lapsed"
     " FROM worker_session WHERE end_time IS NULL"
@@ -120,6 +124,11 @@ class SessionStore:
     async def lock_expired(self, connection: AsyncConnection, limit: int) -> list[Session]:
         """Open sessions whose lease ran out, locked."""
         return [to_session(row) for row in (await connection.execute(_EXPIRED, {"limit": limit})).all()]
+
+    async def lock_silent(self, connection: AsyncConnection, session_id: uuid.UUID) -> Session | None:
+        """An open session whose lease ran out, locked."""
+        row = (await connection.execute(_SILENT, {"session_id": session_id})).one_or_none()
+        return to_session(row) if row is not None else None
 
     async def end(self, connection: AsyncConnection, session_ids: Collection[uuid.UUID]) -> list[LockedTask]:
         """End locked sessions; the tasks that were aboard, locked in the order of their ids."""

@@ -19,19 +19,20 @@ _RUNNING = (
     "(SELECT coalesce(jsonb_object_agg(tenant, n), '{}') FROM (SELECT tenant, count(*) AS n FROM task"
     " WHERE task.session_id = worker_session.session_id GROUP BY tenant) AS live) AS running"
 )
+_HEARD = "lease_until < clock_timestamp() AS silent"
 _SERVING = (
     "end_time IS NULL AND serves @> jsonb_build_array(jsonb_build_object('tenant', CAST(:tenant AS text)))"
 )
 _PAGE = sa.text(
-    f"SELECT *, {_RUNNING} FROM worker_session WHERE {_SERVING}"  # noqa: S608 - parts of our own
+    f"SELECT *, {_RUNNING}, {_HEARD} FROM worker_session WHERE {_SERVING}"  # noqa: S608 - parts of our own
     " AND session_id > :after ORDER BY session_id LIMIT :limit"
 )
 _FIND = sa.text(
-    f"SELECT *, {_RUNNING} FROM worker_session WHERE {_SERVING} AND session_id = :session_id"  # noqa: S608
+    f"SELECT *, {_RUNNING}, {_HEARD} FROM worker_session WHERE {_SERVING} AND session_id = :session_id"  # noqa: S608
 )
 _LOCK = sa.text(
-    f"SELECT *, '{{}}'::jsonb AS running FROM worker_session WHERE {_SERVING}"  # noqa: S608 - parts of our own
-    " AND session_id = :session_id FOR NO KEY UPDATE"
+    f"SELECT *, '{{}}'::jsonb AS running, {_HEARD} FROM worker_session WHERE {_SERVING}"  # noqa: S608 - parts of our own
+    " AND session_id = :session_id FOR UPDATE"
 )
 _DRAIN = sa.text("UPDATE worker_session SET draining = :draining WHERE session_id = :session_id")
 _NIL = uuid.UUID(int=0)
@@ -89,4 +90,5 @@ def _worker(row: AnyRow) -> Worker:
         running=row.running,
         start_time=row.start_time,
         lease_until=row.lease_until,
+        silent=row.silent,
     )

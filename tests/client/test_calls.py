@@ -99,6 +99,7 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "DeleteConnection",
         "DeletePolicy",
         "DeleteQueue",
+        "EndWorker",
         "SetAgentStatus",
         "SetConnectionCredential",
         "SetToolStatus",

@@ -72,6 +72,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ListWorkers": frozenset({Role.VIEWER}),
         "DrainWorker": _ADMINS,
         "ResumeWorker": _ADMINS,
+        "EndWorker": _ADMINS,
     },
     _WORKER_SERVICE: {
         "WorkerSession": _WORKERS,

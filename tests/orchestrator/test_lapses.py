@@ -1,14 +1,23 @@
 """When silent sessions are taken for dead."""
 
+import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
+from typing import Any
 
+import grpc
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from interlock.orchestrator.v1 import queue_service_pb2 as queue_messages
 from interlock.orchestrator.v1 import task_pb2
 from orchestrator_svc.lapses import LapseGuard, Lapses
-from tests.orchestrator.world import World, eventually
+from svc_kit.identity import Role
+from tests.command_line import document, interlock
+from tests.orchestrator.peers import TENANT
+from tests.orchestrator.test_queue_claims import operators
+from tests.orchestrator.world import World, eventually, refused
 
 LEASE = 10.0
 
@@ -97,4 +106,56 @@ async def test_when_two_of_five_workers_fall_silent_their_tasks_run_again_only_a
         for task in tasks:
             stored = await world.until(task.task_id, task_pb2.TASK_STATE_SUBMITTED)
             assert stored.attempts[0].outcome == "LOST"
+        await eventually(lambda: not stopped())
+
+
+async def test_an_operator_who_knows_better_ends_silent_workers_during_the_alarm_and_no_others(
+    still_world: World,
+) -> None:
+    # Long enough for all of this to happen while the alarm lasts.
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(still_world.serving(lease_seconds=4.0))
+        well, silent = await stack.enter_async_context(AsyncExitStack()), AsyncExitStack()
+        await stack.enter_async_context(silent)
+        task = await world.submit()
+        stub, worker = operators(world), world.worker()
+        heard = await well.enter_async_context(worker.session(slot="a"))
+        for slot in ("b", "c"):
+            await well.enter_async_context(worker.session(slot=slot))
+        gone = [await silent.enter_async_context(worker.session(slot=slot)) for slot in ("d", "e")]
+        await worker.must_claim(gone[0])
+        await silent.aclose()
+        await world.rows(
+            "UPDATE worker_session SET lease_until = clock_timestamp()"
+            " WHERE slot IN ('d', 'e') RETURNING slot"
+        )
+        await eventually(stopped)
+        listed = (await stub.ListWorkers(queue_messages.ListWorkersRequest())).workers
+        states = Counter(each.state for each in listed)
+        assert states == {queue_messages.WORKER_STATE_SILENT: 2, queue_messages.WORKER_STATE_ACTIVE: 3}
+
+        def end(session_id: str) -> Any:
+            return stub.EndWorker(queue_messages.EndWorkerRequest(session_id=session_id))
+
+        alive = await refused(end(heard.session_id))
+        assert (alive.code, alive.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WORKER_ALIVE")
+        assert (await end(gone[0].session_id)).tasks == 1
+        assert (await refused(end(gone[0].session_id))).reason == "WORKER_NOT_FOUND"
+        again = await worker.must_claim(heard)
+        assert (again.task_id, again.attempt) == (task.task_id, 2)
+        # One person's word about a worker is in the audit log; the death burns no try of the task.
+        stored = await world.get(task.task_id)
+        assert (stored.attempts[0].outcome, stored.failures) == ("LOST", 0)
+
+        def told() -> list[str]:
+            events = world.peers.audit.events.values()
+            return [event.actor for event in events if event.reason == "END_WORKER"]
+
+        await eventually(lambda: told() == ["op@example.org"])
+        settings = {
+            "INTERLOCK_TOKEN": world.issuer.mint("op", TENANT, [Role.ADMIN], 600),
+            "INTERLOCK_ORCHESTRATOR_ADDRESS": world.addresses.public,
+        }
+        ran = await asyncio.to_thread(interlock, "workers", "end", "--silent", "-o", "json", **settings)
+        assert document(ran) == [{"session_id": gone[1].session_id, "tasks": 0}]
         await eventually(lambda: not stopped())

@@ -122,6 +122,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
     ERROR_REASON_TOO_MANY_CHILDREN: _ErrorReason.ValueType  # 99
     """FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
+    ERROR_REASON_WORKER_ALIVE: _ErrorReason.ValueType  # 86
+    """FAILED_PRECONDITION. The worker is heard; only one whose lease has run out can be taken for dead. metadata: session_id."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -288,6 +290,8 @@ ERROR_REASON_CHILD_TOO_DEEP: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
 ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 99
 """FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
+ERROR_REASON_WORKER_ALIVE: ErrorReason.ValueType  # 86
+"""FAILED_PRECONDITION. The worker is heard; only one whose lease has run out can be taken for dead. metadata: session_id."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101

@@ -36,6 +36,10 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     """It claims nothing more, and runs what it has."""
     WORKER_STATE_DRAINED: _WorkerState.ValueType  # 3
     """It claims nothing, and nothing runs any more."""
+    WORKER_STATE_SILENT: _WorkerState.ValueType  # 4
+    """It has not been heard for a whole lease. It is given up within a second or two, unless so many fell silent at once that the network is suspected: then when the others
+    have been heard for a whole lease, or by EndWorker.
+    """
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
     """What a worker does with new work."""
@@ -48,6 +52,10 @@ WORKER_STATE_DRAINING: WorkerState.ValueType  # 2
 """It claims nothing more, and runs what it has."""
 WORKER_STATE_DRAINED: WorkerState.ValueType  # 3
 """It claims nothing, and nothing runs any more."""
+WORKER_STATE_SILENT: WorkerState.ValueType  # 4
+"""It has not been heard for a whole lease. It is given up within a second or two, unless so many fell silent at once that the network is suspected: then when the others
+have been heard for a whole lease, or by EndWorker.
+"""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -786,3 +794,47 @@ class ResumeWorkerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeWorkerResponse: _TypeAlias = ResumeWorkerResponse  # noqa: Y015
+
+@_typing.final
+class EndWorkerRequest(_message.Message):
+    """Request of EndWorker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Its session."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndWorkerRequest: _TypeAlias = EndWorkerRequest  # noqa: Y015
+
+@_typing.final
+class EndWorkerResponse(_message.Message):
+    """Response of EndWorker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    tasks: _builtins.int
+    """How many tasks it ran, of all tenants."""
+    def __init__(
+        self,
+        *,
+        tasks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndWorkerResponse: _TypeAlias = EndWorkerResponse  # noqa: Y015

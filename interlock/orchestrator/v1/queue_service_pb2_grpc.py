@@ -90,6 +90,11 @@ class QueueServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerResponse.FromString,
                 _registered_method=True)
+        self.EndWorker = channel.unary_unary(
+                '/interlock.orchestrator.v1.QueueService/EndWorker',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -179,6 +184,15 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndWorker(self, request, context):
+        """Takes a SILENT worker for dead: its session ends at once, and what it ran is lost to it and runs again. For the case that so many workers fell silent together that none is
+        given up by itself, and somebody knows that this one is gone. Audited. Needs ADMIN, in every tenant that the worker serves (or SUPER_ADMIN of tenant `system`).
+        Errors: NOT_FOUND WORKER_NOT_FOUND, FAILED_PRECONDITION WORKER_ALIVE (it is heard), PERMISSION_DENIED TENANT_FORBIDDEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -236,6 +250,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.ResumeWorker,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerResponse.SerializeToString,
+            ),
+            'EndWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndWorker,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -536,6 +555,33 @@ class QueueService:
             '/interlock.orchestrator.v1.QueueService/ResumeWorker',
             interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.ResumeWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.QueueService/EndWorker',
+            interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_queue__service__pb2.EndWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,11 @@ class QueueServiceStub:
     """
     ResumeWorker: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeWorkerRequest, _queue_service_pb2.ResumeWorkerResponse]
     """Has a drained worker claim again. As DrainWorker."""
+    EndWorker: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.EndWorkerRequest, _queue_service_pb2.EndWorkerResponse]
+    """Takes a SILENT worker for dead: its session ends at once, and what it ran is lost to it and runs again. For the case that so many workers fell silent together that none is
+    given up by itself, and somebody knows that this one is gone. Audited. Needs ADMIN, in every tenant that the worker serves (or SUPER_ADMIN of tenant `system`).
+    Errors: NOT_FOUND WORKER_NOT_FOUND, FAILED_PRECONDITION WORKER_ALIVE (it is heard), PERMISSION_DENIED TENANT_FORBIDDEN.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -105,6 +110,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """
     ResumeWorker: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ResumeWorkerRequest, _queue_service_pb2.ResumeWorkerResponse]  # type: ignore[assignment]
     """Has a drained worker claim again. As DrainWorker."""
+    EndWorker: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.EndWorkerRequest, _queue_service_pb2.EndWorkerResponse]  # type: ignore[assignment]
+    """Takes a SILENT worker for dead: its session ends at once, and what it ran is lost to it and runs again. For the case that so many workers fell silent together that none is
+    given up by itself, and somebody knows that this one is gone. Audited. Needs ADMIN, in every tenant that the worker serves (or SUPER_ADMIN of tenant `system`).
+    Errors: NOT_FOUND WORKER_NOT_FOUND, FAILED_PRECONDITION WORKER_ALIVE (it is heard), PERMISSION_DENIED TENANT_FORBIDDEN.
+    """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     """Queues of the caller's tenant. The queue `default` is there for every tenant, in the pool `default`, without limits until it is given some."""
@@ -207,5 +217,16 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_queue_service_pb2.ResumeWorkerResponse, _abc.Awaitable[_queue_service_pb2.ResumeWorkerResponse]]:
         """Has a drained worker claim again. As DrainWorker."""
+
+    @_abc_1.abstractmethod
+    def EndWorker(
+        self,
+        request: _queue_service_pb2.EndWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_service_pb2.EndWorkerResponse, _abc.Awaitable[_queue_service_pb2.EndWorkerResponse]]:
+        """Takes a SILENT worker for dead: its session ends at once, and what it ran is lost to it and runs again. For the case that so many workers fell silent together that none is
+        given up by itself, and somebody knows that this one is gone. Audited. Needs ADMIN, in every tenant that the worker serves (or SUPER_ADMIN of tenant `system`).
+        Errors: NOT_FOUND WORKER_NOT_FOUND, FAILED_PRECONDITION WORKER_ALIVE (it is heard), PERMISSION_DENIED TENANT_FORBIDDEN.
+        """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
