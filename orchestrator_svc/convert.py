@@ -70,12 +70,14 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         crashes=status.crashes,
         retry_count=max(0, status.attempt - 1),
         run_after=(
-            _time(max(status.run_after, task.create_time)) if stored and status.run_after < NEVER else None
+            time_to_proto(max(status.run_after, task.create_time))
+            if stored and status.run_after < NEVER
+            else None
         ),
         revision=task.revision,
-        create_time=_time(task.create_time) if stored else None,
-        start_time=_time(task.start_time),
-        end_time=_time(task.end_time),
+        create_time=time_to_proto(task.create_time) if stored else None,
+        start_time=time_to_proto(task.start_time),
+        end_time=time_to_proto(task.end_time),
         submitter=task.submitter,
         retried_from=str(task.retried_from) if task.retried_from else "",
         labels=task.labels,
@@ -85,10 +87,10 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         dead_lettered=status.dead_lettered,
         from_step=task.from_step,
         retry=_policy(task.agent.retry),
-        start_to_close_timeout=_duration(task.agent.start_to_close),
-        schedule_to_start_timeout=_duration(task.timeouts.schedule_to_start),
-        schedule_to_close_timeout=_duration(task.timeouts.schedule_to_close),
-        expire_time=_time(status.expires) if stored else None,
+        start_to_close_timeout=duration_to_proto(task.agent.start_to_close),
+        schedule_to_start_timeout=duration_to_proto(task.timeouts.schedule_to_start),
+        schedule_to_close_timeout=duration_to_proto(task.timeouts.schedule_to_close),
+        expire_time=time_to_proto(status.expires) if stored else None,
         queue=task.placement.queue,
         pool=task.pool,
         priority=task.placement.priority,
@@ -98,7 +100,7 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         root_task_id=str(task.lineage.root or task.task_id) if stored else "",
         depth=task.lineage.depth,
         close_policy=_CLOSE_POLICIES[task.lineage.close_policy],
-        usage=_usage(task.usage),
+        usage=usage_to_proto(task.usage),
     )
 
 
@@ -147,8 +149,8 @@ def step_to_proto(step: records.Step, *, payloads: bool) -> task_pb2.Step:
         output_json=(step.output_json or "") if payloads else "",
         error=_error(step.error),
         attempt=step.attempt,
-        start_time=_time(step.start_time),
-        end_time=_time(step.end_time),
+        start_time=time_to_proto(step.start_time),
+        end_time=time_to_proto(step.end_time),
     )
 
 
@@ -164,9 +166,9 @@ def event_to_proto(stored: records.StoredEvent) -> task_pb2.TaskEvent:
         attempt=event.attempt,
         step=_mark(event.step, event.error, event.attempt) if event.step is not None else None,
         error=_error(event.error),
-        time=_time(stored.time),
+        time=time_to_proto(stored.time),
         input_kind=_input_kind(event.input_kind),
-        usage=_usage(event.usage),
+        usage=usage_to_proto(event.usage),
     )
 
 
@@ -219,7 +221,7 @@ def _entered(change: Change) -> task_pb2.Task:
         attempt=event.attempt,
         retry_count=max(0, event.attempt - 1),
         revision=event.revision,
-        create_time=_time(task.create_time),
+        create_time=time_to_proto(task.create_time),
         submitter=task.submitter,
         retried_from=str(task.retried_from) if task.retried_from else "",
         labels=task.labels,
@@ -229,7 +231,7 @@ def _entered(change: Change) -> task_pb2.Task:
         priority=task.placement.priority,
         fairness_key=task.placement.fairness_key,
         concurrency_key=task.placement.concurrency_key,
-        usage=_usage(event.usage),
+        usage=usage_to_proto(event.usage),
     )
 
 
@@ -241,7 +243,7 @@ def explanation_to_proto(explained: Explanation) -> orchestrator_service_pb2.Exp
             message=blocker.message,
             limit=blocker.limit,
             used=blocker.used,
-            until=_time(blocker.until),
+            until=time_to_proto(blocker.until),
         )
         for blocker in explained.blockers
     ]
@@ -252,7 +254,7 @@ def explanation_to_proto(explained: Explanation) -> orchestrator_service_pb2.Exp
         position_is_minimum=explained.position > MOST,
         blockers=blockers,
         estimate=orchestrator_service_pb2.StartEstimate(
-            start_time=_time(explained.start_time), basis=explained.basis
+            start_time=time_to_proto(explained.start_time), basis=explained.basis
         ),
     )
 
@@ -267,8 +269,8 @@ def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
     return task_pb2.Attempt(
         attempt=attempt.attempt,
         worker=attempt.worker,
-        start_time=_time(attempt.start_time),
-        end_time=_time(attempt.end_time),
+        start_time=time_to_proto(attempt.start_time),
+        end_time=time_to_proto(attempt.end_time),
         outcome=str(attempt.outcome) if attempt.outcome else "",
         error=_error(attempt.error),
         progress=_progress(attempt.progress) if attempt.progress is not None else None,
@@ -277,7 +279,11 @@ def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
 
 def _progress(said: records.Progress) -> task_pb2.Progress:
     return task_pb2.Progress(
-        attempt=said.attempt, number=said.number, message=said.message, done=said.done, time=_time(said.time)
+        attempt=said.attempt,
+        number=said.number,
+        message=said.message,
+        done=said.done,
+        time=time_to_proto(said.time),
     )
 
 
@@ -292,7 +298,7 @@ def _request(stored: records.StoredInput) -> task_pb2.InputRequest:
         prompt=request.prompt,
         schema_json=request.schema_json,
         attempt=stored.attempt,
-        request_time=_time(stored.request_time),
+        request_time=time_to_proto(stored.request_time),
     )
 
 
@@ -313,14 +319,15 @@ def _mark(mark: records.StepMark, error: TaskError | None, attempt: int) -> task
 def _policy(policy: RetryPolicy) -> agent_pb2.RetryPolicy:
     return agent_pb2.RetryPolicy(
         max_failures=policy.max_failures,
-        initial_interval=_duration(policy.initial),
-        maximum_interval=_duration(policy.maximum),
+        initial_interval=duration_to_proto(policy.initial),
+        maximum_interval=duration_to_proto(policy.maximum),
         coefficient=policy.coefficient,
         non_retryable_classes=policy.non_retryable,
     )
 
 
-def _duration(seconds: float | None) -> Duration | None:
+def duration_to_proto(seconds: float | None) -> Duration | None:
+    """So many seconds, where they are given."""
     if seconds is None:
         return None
     duration = Duration()
@@ -328,7 +335,8 @@ def _duration(seconds: float | None) -> Duration | None:
     return duration
 
 
-def _usage(usage: records.Usage | None) -> task_pb2.TaskUsage | None:
+def usage_to_proto(usage: records.Usage | None) -> task_pb2.TaskUsage | None:
+    """What model calls have used up."""
     if usage is None:
         return None
     return task_pb2.TaskUsage(
@@ -361,7 +369,8 @@ def _error(error: TaskError | None) -> task_pb2.TaskError | None:
     )
 
 
-def _time(time: datetime | None) -> Timestamp | None:
+def time_to_proto(time: datetime | None) -> Timestamp | None:
+    """A time, where there is one."""
     if time is None:
         return None
     stamp = Timestamp()

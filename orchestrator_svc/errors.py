@@ -396,3 +396,13 @@ def worker_shared(session_id: uuid.UUID) -> PermissionDenied:
         metadata={"session_id": str(session_id)},
         help="a SUPER_ADMIN of tenant 'system' can do it",
     )
+
+
+def too_many_metrics(what: str, most: int, instead: str) -> ResourceExhausted:
+    """More than one answer about tasks over time may hold."""
+    return ResourceExhausted(
+        ErrorReason.ERROR_REASON_LIMIT_EXCEEDED,
+        f"these are more than {most:,} {what}",
+        metadata={"limit": str(most)},
+        help=f"ask for {instead}",
+    )

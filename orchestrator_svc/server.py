@@ -42,6 +42,7 @@ from orchestrator_svc.repeats import Repeats
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.sessions import Sessions
 from orchestrator_svc.submissions import Submissions
+from orchestrator_svc.task_metrics import TaskMetrics
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.undisturbed import settled
 from orchestrator_svc.upkeep import Upkeep
@@ -169,6 +170,7 @@ def build(settings: OrchestratorSettings) -> App:
         submissions=submissions,
         repeats=repeats,
         tasks=tasks,
+        task_metrics=TaskMetrics(store.TaskMetricsStore(database)),
         inputs=inputs,
         blobs=blobs,
         watches=watches,

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
@@ -20,6 +20,8 @@ from orchestrator_svc.records import Place, Task
 from orchestrator_svc.repeats import RedriveRequest, Repeats
 from orchestrator_svc.rights import Rights
 from orchestrator_svc.submissions import Caller, Submissions
+from orchestrator_svc.task_metrics import TaskMetrics
+from orchestrator_svc.task_metrics_messages import metrics_answer, metrics_query
 from orchestrator_svc.tasks import Tasks
 from orchestrator_svc.watch import Watches
 from orchestrator_svc.watch_tasks import TaskListWatches
@@ -43,6 +45,7 @@ ROLES = {
     "RetryTask": SUBMITTERS,
     "RedriveTasks": SUBMITTERS,
     "CountTasks": READERS,
+    "QueryTaskMetrics": READERS,
     "PutBlob": SUBMITTERS,
     "GetBlob": READERS,
     "WatchTask": READERS,
@@ -71,6 +74,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         submissions: Submissions,
         repeats: Repeats,
         tasks: Tasks,
+        task_metrics: TaskMetrics,
         inputs: Inputs,
         blobs: Blobs,
         watches: Watches,
@@ -82,6 +86,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self._submissions = submissions
         self._repeats = repeats
         self._tasks = tasks
+        self._task_metrics = task_metrics
         self._inputs = inputs
         self._blobs = blobs
         self._watches = watches
@@ -255,6 +260,12 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         conditions = filtering.conditions(request.filter)
         count = await self._tasks.count(acting_tenant(), conditions, limit=limit + 1)
         return messages.CountTasksResponse(count=min(count, limit), more=count > limit)
+
+    async def QueryTaskMetrics(
+        self, request: messages.QueryTaskMetricsRequest, context: Any
+    ) -> messages.QueryTaskMetricsResponse:
+        query = metrics_query(request, now=datetime.now(UTC))
+        return metrics_answer(query, await self._task_metrics.query(acting_tenant(), query))
 
     async def ListTaskSteps(
         self, request: messages.ListTaskStepsRequest, context: Any

@@ -24,6 +24,7 @@ COMMANDS = {
     "list": "interlock.cli.tasks:list_tasks",
     "events": "interlock.cli.following:events",
     "count": "interlock.cli.following:count",
+    "metrics": "interlock.cli.metrics:metrics",
     "cancel": "interlock.cli.tasks:cancel",
     "pause": "interlock.cli.holding:pause",
     "resume": "interlock.cli.holding:resume",

@@ -29,6 +29,7 @@ SAFE_METHODS = frozenset(
             "WaitTask",
             "ListTaskEvents",
             "CountTasks",
+            "QueryTaskMetrics",
             "ExplainTask",
             "GetPublicKeys",
         ),

@@ -15,6 +15,7 @@ from orchestrator_svc.store.queues import QueueStore
 from orchestrator_svc.store.repeats import RepeatStore
 from orchestrator_svc.store.sessions import SessionStore
 from orchestrator_svc.store.submissions import SubmissionStore
+from orchestrator_svc.store.task_metrics import TaskMetricsStore
 from orchestrator_svc.store.tasks import TaskStore
 from orchestrator_svc.store.upkeep import UpkeepStore
 from orchestrator_svc.store.workers import WorkerStore
@@ -35,6 +36,7 @@ __all__ = [
     "RepeatStore",
     "SessionStore",
     "SubmissionStore",
+    "TaskMetricsStore",
     "TaskStore",
     "UpkeepStore",
     "WorkerStore",

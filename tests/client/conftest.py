@@ -73,7 +73,7 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     async def CancelTask(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not in this script")
 
-    ListTaskEvents = CountTasks = CancelTask
+    ListTaskEvents = CountTasks = QueryTaskMetrics = CancelTask
     ListTasks = RetryTask = ListTaskSteps = GetPublicKeys = CancelTask
     PauseTask = ResumeTask = ProvideInput = RedriveTasks = ListChildTasks = CancelTask
 

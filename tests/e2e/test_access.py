@@ -42,6 +42,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ListTasks": _TASK_READERS,
         "ListChildTasks": _TASK_READERS,
         "CountTasks": _TASK_READERS,
+        "QueryTaskMetrics": _TASK_READERS,
         "ExplainTask": _TASK_READERS,
         "CancelTask": _SUBMITTERS,
         "PauseTask": _SUBMITTERS,

@@ -117,6 +117,30 @@ BLOCKER_KIND_TASK_PAUSED: BlockerKind.ValueType  # 11
 """Somebody has paused it."""
 Global___BlockerKind: _TypeAlias = BlockerKind  # noqa: Y015
 
+class _TaskMetricsGroup:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TaskMetricsGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskMetricsGroup.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TASK_METRICS_GROUP_UNSPECIFIED: _TaskMetricsGroup.ValueType  # 0
+    """By nothing: one series."""
+    TASK_METRICS_GROUP_AGENT: _TaskMetricsGroup.ValueType  # 1
+    """A series for each agent."""
+    TASK_METRICS_GROUP_QUEUE: _TaskMetricsGroup.ValueType  # 2
+    """A series for each queue."""
+
+class TaskMetricsGroup(_TaskMetricsGroup, metaclass=_TaskMetricsGroupEnumTypeWrapper):
+    """By what the tasks of a query are told apart."""
+
+TASK_METRICS_GROUP_UNSPECIFIED: TaskMetricsGroup.ValueType  # 0
+"""By nothing: one series."""
+TASK_METRICS_GROUP_AGENT: TaskMetricsGroup.ValueType  # 1
+"""A series for each agent."""
+TASK_METRICS_GROUP_QUEUE: TaskMetricsGroup.ValueType  # 2
+"""A series for each queue."""
+Global___TaskMetricsGroup: _TypeAlias = TaskMetricsGroup  # noqa: Y015
+
 @_typing.final
 class SubmitTaskRequest(_message.Message):
     """Request of SubmitTask."""
@@ -1627,3 +1651,231 @@ class GetBlobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetBlobResponse: _TypeAlias = GetBlobResponse  # noqa: Y015
+
+@_typing.final
+class QueryTaskMetricsRequest(_message.Message):
+    """Request of QueryTaskMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Tasks of this agent alone."""
+    queue: _builtins.str
+    """Tasks of this queue alone."""
+    group_by: Global___TaskMetricsGroup.ValueType
+    """By what they are told apart."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the window; absent = an hour before its end."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the window, which does not belong to it; absent = now. At most 31 days after its begin."""
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Length of an interval, at least 1 s and at least a thousandth of the window; absent = the whole window."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        agent: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        group_by: Global___TaskMetricsGroup.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "interval", b"interval", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "end_time", b"end_time", "group_by", b"group_by", "interval", b"interval", "queue", b"queue", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryTaskMetricsRequest: _TypeAlias = QueryTaskMetricsRequest  # noqa: Y015
+
+@_typing.final
+class QueryTaskMetricsResponse(_message.Message):
+    """Response of QueryTaskMetrics."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskMetricsSeries]:
+        """By key."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the window as answered for."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end."""
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Length of an interval; the last one may be shorter."""
+
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___TaskMetricsSeries] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "interval", b"interval", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "interval", b"interval", "series", b"series", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryTaskMetricsResponse: _TypeAlias = QueryTaskMetricsResponse  # noqa: Y015
+
+@_typing.final
+class TaskMetricsSeries(_message.Message):
+    """How the tasks of one agent or queue, or all of them, went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The agent or queue; empty without a group."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskMetricsPoint]:
+        """In order of time; intervals in which nothing came and nothing ended are left out."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        points: _abc.Iterable[Global___TaskMetricsPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskMetricsSeries: _TypeAlias = TaskMetricsSeries  # noqa: Y015
+
+@_typing.final
+class TaskMetricsPoint(_message.Message):
+    """How tasks went in one interval: all but `submitted` is of the tasks that ended in it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    SUBMITTED_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    CANCELED_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERED_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    CRASHES_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    submitted: _builtins.int
+    """Tasks that were submitted in it."""
+    completed: _builtins.int
+    """Tasks that ended with a result."""
+    failed: _builtins.int
+    """Tasks that ended without one."""
+    canceled: _builtins.int
+    """Tasks that ended on request."""
+    dead_lettered: _builtins.int
+    """Those that failed although a repeat might have done it."""
+    attempts: _builtins.int
+    """Attempts that they took."""
+    failures: _builtins.int
+    """Failures that they had on their way."""
+    crashes: _builtins.int
+    """Worker deaths that were put down to them."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the interval."""
+
+    @_builtins.property
+    def wait(self) -> Global___DurationQuantiles:
+        """From the submit to the first attempt, of those that had one."""
+
+    @_builtins.property
+    def run(self) -> Global___DurationQuantiles:
+        """From the first attempt to the end, of those that had one, with all that came between."""
+
+    @_builtins.property
+    def usage(self) -> _task_pb2.TaskUsage:
+        """What their model calls used up; absent when there were none."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        submitted: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        canceled: _builtins.int = ...,
+        dead_lettered: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        crashes: _builtins.int = ...,
+        wait: Global___DurationQuantiles | None = ...,
+        run: Global___DurationQuantiles | None = ...,
+        usage: _task_pb2.TaskUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "time", b"time", "usage", b"usage", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "canceled", b"canceled", "completed", b"completed", "crashes", b"crashes", "dead_lettered", b"dead_lettered", "failed", b"failed", "failures", b"failures", "run", b"run", "submitted", b"submitted", "time", b"time", "usage", b"usage", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskMetricsPoint: _TypeAlias = TaskMetricsPoint  # noqa: Y015
+
+@_typing.final
+class DurationQuantiles(_message.Message):
+    """The middle and the far end of some durations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def p50(self) -> _duration_pb2.Duration:
+        """Half of them are no longer."""
+
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration:
+        """95 of 100 are no longer."""
+
+    @_builtins.property
+    def p99(self) -> _duration_pb2.Duration:
+        """99 of 100 are no longer."""
+
+    def __init__(
+        self,
+        *,
+        p50: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+        p99: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DurationQuantiles: _TypeAlias = DurationQuantiles  # noqa: Y015

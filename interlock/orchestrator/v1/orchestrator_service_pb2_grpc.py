@@ -140,6 +140,11 @@ class OrchestratorServiceStub:
                 request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.SerializeToString,
                 response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.FromString,
                 _registered_method=True)
+        self.QueryTaskMetrics = channel.unary_unary(
+                '/interlock.orchestrator.v1.OrchestratorService/QueryTaskMetrics',
+                request_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsRequest.SerializeToString,
+                response_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsResponse.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServiceServicer:
@@ -327,6 +332,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryTaskMetrics(self, request, context):
+        """Tells how tasks went over a window of time, in intervals: how many came, how they ended, how long they waited and took, what they used up. Needs VIEWER, SUBMITTER or
+        AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, RESOURCE_EXHAUSTED LIMIT_EXCEEDED (more tasks or points than one answer holds: ask for less).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -434,6 +447,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.CountTasks,
                     request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.FromString,
                     response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.SerializeToString,
+            ),
+            'QueryTaskMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryTaskMetrics,
+                    request_deserializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsRequest.FromString,
+                    response_serializer=interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1004,6 +1022,33 @@ class OrchestratorService:
             '/interlock.orchestrator.v1.OrchestratorService/CountTasks',
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksRequest.SerializeToString,
             interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.CountTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryTaskMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.orchestrator.v1.OrchestratorService/QueryTaskMetrics',
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsRequest.SerializeToString,
+            interlock_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.QueryTaskMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -127,6 +127,10 @@ class OrchestratorServiceStub:
     """
     CountTasks: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CountTasksRequest, _orchestrator_service_pb2.CountTasksResponse]
     """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
+    QueryTaskMetrics: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.QueryTaskMetricsRequest, _orchestrator_service_pb2.QueryTaskMetricsResponse]
+    """Tells how tasks went over a window of time, in intervals: how many came, how they ended, how long they waited and took, what they used up. Needs VIEWER, SUBMITTER or
+    AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, RESOURCE_EXHAUSTED LIMIT_EXCEEDED (more tasks or points than one answer holds: ask for less).
+    """
 
 @_typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
@@ -227,6 +231,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """
     CountTasks: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.CountTasksRequest, _orchestrator_service_pb2.CountTasksResponse]  # type: ignore[assignment]
     """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
+    QueryTaskMetrics: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.QueryTaskMetricsRequest, _orchestrator_service_pb2.QueryTaskMetricsResponse]  # type: ignore[assignment]
+    """Tells how tasks went over a window of time, in intervals: how many came, how they ended, how long they waited and took, what they used up. Needs VIEWER, SUBMITTER or
+    AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, RESOURCE_EXHAUSTED LIMIT_EXCEEDED (more tasks or points than one answer holds: ask for less).
+    """
 
 class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tasks of the caller's tenant."""
@@ -450,5 +458,15 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.CountTasksResponse, _abc.Awaitable[_orchestrator_service_pb2.CountTasksResponse]]:
         """Counts tasks, up to a bound. Filter fields as in ListTasks. Needs VIEWER, SUBMITTER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS."""
+
+    @_abc_1.abstractmethod
+    def QueryTaskMetrics(
+        self,
+        request: _orchestrator_service_pb2.QueryTaskMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.QueryTaskMetricsResponse, _abc.Awaitable[_orchestrator_service_pb2.QueryTaskMetricsResponse]]:
+        """Tells how tasks went over a window of time, in intervals: how many came, how they ended, how long they waited and took, what they used up. Needs VIEWER, SUBMITTER or
+        AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, RESOURCE_EXHAUSTED LIMIT_EXCEEDED (more tasks or points than one answer holds: ask for less).
+        """
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
