@@ -211,7 +211,8 @@ class Relay(Generic[Entry]):
                 moved = await self._move_slice(limit)
             except Exception as error:
                 if being_cancelled():
-                    raise  # a failure in the moment of the cancellation hides it
+                    # A failure in the moment of the cancellation hides it, and is nobody's news.
+                    raise asyncio.CancelledError from error
                 # Whatever else it is, the rows must arrive.
                 failures += 1
                 if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, 8th …: an outage is told, not shouted

@@ -1,7 +1,6 @@
 """Step 2, its second half: the attempt that the permit was given to is the live one of its task."""
 
 import asyncio
-import contextlib
 import uuid
 from typing import Protocol
 
@@ -17,6 +16,7 @@ MAX_SILENCE_SECONDS = 10.0
 # came; the one after it was not.
 _WORDS = 2
 _PATIENCE_SECONDS = 3.0
+_FEED = "orchestrator's feed of attempts"
 
 
 class Attempts(Protocol):
@@ -38,22 +38,28 @@ class Attempts(Protocol):
 class AttemptCheck:
     """Refuses calls of attempts that are over, and decides nothing on an old copy."""
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(self, attempts: Attempts, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         self._attempts = attempts
+        self._patience_seconds = patience_seconds
 
     async def catch_up(self, asked: Asked) -> None:
-        """Wait for the copy where it has not heard of the attempt: a claim may be faster than its news."""
+        """Wait for the copy where it has not heard of the attempt: a claim may be faster than its news.
+
+        Raises POLICY_STALE when no news come: an attempt that is not known to a silent feed may well be live.
+        """
         enough = self._attempts.words + _WORDS
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+        try:
+            async with asyncio.timeout(self._patience_seconds):
                 while not self._heard_of(asked) and self._attempts.words < enough:
                     await self._attempts.word()
+        except TimeoutError:
+            raise stale(_FEED, self._attempts.age()) from None
 
     def check(self, pending: Pending) -> None:
         """Raises STALE_ATTEMPT, or POLICY_STALE when nothing was heard for too long."""
         age = self._attempts.age()
         if age > MAX_SILENCE_SECONDS:
-            raise stale("orchestrator's feed of attempts", age)
+            raise stale(_FEED, age)
         try:
             self._check(pending.asked)
         except DomainError as error:

@@ -115,8 +115,10 @@ def _may_end_so(followed: Followed, state: str, result: str | None, error_class:
         return True
     if job.kind is Kind.BROKEN:
         return (state, error_class) == ("FAILED", "LookupError")
-    if job.kind is Kind.ONCE and (state, error_class) in (("FAILED", "OUTCOME_UNKNOWN"), ("CANCELED", None)):
-        # Its gateway died while it ran, and nobody will ever know.
+    if job.kind is Kind.ONCE and (
+        state == "CANCELED" or (state, error_class) == ("FAILED", "OUTCOME_UNKNOWN")
+    ):
+        # Its gateway died while it ran, and nobody will ever know: its watcher gave up then.
         return True
     (value,) = job.task_input.values()
     return state == "COMPLETED" and result is not None and json.loads(result) == value

@@ -5,12 +5,15 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from gateway_svc.live_attempts import LiveAttempts
+from gateway_svc.pipeline.attempt import AttemptCheck
+from gateway_svc.verdicts import Verdicts
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc
 from interlock.orchestrator.v1.orchestrator_service_pb2 import (
     ATTEMPT_STANDING_LIVE,
@@ -21,6 +24,7 @@ from interlock.orchestrator.v1.orchestrator_service_pb2 import (
     WatchAttemptsRequest,
     WatchAttemptsResponse,
 )
+from svc_kit.errors import Aborted, Unavailable
 from tests.gateway.world import until
 
 STAYS, GOES = uuid.uuid4(), uuid.uuid4()
@@ -122,3 +126,35 @@ async def test_a_task_for_which_something_began_during_a_break_is_asked_about_ne
     orchestrator.say(change(STAYS), change(GOES, standing=ATTEMPT_STANDING_TASK_OVER))
     await until(lambda: attempts.words == 3)
     assert ended == [GOES] and len(orchestrator.streams) == 3
+
+
+def call_of(task_id: uuid.UUID, attempt: int = 1) -> Any:
+    """As much of a call as the check looks at."""
+    return SimpleNamespace(tenant="t", task_id=task_id, attempt=attempt)
+
+
+async def test_an_attempt_that_a_silent_feed_has_not_heard_of_is_not_said_to_be_over(
+    attempts: LiveAttempts, orchestrator: _Orchestrator
+) -> None:
+    check = AttemptCheck(attempts, patience_seconds=0.2)
+    orchestrator.say()
+    with pytest.raises(Unavailable) as caught:
+        await check.catch_up(call_of(uuid.uuid4()))
+    assert caught.value.reason_name == "POLICY_STALE"
+    # What it has heard of needs no further word.
+    await check.catch_up(call_of(STAYS))
+
+
+async def test_an_attempt_that_a_feed_with_news_does_not_name_is_not_live(
+    attempts: LiveAttempts, orchestrator: _Orchestrator
+) -> None:
+    check = AttemptCheck(attempts)
+    waiting = asyncio.create_task(check.catch_up(call_of(STAYS, 2)))
+    for words in (2, 3):
+        orchestrator.say()
+        await until(lambda words=words: attempts.words == words)  # type: ignore[misc]
+    await waiting
+    pending: Any = SimpleNamespace(asked=call_of(STAYS, 2), verdicts=Verdicts())
+    with pytest.raises(Aborted) as caught:
+        check.check(pending)
+    assert caught.value.reason_name == "STALE_ATTEMPT"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from interlock.common.v1.errors_pb2 import ErrorReason
 from svc_kit.database import Database
@@ -125,6 +126,34 @@ async def test_a_relay_that_is_ended_ends_also_when_its_transport_fails_in_that_
     async with asyncio.timeout(4):  # sooner than it would be cancelled again
         await asyncio.wait([task])
     assert task.cancelled()
+
+
+async def test_a_delivery_that_fails_because_the_leader_lost_its_connection_is_no_failure_of_the_leader(
+    database: Database, book: Logbook
+) -> None:
+    await book.write([note()])
+    delivering = asyncio.Event()
+
+    async def deliver(_entries: Sequence[OutboxRow]) -> None:
+        delivering.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            # The same outage takes the database from the receiver too.
+            raise ConnectionError("the database is not available") from None
+
+    relay = Relay(database, build=as_they_are, deliver=deliver)
+    with capture_logs() as said:
+        async with running(relay):
+            await delivering.wait()
+            async with database.dedicated("test") as connection:
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                )
+            await until(lambda: not relay.leading)
+            delivering.clear()
+            await delivering.wait()
+    assert not [entry for entry in said if entry["log_level"] == "error"]
 
 
 async def test_a_delivery_that_hangs_is_given_up_and_tried_again(database: Database, book: Logbook) -> None:
