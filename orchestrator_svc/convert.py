@@ -104,8 +104,8 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
     )
 
 
-def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
-    """A task with everything that belongs to it."""
+def details_to_proto(details: records.TaskDetails, *, payloads: bool) -> task_pb2.Task:
+    """A task with everything that belongs to it; `payloads` as in update_to_proto."""
     message = task_to_proto(details.task)
     message.input_json = details.input_json
     message.input_blob, message.result_blob = details.task.input_blob or "", details.result_blob or ""
@@ -115,7 +115,7 @@ def details_to_proto(details: records.TaskDetails) -> task_pb2.Task:
     if details.result_json is not None:
         message.result_json = details.result_json
     message.child_count, message.open_child_count = details.child_count, details.open_child_count
-    message.attempts.extend(_attempt(each) for each in details.attempts)
+    message.attempts.extend(_attempt(each, payloads=payloads) for each in details.attempts)
     message.input_requests.extend(_request(each) for each in details.open_inputs)
     if len(message.attempts) > _MAX_FULL_ATTEMPTS:
         for attempt in message.attempts:
@@ -172,15 +172,18 @@ def event_to_proto(stored: records.StoredEvent) -> task_pb2.TaskEvent:
     )
 
 
-def update_to_proto(update: Update) -> orchestrator_service_pb2.WatchTaskResponse:
-    """One message of a watch."""
+def update_to_proto(update: Update, *, payloads: bool) -> orchestrator_service_pb2.WatchTaskResponse:
+    """One message of a watch.
+
+    Without `payloads` it withholds the words of agents, which may tell what went in and out of their steps.
+    """
     if isinstance(update, UpToDate):
         bookmark = orchestrator_service_pb2.Bookmark(revision=update.revision)
         return orchestrator_service_pb2.WatchTaskResponse(bookmark=bookmark)
     if isinstance(update, records.StoredEvent):
         return orchestrator_service_pb2.WatchTaskResponse(event=event_to_proto(update))
     if isinstance(update, records.Progress):
-        return orchestrator_service_pb2.WatchTaskResponse(progress=_progress(update))
+        return orchestrator_service_pb2.WatchTaskResponse(progress=_progress(update, payloads=payloads))
     return orchestrator_service_pb2.WatchTaskResponse(snapshot=task_to_proto(update))
 
 
@@ -265,7 +268,8 @@ def _depth(value: JsonValue) -> int:
     return 1 + max(map(_depth, children), default=0)
 
 
-def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
+def _attempt(attempt: records.Attempt, *, payloads: bool) -> task_pb2.Attempt:
+    said = attempt.progress
     return task_pb2.Attempt(
         attempt=attempt.attempt,
         worker=attempt.worker,
@@ -273,15 +277,15 @@ def _attempt(attempt: records.Attempt) -> task_pb2.Attempt:
         end_time=time_to_proto(attempt.end_time),
         outcome=str(attempt.outcome) if attempt.outcome else "",
         error=_error(attempt.error),
-        progress=_progress(attempt.progress) if attempt.progress is not None else None,
+        progress=_progress(said, payloads=payloads) if said is not None else None,
     )
 
 
-def _progress(said: records.Progress) -> task_pb2.Progress:
+def _progress(said: records.Progress, *, payloads: bool) -> task_pb2.Progress:
     return task_pb2.Progress(
         attempt=said.attempt,
         number=said.number,
-        message=said.message,
+        message=said.message if payloads else "",
         done=said.done,
         time=time_to_proto(said.time),
     )

@@ -106,7 +106,9 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         tenant = acting_tenant()
         details = await self._tasks.get(tenant, checks.task_id(request.task_id))
         (task,) = await self._explanations.shown(tenant, [details.task])
-        return messages.GetTaskResponse(task=convert.details_to_proto(replace(details, task=task)))
+        return messages.GetTaskResponse(
+            task=convert.details_to_proto(replace(details, task=task), payloads=_sees_payloads())
+        )
 
     async def ListTasks(self, request: messages.ListTasksRequest, context: Any) -> messages.ListTasksResponse:
         tenant = acting_tenant()
@@ -210,10 +212,11 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         updates = self._watches.watch(
             acting_tenant(), task_id, after=after, progress=request.include_progress
         )
+        payloads = _sees_payloads()
         with metrics.WATCHERS.track_inprogress():
             async with aclosing(updates):
                 async for update in updates:
-                    yield convert.update_to_proto(update)
+                    yield convert.update_to_proto(update, payloads=payloads)
 
     async def WatchTasks(
         self, request: messages.WatchTasksRequest, context: Any
@@ -234,7 +237,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
             seconds = min(seconds, max(0.0, remaining - _ANSWER_SECONDS))
         await self._watches.until_terminal(tenant, task_id, seconds=seconds)
         return messages.WaitTaskResponse(
-            task=convert.details_to_proto(await self._tasks.get(tenant, task_id))
+            task=convert.details_to_proto(await self._tasks.get(tenant, task_id), payloads=_sees_payloads())
         )
 
     async def ListTaskEvents(
@@ -272,7 +275,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     ) -> messages.ListTaskStepsResponse:
         tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
         payloads = request.include_payloads
-        if payloads and not any(principal().has(role) for role in PAYLOAD_READERS):
+        if payloads and not _sees_payloads():
             raise payloads_forbidden(PAYLOAD_READERS)
         size = page_size(request.page_size)
         size = min(size, _PAGE_WITH_PAYLOADS) if payloads else size
@@ -334,3 +337,7 @@ def _page(found: Sequence[Task], size: int, question: Question) -> tuple[list[ta
     page = convert.fitting(map(convert.task_to_proto, found[:size]))
     last = found[len(page) - 1] if len(found) > len(page) else None
     return page, encode_page_token([last.create_time, last.task_id], question) if last else ""
+
+
+def _sees_payloads() -> bool:
+    return any(principal().has(role) for role in PAYLOAD_READERS)

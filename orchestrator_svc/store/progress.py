@@ -17,10 +17,13 @@ _TELL = sa.text(
     " JOIN unnest(CAST(:tenants AS text[]), CAST(:task_ids AS uuid[]), CAST(:attempts AS int[]),"
     " CAST(:session_ids AS uuid[]), CAST(:progress AS text[]))"
     " AS said (tenant, task_id, attempt, session_id, progress) USING (tenant, task_id, attempt, session_id)"
-    " WHERE end_time IS NULL FOR NO KEY UPDATE OF attempt SKIP LOCKED)"
-    " UPDATE attempt SET progress = held.progress::jsonb, progress_time = statement_timestamp()"
+    " WHERE end_time IS NULL FOR NO KEY UPDATE OF attempt SKIP LOCKED),"
+    " told AS (UPDATE attempt SET progress = held.progress::jsonb, progress_time = statement_timestamp()"
     " FROM held WHERE attempt.task_id = held.task_id AND attempt.attempt = held.attempt"
-    " RETURNING attempt.task_id, attempt.attempt"
+    # A word that was overtaken on its way stays unsaid.
+    " AND (attempt.progress IS NULL"
+    " OR CAST(attempt.progress ->> 'number' AS bigint) < CAST(held.progress::jsonb ->> 'number' AS bigint)))"
+    " SELECT task_id, attempt FROM held"
 )
 _LATEST = sa.text(
     "SELECT task_id, attempt, progress, progress_time FROM attempt"

@@ -16,9 +16,11 @@ from tests.orchestrator.worker import Worker
 from tests.orchestrator.world import World, refused
 
 
-def watching(world: World, task_id: str, after: int = 0, *, progress: bool = True) -> AsyncIterator[Any]:
+def watching(
+    world: World, task_id: str, after: int = 0, *, progress: bool = True, role: Role = Role.AUDITOR
+) -> AsyncIterator[Any]:
     asked = messages.WatchTaskRequest(task_id=task_id, after_revision=after, include_progress=progress)
-    return aiter(world.people(Role.VIEWER).WatchTask(asked))
+    return aiter(world.people(role).WatchTask(asked))
 
 
 async def said(watch: AsyncIterator[Any]) -> task_pb2.Progress:
@@ -116,3 +118,27 @@ async def test_a_watch_that_is_taken_up_again_hears_the_last_word_of_the_live_at
         await emit(worker, word(claimed, 1, "of the second"))
         heard = await said(watch)
         assert (heard.attempt, heard.message) == (2, "of the second")
+
+
+async def test_a_word_that_was_overtaken_on_its_way_does_not_come_back(world: World) -> None:
+    task = await world.submit()
+    worker = world.worker()
+    async with worker.session() as session:
+        claimed = await worker.must_claim(session)
+        assert await emit(worker, word(claimed, 10, "newer")) == []
+        # The attempt lives, so that it is not told to stop.
+        assert await emit(worker, word(claimed, 9, "older")) == []
+    assert (await world.get(task.task_id)).attempts[0].progress.message == "newer"
+
+
+async def test_who_may_not_see_payloads_hears_how_far_an_agent_is_but_not_what_it_says(world: World) -> None:
+    task = await world.submit()
+    worker = world.worker()
+    async with worker.session() as session:
+        claimed = await worker.must_claim(session)
+        await emit(worker, word(claimed, 1, "the salary is 7", done=0.5))
+        for role, message in ((Role.VIEWER, ""), (Role.SUBMITTER, "the salary is 7")):
+            heard = await said(watching(world, task.task_id, role=role))
+            assert (heard.message, heard.done, heard.number) == (message, 0.5, 1)
+            got = await world.people(role).GetTask(messages.GetTaskRequest(task_id=task.task_id))
+            assert got.task.attempts[0].progress == heard

@@ -379,7 +379,7 @@ class Progress(_message.Message):
     number: _builtins.int
     """Rises with each word of an attempt; not every number is shown."""
     message: _builtins.str
-    """At most 2,048 bytes; a line for each thing said since the word before."""
+    """At most 2,048 bytes; a line for each thing said since the word before. Empty for a reader who may not see the payloads of steps (ListTaskSteps)."""
     done: _builtins.float
     """Share of the work that is done, 0 to 1; absent when the agent does not say."""
     @_builtins.property

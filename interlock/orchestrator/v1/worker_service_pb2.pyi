@@ -1161,7 +1161,7 @@ class AttemptProgress(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """From 1; must rise with each word of the attempt."""
+    """From 1; must rise with each word of the attempt: one that was overtaken on its way is passed over."""
     message: _builtins.str
     """At most 2,048 bytes of UTF-8, without NUL."""
     done: _builtins.float
