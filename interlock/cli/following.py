@@ -156,7 +156,8 @@ def _watch_one(data_dir: str, task_id: str, after: int, *, as_json: bool) -> int
         from interlock.cli.message_json import message_json
 
         state = 0
-        async with client(data_dir, *_READ) as suite:
+        # What agents say may tell what went in and out of their steps.
+        async with client(data_dir, *_READ_PAYLOADS) as suite:
             updates = suite.watch(task_id, after_revision=after, progress=True, interrupted=_say_interrupted)
             async for update in updates:
                 state = update.snapshot.state or update.event.state or state

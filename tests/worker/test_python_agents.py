@@ -27,7 +27,7 @@ from interlock_suite.control import ask
 from interlock_suite.folder import DataFolder
 from interlock_suite.options import Options
 from interlock_suite.supervisor import Suite
-from tests.command_line import interlock
+from tests.command_line import argv, environment, interlock
 
 # One loop for all: the supervisor lives on it.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -426,16 +426,29 @@ async def test_a_parent_killed_while_its_children_run_has_each_child_once(
             assert (await client.get(child)).state == task_pb2.TASK_STATE_COMPLETED
 
 
+def _first_said(folder: str, task_id: str) -> str:
+    """The first line of `interlock watch` that an agent said."""
+    watching = [*argv("--data-dir", folder, "watch", task_id)]
+    with subprocess.Popen(watching, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            return next(line for line in process.stdout if " says " in line)
+        finally:
+            process.kill()
+
+
 @pytest.mark.usefixtures("worker")
 async def test_who_watches_a_task_hears_what_its_agent_says_while_it_runs(without_worker: Without) -> None:
+    folder = str(without_worker.folder.root)
     async with without_worker.client("DEVELOPER") as client, asyncio.timeout(_SECONDS):
         task = await client.submit("talker", "{}")
         async for update in client.watch(task.task_id, progress=True):
             if update.HasField("progress"):
                 assert (update.progress.message, update.progress.done) == ("half way", 0.5)
                 # And so does an operator, live and afterwards.
+                live = await asyncio.to_thread(_first_said, folder, task.task_id)
+                assert live.split()[1:] == ["says", "50%", "half", "way"]
                 await client.cancel(task.task_id)
-        folder = str(without_worker.folder.root)
         shown = await asyncio.to_thread(interlock, "--data-dir", folder, "get", task.task_id)
         assert "half way" in shown.stdout
 
