@@ -128,7 +128,12 @@ class Gateway(gateway_service_pb2_grpc.GatewayServiceServicer):
         self.key = SigningKey(Ed25519PrivateKey.generate(), "receipt")
 
     def receipt(
-        self, permit: permit_pb2.StepPermit, outcome: Any, *, is_error: bool = False
+        self,
+        permit: permit_pb2.StepPermit,
+        outcome: Any,
+        *,
+        is_error: bool = False,
+        usage: tool_call_pb2.ModelUsage | None = None,
     ) -> tuple[str, permit_pb2.Signed]:
         """The outcome's text, and the receipt over it."""
         text = outcome if is_error else canonical(outcome).decode()
@@ -141,6 +146,7 @@ class Gateway(gateway_service_pb2_grpc.GatewayServiceServicer):
             argument_digest=permit.argument_digest,
             result_digest=digest(text.encode()),
             is_error=is_error,
+            usage=usage,
         )
         return text, self.key.sign(RECEIPT_PURPOSE, receipt.SerializeToString())
 

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from interlock.common import documents
 from interlock.common.v1 import permit_pb2
+from interlock.gateway.v1 import tool_call_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
 from tests.orchestrator.peers import TOOL, Gateway
@@ -137,7 +138,12 @@ class Worker:
         )
 
     def finished(
-        self, begun: messages.RecordStepResponse, output: Any, *, error: str = ""
+        self,
+        begun: messages.RecordStepResponse,
+        output: Any,
+        *,
+        error: str = "",
+        usage: tool_call_pb2.ModelUsage | None = None,
     ) -> messages.FinishStep:
         """The end of a step that was begun, with the gateway's receipt."""
         permit = permit_pb2.StepPermit.FromString(begun.start.permit.payload)
@@ -149,7 +155,7 @@ class Worker:
                 error=task_pb2.TaskError(error_class="ValueError", message=text),
                 receipt=receipt,
             )
-        text, receipt = self.gateway.receipt(permit, output)
+        text, receipt = self.gateway.receipt(permit, output, usage=usage)
         return messages.FinishStep(
             step_key=permit.step_key,
             status=task_pb2.STEP_STATUS_COMPLETED,
