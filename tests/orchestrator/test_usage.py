@@ -33,7 +33,7 @@ async def task(world: World) -> task_pb2.Task:
 async def begin(
     worker: Worker, claimed: worker_service_pb2.ClaimedTask, key: str
 ) -> worker_service_pb2.RecordStepResponse:
-    asked = {"messages": []}
+    asked: dict[str, list[str]] = {"messages": []}
     return await worker.begin(claimed, key, asked, tool="provider", kind=task_pb2.STEP_KIND_MODEL_CALL)
 
 
