@@ -120,6 +120,8 @@ def details_to_proto(details: records.TaskDetails, *, payloads: bool) -> task_pb
     if len(message.attempts) > _MAX_FULL_ATTEMPTS:
         for attempt in message.attempts:
             attempt.error.message = attempt.error.message[:_SHORT_MESSAGE]
+        for attempt in message.attempts[:-_MAX_FULL_ATTEMPTS]:
+            attempt.ClearField("progress")
     return message
 
 

@@ -142,3 +142,18 @@ async def test_who_may_not_see_payloads_hears_how_far_an_agent_is_but_not_what_i
             assert (heard.message, heard.done, heard.number) == (message, 0.5, 1)
             got = await world.people(role).GetTask(messages.GetTaskRequest(task_id=task.task_id))
             assert got.task.attempts[0].progress == heard
+
+
+async def test_a_task_of_very_many_attempts_is_shown_with_the_last_words_of_the_last_of_them(
+    world: World,
+) -> None:
+    task = await world.submit()
+    await world.rows(
+        "INSERT INTO attempt (task_id, attempt, tenant, worker, session_id, start_time, end_time, progress,"
+        " progress_time) SELECT task_id, number, tenant, 'w', gen_random_uuid(), now(), now(),"
+        " jsonb_build_object('number', 1, 'message', repeat('x', 2048), 'done', NULL), now()"
+        " FROM task, generate_series(1, 2500) AS number RETURNING attempt"
+    )
+    attempts = (await world.get(task.task_id)).attempts
+    assert [each.attempt for each in attempts if each.HasField("progress")] == list(range(2401, 2501))
+    assert attempts[-1].progress.message == "x" * 2048

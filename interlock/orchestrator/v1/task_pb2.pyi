@@ -438,7 +438,7 @@ class Attempt(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___Progress:
-        """Its last word, if it said any."""
+        """Its last word, if it said any. Only of the last 100 attempts."""
 
     def __init__(
         self,
