@@ -43,6 +43,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "file", nargs="?", type=Path, metavar="FILE", help="a CSV file; by default an example"
     )
+    command.add_argument("--model", action="store_true", help="a language model works on a sentence instead")
     command.add_argument("--port-base", type=int)
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.set_defaults(run=_demo)
@@ -55,10 +56,10 @@ def _up(*, output: str, **settings: object) -> int:
     return asyncio.run(up(options, as_json=output == "json"))
 
 
-def _demo(*, data_dir: Path, file: Path | None, port_base: int | None, output: str) -> int:
+def _demo(*, data_dir: Path, file: Path | None, model: bool, port_base: int | None, output: str) -> int:
     from interlock_suite.demo.command import demo  # noqa: PLC0415 - each command imports what it runs
 
-    return demo(data_dir, file, port_base=port_base, as_json=output == "json")
+    return demo(data_dir, file, model=model, port_base=port_base, as_json=output == "json")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TASKS",
         help="only the long chaos run, over so many tasks (10,000)",
     )
+    parser.addoption("--model", action="store_true", help="only the tests with a real language model")
     parser.addoption("--chaos-number", type=int, help="replay the chaos run that printed this number")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --chaos nothing else runs."""
+    """With --chaos nothing else runs; with --model that which is marked so, which else does not."""
+    marked = [item for item in items if item.get_closest_marker("model") is not None]
+    if config.getoption("--model"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = marked
+    for item in [] if config.getoption("--model") else marked:
+        item.add_marker(pytest.mark.skip(reason="./dev test --model asks a real language model"))
     if config.getoption("--chaos"):
         chosen = [
             item

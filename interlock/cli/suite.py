@@ -60,16 +60,19 @@ def up(
 
 @click.command(short_help="Show a real agent at work on a CSV file.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", is_flag=True, help="A language model on this machine works on a sentence instead.")
 @click.option("--port-base", type=int, help="First of the ports, where it starts a suite.  [default: as up]")
 @output_option
 @click.pass_obj
-def demo(data_dir: str, file: Path | None, port_base: int | None, *, as_json: bool) -> None:
+def demo(data_dir: str, file: Path | None, port_base: int | None, *, model: bool, as_json: bool) -> None:
     """Show a real agent at work on a CSV FILE, from submit to a verified audit trail.
 
     Without FILE it works on a table of moons. It uses the suite that runs in the data folder, or starts one
     for as long as it takes. Exit code 0 only if everything held that it shows.
     """
-    options = _output(as_json=as_json)
+    if model and file is not None:
+        raise click.UsageError("a FILE is for the demo without --model")
+    options = [*_output(as_json=as_json), *(["--model"] if model else [])]
     if port_base is not None:
         options += ["--port-base", str(port_base)]
     _become("demo", data_dir, *options, *(["--", str(file)] if file is not None else []))

@@ -10,6 +10,7 @@ from interlock.cli.problems import CliError, show
 from interlock.client.errors import InterlockError
 from interlock_suite.demo.claims import Claims
 from interlock_suite.demo.companion import Companion, companion
+from interlock_suite.demo.model_story import ModelStory
 from interlock_suite.demo.screen import Screen
 from interlock_suite.demo.story import Story
 from interlock_suite.demo.table_file import read_table
@@ -19,10 +20,10 @@ from interlock_suite.options import DEFAULT_DATA_DIR
 _INTERRUPTED = 130
 
 
-def demo(data_dir: Path, file: Path | None, *, port_base: int | None, as_json: bool) -> int:
+def demo(data_dir: Path, file: Path | None, *, model: bool, port_base: int | None, as_json: bool) -> int:
     """The exit code: 0 only if everything held that the demo claims."""
     try:
-        return asyncio.run(_demo(data_dir, file, port_base=port_base, as_json=as_json))
+        return asyncio.run(_demo(data_dir, file, model=model, port_base=port_base, as_json=as_json))
     except SuiteError as error:
         show(CliError(error.what, error.fix), as_json=as_json)
         return error.exit_code
@@ -35,12 +36,21 @@ def demo(data_dir: Path, file: Path | None, *, port_base: int | None, as_json: b
     return 1
 
 
-async def _demo(data_dir: Path, file: Path | None, *, port_base: int | None, as_json: bool) -> int:
+async def _demo(
+    data_dir: Path, file: Path | None, *, model: bool, port_base: int | None, as_json: bool
+) -> int:
     table = read_table(file)
     screen, claims = Screen(data_dir, silent=as_json), Claims()
-    screen.title(f"Interlock demo: an agent works on {table.name} ({table.size}), under control.")
+    if model:
+        screen.title("Interlock demo: a language model works on a sentence, under control.")
+    else:
+        screen.title(f"Interlock demo: an agent works on {table.name} ({table.size}), under control.")
     async with companion(data_dir, port_base=port_base) as running:
-        story = Story(data_dir=data_dir, companion=running, table=table, screen=screen, claims=claims)
+        story: Story | ModelStory
+        if model:
+            story = ModelStory(data_dir=data_dir, companion=running, screen=screen, claims=claims)
+        else:
+            story = Story(data_dir=data_dir, companion=running, table=table, screen=screen, claims=claims)
         await story.play()
         _sum_up(screen, claims)
         if not claims.broken:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from interlock.cli.audit import default_pins
@@ -20,21 +21,23 @@ _POLL_SECONDS = 0.1
 Mark = tuple[str, str]
 
 
-async def prove(data_dir: Path, refused: Trace, completed: Trace, screen: Screen, claims: Claims) -> None:
-    """Verify both trails: of the task that was refused a call, and of the one that was completed."""
-    screen.act("The audit trail of both tasks, verified on this machine with the pinned key alone")
-    screen.command(f"audit verify {completed.task.task_id}")
+async def prove(data_dir: Path, traces: Mapping[str, Trace], screen: Screen, claims: Claims) -> None:
+    """Verify the trail of each task, named by how it ended, the last one first in the reader's mind."""
+    *_, last = traces.values()
     pins = default_pins(data_dir)
+    whose = "both tasks" if len(traces) > 1 else "the task"
+    screen.act(f"The audit trail of {whose}, verified on this machine with the pinned key alone")
+    screen.command(f"audit verify {last.task.task_id}")
     async with client(data_dir, "AUDITOR") as suite:
-        first = await _verified(suite, refused, pins, claims)
-        second = await _verified(suite, completed, pins, claims)
-    for whose, verified in (("refused", first), ("completed", second)):
-        screen.line(_line(whose, verified))
+        found = {name: await _verified(suite, trace, pins, claims) for name, trace in traces.items()}
+    for name, verified in found.items():
+        screen.line(_line(name, verified))
         for finding in verified.report.findings:
             screen.line(f"✗ {finding.problem}: {finding.message}", style="red")
+    first, *_ = found.values()
     before = first.report.consistent_from
     seen = f"; the {before} entries seen before still stand" if before else " on this first look"
-    screen.line(f"✓ signed by key {second.key.key_hash.hex()}, pinned in {pins.name}{seen}")
+    screen.line(f"✓ signed by key {first.key.key_hash.hex()}, pinned in {pins.name}{seen}")
 
 
 async def _verified(suite: Client, trace: Trace, pins: Path, claims: Claims) -> Verified:
@@ -71,6 +74,9 @@ def _expected(trace: Trace) -> set[Mark]:
     marks = {("PROMPT", "SUBMITTED"), ("STATE_CHANGE", "RUNNING"), ("STATE_CHANGE", state)}
     marks.add(("RESULT" if trace.task.state == task_pb2.TASK_STATE_COMPLETED else "ERROR", state))
     for step in trace.steps:
+        if step.kind == task_pb2.STEP_KIND_MODEL_CALL:
+            marks |= {("PROMPT", step.call_id), ("MODEL_OUTPUT", step.call_id)}
+            continue
         marks.add(("TOOL_CALL", step.call_id))
         if step.status != task_pb2.STEP_STATUS_REFUSED:
             marks.add(("TOOL_RESULT", step.call_id))

@@ -25,7 +25,7 @@ def demands(*extras: str) -> list[Requirement]:
 
 
 def test_there_is_one_file_for_each_purpose() -> None:
-    assert LOCK_FILES == ["build.txt", "dev.txt", "runtime.txt", "uv.txt"]
+    assert LOCK_FILES == ["build.txt", "dev.txt", "model.txt", "runtime.txt", "uv.txt"]
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
