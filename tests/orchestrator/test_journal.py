@@ -5,11 +5,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator_svc import journal, lifecycle
+from orchestrator_svc.changes import TaskChanges
 from orchestrator_svc.journal import Begun, Recorded, StepFinish
 from orchestrator_svc.lifecycle import Status, TaskError, TaskState
-from orchestrator_svc.records import AgentPin, Isolation, LockedTask, Step, StepInput, StepKind, StepStatus
+from orchestrator_svc.records import (
+    AgentPin,
+    EventType,
+    Isolation,
+    LockedTask,
+    Step,
+    StepInput,
+    StepKind,
+    StepStatus,
+    Usage,
+)
 from orchestrator_svc.retry import RetryPolicy
 from svc_kit.errors import DomainError
 
@@ -132,3 +145,36 @@ def test_a_receipt_for_other_arguments_does_not_finish_the_step() -> None:
 
 def test_the_states_in_which_steps_may_be_written_are_those_with_a_live_attempt() -> None:
     assert {state for state in TaskState if state.live} == lifecycle.LIVE
+
+
+@given(
+    spent=st.lists(st.none() | st.tuples(*[st.integers(0, 2**40)] * 3), min_size=1, max_size=5),
+    told=st.lists(st.integers(0, 4), max_size=15),
+)
+def test_however_often_the_ends_of_steps_are_told_each_usage_is_in_the_sum_once(
+    spent: list[tuple[int, int, int] | None], told: list[int]
+) -> None:
+    usages = [
+        Usage(model_calls=1, input_tokens=used[0], output_tokens=used[1], cost_micros=used[2])
+        if used is not None
+        else None
+        for used in spent
+    ]
+    locked, steps = task(), [replace(started(), step_key=f"s{place}") for place in range(len(spent))]
+    told = [place % len(spent) for place in told]
+    for place in told:
+        changes = TaskChanges(locked)
+        asked = StepFinish(
+            step_key=steps[place].step_key,
+            status=StepStatus.COMPLETED,
+            output_json="[]",
+            usage=usages[place],
+        )
+        finished = journal.finish(locked, steps[place], asked)
+        if finished is not None:
+            changes.put_step(finished, EventType.STEP_FINISHED, usage=asked.usage)
+            steps[place] = finished
+            assert changes.events[-1].usage == changes.task.usage
+        locked = changes.task
+    counted = [usage for place in set(told) if (usage := usages[place]) is not None]
+    assert locked.usage == (sum(counted, Usage()) if counted else None)
