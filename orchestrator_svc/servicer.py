@@ -10,7 +10,7 @@ from typing import Any
 
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, task_pb2
-from orchestrator_svc import checks, convert, cursors, filtering, metrics
+from orchestrator_svc import checks, convert, cursors, field_checks, filtering, metrics
 from orchestrator_svc.attempt_feed import AttemptFeed
 from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.errors import payloads_forbidden
@@ -104,7 +104,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
 
     async def GetTask(self, request: messages.GetTaskRequest, context: Any) -> messages.GetTaskResponse:
         tenant = acting_tenant()
-        details = await self._tasks.get(tenant, checks.task_id(request.task_id))
+        details = await self._tasks.get(tenant, field_checks.task_id(request.task_id))
         (task,) = await self._explanations.shown(tenant, [details.task])
         return messages.GetTaskResponse(
             task=convert.details_to_proto(replace(details, task=task), payloads=_sees_payloads())
@@ -126,13 +126,13 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self, request: messages.CancelTaskRequest, context: Any
     ) -> messages.CancelTaskResponse:
         task = await self._tasks.cancel(
-            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+            acting_tenant(), field_checks.task_id(request.task_id), actor=principal().subject
         )
         return messages.CancelTaskResponse(task=convert.task_to_proto(task))
 
     async def PauseTask(self, request: messages.PauseTaskRequest, context: Any) -> messages.PauseTaskResponse:
         task = await self._tasks.pause(
-            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+            acting_tenant(), field_checks.task_id(request.task_id), actor=principal().subject
         )
         return messages.PauseTaskResponse(task=convert.task_to_proto(task))
 
@@ -140,7 +140,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self, request: messages.ResumeTaskRequest, context: Any
     ) -> messages.ResumeTaskResponse:
         task = await self._tasks.resume(
-            acting_tenant(), checks.task_id(request.task_id), actor=principal().subject
+            acting_tenant(), field_checks.task_id(request.task_id), actor=principal().subject
         )
         return messages.ResumeTaskResponse(task=convert.task_to_proto(task))
 
@@ -164,7 +164,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
         self, request_iterator: AsyncIterator[messages.PutBlobRequest], context: Any
     ) -> messages.PutBlobResponse:
         first = await anext(request_iterator, messages.PutBlobRequest())
-        expected = checks.blob(first.digest) if first.digest else ""
+        expected = field_checks.blob(first.digest) if first.digest else ""
         await context.send_initial_metadata(())  # the sender may go on
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -178,13 +178,13 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def GetBlob(
         self, request: messages.GetBlobRequest, context: Any
     ) -> AsyncGenerator[messages.GetBlobResponse]:
-        async with aclosing(self._blobs.read(acting_tenant(), checks.blob(request.digest))) as parts:
+        async with aclosing(self._blobs.read(acting_tenant(), field_checks.blob(request.digest))) as parts:
             async for part in parts:
                 yield messages.GetBlobResponse(chunk=part)
 
     async def RetryTask(self, request: messages.RetryTaskRequest, context: Any) -> messages.RetryTaskResponse:
-        task_id, request_id = checks.task_id(request.task_id), checks.request_id(request.request_id)
-        from_step = checks.step_key(request.from_step, field="from_step") if request.from_step else ""
+        task_id, request_id = field_checks.task_id(request.task_id), checks.request_id(request.request_id)
+        from_step = field_checks.step_key(request.from_step, field="from_step") if request.from_step else ""
         task = await self._repeats.retry(_caller(), task_id, request_id, from_step=from_step)
         return messages.RetryTaskResponse(task=convert.task_to_proto(task))
 
@@ -208,7 +208,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def WatchTask(
         self, request: messages.WatchTaskRequest, context: Any
     ) -> AsyncGenerator[messages.WatchTaskResponse]:
-        task_id, after = checks.task_id(request.task_id), checks.after_revision(request.after_revision)
+        task_id, after = field_checks.task_id(request.task_id), checks.after_revision(request.after_revision)
         updates = self._watches.watch(
             acting_tenant(), task_id, after=after, progress=request.include_progress
         )
@@ -243,7 +243,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def ListTaskEvents(
         self, request: messages.ListTaskEventsRequest, context: Any
     ) -> messages.ListTaskEventsResponse:
-        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        tenant, task_id = acting_tenant(), field_checks.task_id(request.task_id)
         size = page_size(request.page_size)
         question = Question(method="ListTaskEvents", tenant=tenant, filter=str(task_id))
         (after,) = decode_page_token(request.page_token, question, (int,)) or (0,)
@@ -273,7 +273,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def ListTaskSteps(
         self, request: messages.ListTaskStepsRequest, context: Any
     ) -> messages.ListTaskStepsResponse:
-        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        tenant, task_id = acting_tenant(), field_checks.task_id(request.task_id)
         payloads = request.include_payloads
         if payloads and not _sees_payloads():
             raise payloads_forbidden(PAYLOAD_READERS)
@@ -300,7 +300,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def ListChildTasks(
         self, request: messages.ListChildTasksRequest, context: Any
     ) -> messages.ListChildTasksResponse:
-        tenant, task_id = acting_tenant(), checks.task_id(request.task_id)
+        tenant, task_id = acting_tenant(), field_checks.task_id(request.task_id)
         size = page_size(request.page_size)
         question = Question(method="ListChildTasks", tenant=tenant, filter=str(task_id))
         token = decode_page_token(request.page_token, question, (datetime, uuid.UUID))
@@ -312,7 +312,7 @@ class OrchestratorServicer(orchestrator_service_pb2_grpc.OrchestratorServiceServ
     async def ExplainTask(
         self, request: messages.ExplainTaskRequest, context: Any
     ) -> messages.ExplainTaskResponse:
-        explained = await self._explanations.explain(acting_tenant(), checks.task_id(request.task_id))
+        explained = await self._explanations.explain(acting_tenant(), field_checks.task_id(request.task_id))
         return convert.explanation_to_proto(explained)
 
     async def GetPublicKeys(

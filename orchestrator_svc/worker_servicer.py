@@ -11,12 +11,13 @@ from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import tool_call_pb2
 from interlock.orchestrator.v1 import task_pb2, worker_service_pb2_grpc
 from interlock.orchestrator.v1 import worker_service_pb2 as messages
-from orchestrator_svc import checks, convert, metrics
+from orchestrator_svc import convert, metrics, worker_checks
 from orchestrator_svc.announcements import session_topic
 from orchestrator_svc.attempts import Attempts, AttemptWrite, Release
 from orchestrator_svc.blobs import Blobs
 from orchestrator_svc.claims import Claims, Drained
 from orchestrator_svc.errors import pool_forbidden
+from orchestrator_svc.field_checks import blob, step_key
 from orchestrator_svc.journal import StepFinish
 from orchestrator_svc.progress import ProgressFeed, Word
 from orchestrator_svc.receipts import Receipts
@@ -83,7 +84,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         first = await anext(request_iterator, messages.WorkerSessionRequest())
         if not first.HasField("open"):
             raise invalid([Violation("open", "the first message of a stream must open a session")])
-        session = checks.session(first.open, subject=principal().subject)
+        session = worker_checks.session(first.open, subject=principal().subject)
         serves = sorted((tenant, pool) for pool in set(session.pools) for tenant in _tenants_of(pool))
         session = replace(session, serves=tuple(serves))
         with self._wakeups.subscribe(session_topic(session.session_id)) as woken:
@@ -101,7 +102,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
                         yield answer
 
     async def ClaimTask(self, request: messages.ClaimTaskRequest, context: Any) -> messages.ClaimTaskResponse:
-        session_id, claim_id, pool = checks.claim(request)
+        session_id, claim_id, pool = worker_checks.claim(request)
         subject = principal().subject
         claimed = await self._claims.claim(
             ClaimRequest(
@@ -122,7 +123,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.RecordStepRequest, context: Any
     ) -> messages.RecordStepResponse:
         held = self._held(request.attempt_token)
-        finish, begin, asked = checks.record_step(request)
+        finish, begin, asked = worker_checks.record_step(request)
         finish = await self._with_receipt(held, finish, request.finish)
         child = None
         if begin is not None and asked is not None:
@@ -150,7 +151,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.GetStepOutputRequest, context: Any
     ) -> messages.GetStepOutputResponse:
         held = self._held(request.attempt_token)
-        key = checks.step_key(request.step_key)
+        key = step_key(request.step_key)
         await self._attempts.check_live(held)
         step = await self._tasks.finished_step(held.ref.tenant, held.ref.task_id, key)
         return messages.GetStepOutputResponse(step=_step(step))
@@ -159,7 +160,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.AwaitChildrenRequest, context: Any
     ) -> messages.AwaitChildrenResponse:
         held = self._held(request.attempt_token)
-        finish, end = checks.awaiting(request)
+        finish, end = worker_checks.awaiting(request)
         finish = await self._with_receipt(held, finish, request.finish)
         written = await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
         return messages.AwaitChildrenResponse(ended=written.ended)
@@ -168,7 +169,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.CompleteTaskRequest, context: Any
     ) -> messages.CompleteTaskResponse:
         held = self._held(request.attempt_token)
-        finish, end = checks.completion(request)
+        finish, end = worker_checks.completion(request)
         if end.result_blob is not None:
             await self._blobs.check(held.ref.tenant, end.result_blob)
         finish = await self._with_receipt(held, finish, request.finish)
@@ -191,7 +192,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         first = await anext(request_iterator, messages.PutResultBlobRequest())
         held = self._held(first.attempt_token)
         await self._attempts.check_live(held)
-        expected = checks.blob(first.digest) if first.digest else ""
+        expected = blob(first.digest) if first.digest else ""
         await context.send_initial_metadata(())  # the sender may go on
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -204,7 +205,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
 
     async def FailTask(self, request: messages.FailTaskRequest, context: Any) -> messages.FailTaskResponse:
         held = self._held(request.attempt_token)
-        finish, end = checks.failure(request)
+        finish, end = worker_checks.failure(request)
         finish = await self._with_receipt(held, finish, request.finish)
         written = await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))
         return messages.FailTaskResponse(state=convert.state_to_proto(written.task.status.state))
@@ -212,7 +213,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     async def EmitProgress(
         self, request: messages.EmitProgressRequest, context: Any
     ) -> messages.EmitProgressResponse:
-        checks.progress(request)
+        worker_checks.progress(request)
         words: dict[int, Word] = {}
         for place, said in enumerate(request.progress):
             # One worker's attempts come together: what one of them may not say does not silence the others.
@@ -231,7 +232,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.ReleaseTaskRequest, context: Any
     ) -> messages.ReleaseTaskResponse:
         held = self._held(request.attempt_token)
-        finish = await self._with_receipt(held, checks.release(request), request.finish)
+        finish = await self._with_receipt(held, worker_checks.release(request), request.finish)
         await self._attempts.write(AttemptWrite(held=held, finish=finish, end=Release()))
         return messages.ReleaseTaskResponse()
 
@@ -239,7 +240,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self, request: messages.RequestInputRequest, context: Any
     ) -> messages.RequestInputResponse:
         held = self._held(request.attempt_token)
-        finish, end = checks.question(request)
+        finish, end = worker_checks.question(request)
         finish = await self._with_receipt(held, finish, request.finish)
         answer = (await self._attempts.write(AttemptWrite(held=held, finish=finish, end=end))).answer
         if answer is None:

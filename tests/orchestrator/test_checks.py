@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interlock.common.v1 import permit_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2, task_pb2, worker_service_pb2
-from orchestrator_svc import checks
+from orchestrator_svc import checks, field_checks, worker_checks
 from svc_kit.errors import InvalidArgument
 from tests.orchestrator.world import request
 
@@ -108,14 +108,14 @@ def test_exact_json_survives_as_it_is(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", UUID + " ", "{" + UUID + "}", UUID.replace("-", "")])
 def test_a_task_id_has_one_spelling(text: str) -> None:
-    assert "task_id" in violations(checks.task_id, text)
+    assert "task_id" in violations(field_checks.task_id, text)
 
 
 def test_every_wrong_field_of_an_opened_session_is_named() -> None:
     opened = worker_service_pb2.OpenSession(
         session_id="x", slot="a b", incarnation=-1, pools=["no/slash"], capacity=0
     )
-    found = violations(checks.session, opened, subject="w")
+    found = violations(worker_checks.session, opened, subject="w")
     assert set(found) == {
         "open.session_id",
         "open.slot",
@@ -126,20 +126,20 @@ def test_every_wrong_field_of_an_opened_session_is_named() -> None:
 
 
 def test_a_recorded_step_needs_a_beginning_or_an_end() -> None:
-    assert "begin" in violations(checks.record_step, worker_service_pb2.RecordStepRequest())
+    assert "begin" in violations(worker_checks.record_step, worker_service_pb2.RecordStepRequest())
 
 
 def test_a_completed_step_needs_its_receipt_and_strict_json() -> None:
     finish = worker_service_pb2.FinishStep(
         step_key="read me", status=task_pb2.STEP_STATUS_COMPLETED, output_json="{"
     )
-    found = violations(checks.record_step, worker_service_pb2.RecordStepRequest(finish=finish))
+    found = violations(worker_checks.record_step, worker_service_pb2.RecordStepRequest(finish=finish))
     assert set(found) == {"finish.step_key", "finish.receipt", "finish.output_json"}
 
 
 def test_a_refused_step_needs_no_receipt_but_a_reason() -> None:
     finish = worker_service_pb2.FinishStep(step_key="read", status=task_pb2.STEP_STATUS_REFUSED)
-    found = violations(checks.record_step, worker_service_pb2.RecordStepRequest(finish=finish))
+    found = violations(worker_checks.record_step, worker_service_pb2.RecordStepRequest(finish=finish))
     assert set(found) == {"finish.error.error_class"}
 
 
@@ -149,23 +149,23 @@ def test_arguments_of_a_tool_are_an_object_and_become_canonical() -> None:
     )
     assert (
         "object"
-        in violations(checks.record_step, worker_service_pb2.RecordStepRequest(begin=begin))[
+        in violations(worker_checks.record_step, worker_service_pb2.RecordStepRequest(begin=begin))[
             "begin.input_json"
         ]
     )
     begin.input_json = '{ "b": 1, "a": 2.50 }'
-    _, asked, _ = checks.record_step(worker_service_pb2.RecordStepRequest(begin=begin))
+    _, asked, _ = worker_checks.record_step(worker_service_pb2.RecordStepRequest(begin=begin))
     assert asked is not None and asked.input_json == '{"a":2.5,"b":1}'
 
 
 def test_a_failure_is_told_whatever_its_text() -> None:
     error = task_pb2.TaskError(error_class="E", message="\0" + "x" * 20_000)
-    _, failed = checks.failure(worker_service_pb2.FailTaskRequest(error=error))
-    assert len(failed.error.message) == checks.MAX_ERROR_MESSAGE and "\0" not in failed.error.message
+    _, failed = worker_checks.failure(worker_service_pb2.FailTaskRequest(error=error))
+    assert len(failed.error.message) == worker_checks.MAX_ERROR_MESSAGE and "\0" not in failed.error.message
 
 
 def test_a_result_must_be_strict_json_of_at_most_256_kib() -> None:
     request = worker_service_pb2.CompleteTaskRequest(
         attempt_token=permit_pb2.Signed(), result_json='"' + "x" * 262_144 + '"'
     )
-    assert "result_json" in violations(checks.completion, request)
+    assert "result_json" in violations(worker_checks.completion, request)
