@@ -3,6 +3,7 @@
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -101,12 +102,25 @@ class CallStore:
         await self._refusals.submit(Refusing(call=call, told=told))
 
     async def withdraw(self, call: ToolCall, *, reason: str, message: str, now: datetime, told: Told) -> None:
-        """Turn a call that was begun, but of which nothing was executed, into a refused one."""
+        """Turn a call that was begun, but of which nothing was executed, into a refused one.
+
+        One whose beginning was never stored is stored as refused.
+        """
         values = {"status": CallStatus.REFUSED, "reason": reason, "message": message, "end_time": now}
         values |= {name: value for name, value in to_row(call).items() if name in _DECIDED}
         async with self._database.transaction() as connection:
-            if await self._change(connection, call, values, [CallStatus.RUNNING]):
+            withdrawn = await self._change(connection, call, values, [CallStatus.RUNNING])
+            if withdrawn:
                 await write_told(connection, [told])
+        if not withdrawn and await self._never_stood(call):
+            refused = replace(call, status=CallStatus.REFUSED, reason=reason, message=message, owner=None)
+            await self.refuse(refused, told)
+
+    async def _never_stood(self, call: ToolCall) -> bool:
+        found = await self.find(call.asked.key)
+        if found is None:
+            return True
+        return found.status is CallStatus.REFUSED and found.audit_event != call.audit_event
 
     async def finish(self, call: ToolCall, outcome: Outcome, *, audit_index: int, told: Told) -> bool:
         """Store how a call of this process ended; False when it has ended already, or is not its owner's now.

@@ -47,6 +47,15 @@ def is_refusal(error: DomainError) -> bool:
     return isinstance(error, refusals) or error.reason_name == STALE_ATTEMPT
 
 
+def is_recorded(error: DomainError) -> bool:
+    """Whether the audit log is told that a check stopped the call: it refused, or could not decide.
+
+    What is full, or runs elsewhere, says nothing of the call; without the database nobody can be told.
+    """
+    undecided = isinstance(error, (Unavailable, Internal)) and error.reason_name != "DATABASE_UNAVAILABLE"
+    return is_refusal(error) or undecided
+
+
 def is_verdict(error: DomainError) -> bool:
     """Whether asking for the same call again, with whatever permit, would be refused again."""
     not_of_the_call = error.reason_name in ("PERMIT_EXPIRED", "SIGNATURE_INVALID", STALE_ATTEMPT)

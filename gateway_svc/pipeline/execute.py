@@ -15,7 +15,7 @@ from gateway_svc.errors import (
     NOT_STARTED,
     UNKNOWN,
     broken,
-    is_refusal,
+    is_recorded,
     outcome_error,
     with_state,
     with_verdict,
@@ -208,9 +208,15 @@ class ExecuteCall:
 
     @asynccontextmanager
     async def _refusals_recorded(self, pending: Pending) -> AsyncIterator[None]:
+        """A check that refuses, or fails in whatever way, leaves one record of the call that it stopped."""
         try:
             yield
         except DomainError as error:
-            if is_refusal(error):
+            if is_recorded(error):
                 await self._steps.flights.finish(self._steps.refusal.record(pending, error))
             raise
+        except Exception:
+            log.exception("check_failed", call_id=str(pending.asked.call_id))
+            failure = broken()
+            await self._steps.flights.finish(self._steps.refusal.record(pending, failure))
+            raise failure from None
