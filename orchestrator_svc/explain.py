@@ -30,6 +30,7 @@ class BlockerKind(StrEnum):
     WORKERS_BUSY = "WORKERS_BUSY"
     INPUT_REQUIRED = "INPUT_REQUIRED"
     TASK_PAUSED = "TASK_PAUSED"
+    WORKER_SILENT = "WORKER_SILENT"
 
 
 # With one of these it starts when a person does something, and nobody knows when that is.
@@ -63,6 +64,7 @@ class Facts:
     workers: int
     draining: int
     free_slots: int
+    silent_session: uuid.UUID | None  # that runs the task, and whose lease has run out
     ahead: int
     ended: int  # in the last WINDOW_SECONDS
     now: datetime
@@ -148,6 +150,9 @@ def _blockers(facts: Facts) -> Iterator[Blocker]:
         yield Blocker(kind=BlockerKind.INPUT_REQUIRED, message="it waits for a person's answer")
     elif facts.state is TaskState.PAUSED:
         yield Blocker(kind=BlockerKind.TASK_PAUSED, message="it is paused until somebody resumes it")
+    elif facts.silent_session is not None:
+        said = f"the worker that runs it is not heard; to take it for dead: EndWorker {facts.silent_session}"
+        yield Blocker(kind=BlockerKind.WORKER_SILENT, message=said)
     elif facts.state is TaskState.SUBMITTED:
         yield from _of_time(facts)
         yield from _of_queue(facts)

@@ -37,32 +37,37 @@ class Publisher:
         # An unknown agent is named before its bindings are looked at.
         await self._catalog.get(kind, tenant, name)
         if kind is Kind.AGENT:
-            spec = {**spec, "tools": await self._locked(tenant, spec.get("tools", []))}
+            spec = await self._with_locks(tenant, spec)
         draft = Draft(kind=kind, tenant=tenant, name=name, version=version, spec=spec, summary=_summary(spec))
         return await self._catalog.publish(draft, actor=actor, validate_only=validate_only)
 
-    async def _locked(self, tenant: str, bindings: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The bindings, each with the version and digest that the agent version keeps for ever."""
+    async def _with_locks(self, tenant: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec, each binding with the version and digest that the agent version keeps for ever."""
+        flaws: list[Violation] = []
+        locked = dict(spec)
+        locked["tools"] = await self._locked(Kind.TOOL, tenant, spec.get("tools", []), "spec.tools", flaws)
+        if agents := spec.get("llm", {}).get("agents"):
+            agents = await self._locked(Kind.AGENT, tenant, agents, "spec.llm.agents", flaws)
+            locked["llm"] = {**spec["llm"], "agents": agents}
+        if flaws:
+            raise invalid(flaws)
+        return locked
+
+    async def _locked(
+        self, kind: Kind, tenant: str, bindings: list[dict[str, str]], field: str, flaws: list[Violation]
+    ) -> list[dict[str, str]]:
+        what = kind.value.lower()
         locked = []
-        violations = []
         for index, binding in enumerate(bindings):
+            name, version = binding[what], binding.get("version", "")
             try:
-                found = await self._catalog.get_version(
-                    Kind.TOOL, tenant, binding["tool"], binding.get("version", "")
-                )
+                found = await self._catalog.get_version(kind, tenant, name, version)
             except NotFound as error:
-                raise errors.version_not_found(
-                    Kind.TOOL, binding["tool"], binding.get("version", "")
-                ) from error
+                raise errors.version_not_found(kind, name, version) from error
             if binding.get("digest") and binding["digest"] != found.digest:
-                violations.append(
-                    Violation(
-                        f"spec.tools[{index}].digest", f"version {found.version} has digest {found.digest}"
-                    )
-                )
-            locked.append({"tool": found.name, "version": found.version, "digest": found.digest})
-        if violations:
-            raise invalid(violations)
+                said = f"version {found.version} has digest {found.digest}"
+                flaws.append(Violation(f"{field}[{index}].digest", said))
+            locked.append({what: found.name, "version": found.version, "digest": found.digest})
         return locked
 
 

@@ -20,6 +20,7 @@ MAX_DESCRIPTION = 4096
 MAX_SOURCE_BYTES = 262_144
 MAX_CAPABILITIES = 32
 MAX_BINDINGS = 128
+MAX_AGENTS = 32
 MAX_STEPS = 100
 MAX_EXPRESSION = 2048
 MAX_MEMORY_BYTES = 2 * 1024**3
@@ -56,15 +57,8 @@ def agent_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     """Everything wrong with an agent's spec, but for its schemas and whether its tools exist."""
     yield from _description(spec)
     yield from _capabilities(spec.get("capabilities", []))
-    bindings = spec.get("tools", [])
-    if len(bindings) > MAX_BINDINGS:
-        yield "spec.tools", f"at most {MAX_BINDINGS} bindings"
-    names = [binding.get("tool", "") for binding in bindings]
-    for index, name in enumerate(names):
-        if not TOOL_NAME.fullmatch(name):
-            yield f"spec.tools[{index}].tool", "must be the name of a tool"
-        elif name in names[:index]:
-            yield f"spec.tools[{index}].tool", f"{name!r} is bound twice"
+    names = [binding.get("tool", "") for binding in spec.get("tools", [])]
+    yield from _bindings("spec.tools", names, TOOL_NAME, "tool", MAX_BINDINGS)
     if "plan" in spec:
         yield from _plan(spec["plan"], set(names))
     elif "python" in spec:
@@ -77,6 +71,19 @@ def agent_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     yield from _duration(
         spec, "start_to_close_timeout", "spec.start_to_close_timeout", 0.1, MAX_ATTEMPT_SECONDS
     )
+
+
+def _bindings(where: str, names: list[str], pattern: re.Pattern[str], what: str, most: int) -> Iterator[Flaw]:
+    if len(names) > most:
+        yield where, f"at most {most} bindings"
+    for index, name in enumerate(names):
+        if not pattern.fullmatch(name):
+            yield (
+                f"{where}[{index}].{what}",
+                f"must be the name of {'an' if what[0] in 'aeiou' else 'a'} {what}",
+            )
+        elif name in names[:index]:
+            yield f"{where}[{index}].{what}", f"{name!r} is bound twice"
 
 
 def _description(spec: Mapping[str, Any]) -> Iterator[Flaw]:
@@ -122,6 +129,8 @@ def _llm(llm: Mapping[str, Any]) -> Iterator[Flaw]:
     # A number that JSON cannot hold comes as a word.
     if not isinstance(temperature, int | float) or not 0 <= temperature <= MAX_TEMPERATURE:
         yield "spec.llm.temperature", f"must be 0 to {MAX_TEMPERATURE}"
+    names = [binding.get("agent", "") for binding in llm.get("agents", [])]
+    yield from _bindings("spec.llm.agents", names, AGENT_NAME, "agent", MAX_AGENTS)
 
 
 def _source(

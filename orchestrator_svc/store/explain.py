@@ -55,6 +55,8 @@ _FACTS = sa.text(
             AND task.concurrency_key = mine.concurrency_key LIMIT :most) AS each) AS running_of_key,
         greatest(0, (1 - {TOKENS}) * queue.rate_seconds / queue.rate_count)::float8 AS token_seconds,
         serving.workers, serving.draining, serving.free::integer AS free,
+        (SELECT session_id FROM worker_session WHERE worker_session.session_id = mine.session_id
+            AND end_time IS NULL AND lease_until < clock_timestamp()) AS silent_session,
         least(:most, (SELECT n FROM older) + (SELECT n FROM others) + (SELECT count(*) FROM (
             SELECT FROM task WHERE {_READY} AND task.priority > mine.priority LIMIT :most) AS each)
         )::integer AS ahead,
@@ -107,6 +109,7 @@ class ExplainStore:
             workers=row.workers,
             draining=row.draining,
             free_slots=row.free,
+            silent_session=row.silent_session,
             ahead=row.ahead,
             ended=row.ended,
             now=row.now,

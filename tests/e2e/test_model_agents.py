@@ -13,7 +13,7 @@ from interlock.client import Client
 from interlock.gateway.v1 import connection_service_pb2, connection_service_pb2_grpc
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
-from interlock.registry.v1 import agent_pb2
+from interlock.registry.v1 import agent_pb2, registry_service_pb2
 from tests.e2e.catalogue import allow, duration, publish_agent
 from tests.e2e.observing import (
     COMPLETED,
@@ -99,6 +99,31 @@ async def test_a_model_works_with_a_real_tool_and_everything_it_was_told_is_in_t
     assert len(entries_of(recorded, "PROMPT")) == 3
     assert len(entries_of(recorded, "MODEL_OUTPUT")) == 2
     assert KEY not in str(recorded)
+
+
+async def test_a_model_gives_work_to_another_agent_and_waits_for_it_without_a_worker(
+    suite: RunningSuite, client: Client, model: OpenAiServer
+) -> None:
+    name = await model_agent(suite, model, agents=[agent_pb2.AgentBinding(agent=ECHO.name)])
+    published = await client.call(
+        client.agents.GetAgentVersion,
+        registry_service_pb2.GetAgentVersionRequest(agent=name, version="1.0.0"),
+    )
+    bound = published.agent_version.spec.llm.agents[0]
+    assert (bound.version, bound.digest[:7]) == ("1.0.0", "sha256:")
+    model.replies(
+        completion(calls=[(f"ask_{ECHO.name}", {"value": "from the child"})]), completion("It answered.")
+    )
+    task = await run(client, name, text="ask")
+    assert (task.state, task.result_json) == (COMPLETED, '"It answered."')
+    assert [(step.step_key, step.kind) for step in await steps(client, task.task_id)] == [
+        ("model-1", task_pb2.STEP_KIND_MODEL_CALL),
+        (f"{ECHO.name}-1", task_pb2.STEP_KIND_CHILD_TASK),
+        ("model-2", task_pb2.STEP_KIND_MODEL_CALL),
+    ]
+    # What the child answered is what the model was told; the first call was not paid for again.
+    assert len(model.requests) == 2
+    assert model.requests[1].json["messages"][-1]["content"] == "from the child"
 
 
 async def test_a_worker_killed_between_two_model_calls_pays_for_neither_twice(

@@ -30,6 +30,7 @@ _FREE = Facts(
     workers=1,
     draining=0,
     free_slots=4,
+    silent_session=None,
     ahead=0,
     ended=0,
     now=_NOW,

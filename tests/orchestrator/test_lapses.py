@@ -16,6 +16,7 @@ from orchestrator_svc.lapses import LapseGuard, Lapses
 from svc_kit.identity import Role
 from tests.command_line import document, interlock
 from tests.orchestrator.peers import TENANT
+from tests.orchestrator.test_explain import explain, kinds
 from tests.orchestrator.test_queue_claims import operators
 from tests.orchestrator.world import World, eventually, refused
 
@@ -133,6 +134,9 @@ async def test_an_operator_who_knows_better_ends_silent_workers_during_the_alarm
         listed = (await stub.ListWorkers(queue_messages.ListWorkersRequest())).workers
         states = Counter(each.state for each in listed)
         assert states == {queue_messages.WORKER_STATE_SILENT: 2, queue_messages.WORKER_STATE_ACTIVE: 3}
+        explained = await explain(world, task.task_id)
+        assert kinds(explained) == ["WORKER_SILENT"]
+        assert gone[0].session_id in explained.blockers[0].message
 
         def end(session_id: str) -> Any:
             return stub.EndWorker(queue_messages.EndWorkerRequest(session_id=session_id))

@@ -190,6 +190,15 @@ def test_an_agent_with_a_model_names_its_connection_and_model() -> None:
     assert list(specs.agent_flaws({"capabilities": ["a"], "llm": llm})) == []
 
 
+def test_the_agents_that_a_model_may_give_work_to_are_named_once_each() -> None:
+    agents = [{"agent": "writer"}, {"agent": "No Such"}, {"agent": "writer"}]
+    llm = {"instructions": "Answer.", "connection": "provider", "model": "small", "agents": agents}
+    assert [field for field, _ in specs.agent_flaws({"capabilities": ["a"], "llm": llm})] == [
+        "spec.llm.agents[1].agent",
+        "spec.llm.agents[2].agent",
+    ]
+
+
 def test_everything_wrong_with_a_model_agent_is_named_at_once() -> None:
     llm = {
         "connection": "No Such",

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from interlock.agent import AgentError, ToolRefused
+from interlock.agent import AgentError, ChildFailed, ToolRefused
 from interlock.registry.v1.agent_pb2 import LlmRuntime
-from worker_svc.llm.agent import BoundTool, function_names, run_agent
+from worker_svc.llm.agent import BoundAgent, BoundTool, function_names, run_agent
 from worker_svc.llm.budget import Budget
 from worker_svc.llm.guard import LoopGuard
 
@@ -21,6 +21,14 @@ ADD = BoundTool(
         "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
         "required": ["a", "b"],
     },
+)
+WRITER = BoundAgent(
+    name="writer",
+    version="1.2.0",
+    description="Writes.",
+    input_schema_json=json.dumps(
+        {"type": "object", "properties": {"topic": {"type": "string"}}, "required": ["topic"]}
+    ),
 )
 TOTAL = json.dumps({"type": "object", "properties": {"total": {"type": "integer"}}, "required": ["total"]})
 Reply = Mapping[str, Any]
@@ -53,6 +61,7 @@ class Script:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     called: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     tool: Callable[[dict[str, Any]], Any] = lambda arguments: arguments["a"] + arguments["b"]
+    child: Callable[[dict[str, Any]], Any] = lambda task_input: f"On {task_input['topic']}."
     task_id: str = "0190b1d2-0000-7000-8000-000000000000"
     attempt: int = 1
 
@@ -75,6 +84,13 @@ class Script:
         self.called.append((tool, dict(arguments)))
         return self.tool(dict(arguments))
 
+    async def submit(self, agent: str, task_input: Mapping[str, Any], *, agent_version: str) -> "Script":
+        self.called.append((f"{agent} {agent_version}", dict(task_input)))
+        return self
+
+    async def result(self) -> Any:
+        return self.child(self.called[-1][1])
+
     async def run(self, *, schema: str = "", **runtime: Any) -> Any:
         fields: dict[str, Any] = {"instructions": "Add.", "connection": "local", "model": "small"}
         return await run_agent(
@@ -82,6 +98,7 @@ class Script:
             context=self,  # type: ignore[arg-type]  # what a model agent uses of it
             call_model=self.call_model,
             tools=[ADD],
+            agents=[WRITER],
             output_schema_json=schema,
             task_input={"n": 3},
         )
@@ -160,6 +177,32 @@ async def test_what_ends_the_attempt_passes_through_the_model_unchanged() -> Non
     with pytest.raises(AgentError) as raised:
         await script.run()
     assert (raised.value.error_class, raised.value.retry_after) == ("MODEL_BUSY", 30)
+
+
+async def test_a_model_gives_work_to_another_agent_in_the_version_that_its_own_names() -> None:
+    script = Script([calls("ask_writer", {"topic": "rails"}), says("Done.")])
+    assert await script.run() == "Done."
+    assert script.called == [("writer 1.2.0", {"topic": "rails"})]
+    assert script.asked[1][1]["messages"][-1]["content"] == "On rails."
+    offered = {each["function"]["name"]: each["function"] for each in script.asked[0][1]["tools"]}
+    assert offered["ask_writer"]["description"] == "Writes."
+    assert offered["ask_writer"]["parameters"]["required"] == ["topic"]
+
+
+async def test_work_that_does_not_fit_the_other_agent_goes_back_to_the_model_and_to_nobody_else() -> None:
+    script = Script([calls("ask_writer", {"topic": 7}), says("Without it.")])
+    assert await script.run() == "Without it."
+    assert script.called == []
+    assert "topic" in script.asked[1][1]["messages"][-1]["content"]
+
+
+async def test_a_child_that_failed_is_told_to_the_model_which_may_go_on() -> None:
+    def fails(_: dict[str, Any]) -> Any:
+        raise ChildFailed("no ink", error_class="NoInk", task_id="t", repeatable=True)
+
+    script = Script([calls("ask_writer", {"topic": "rails"}), says("Without it.")], child=fails)
+    assert await script.run() == "Without it."
+    assert "NoInk: no ink" in script.asked[1][1]["messages"][-1]["content"]
 
 
 def test_tools_get_names_that_the_protocol_takes_and_no_two_alike() -> None:

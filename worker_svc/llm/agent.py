@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from pydantic_ai.profiles.openai import OpenAIModelProfile
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 
-from interlock.agent import AgentContext, AgentError, ToolError, ToolRefused
+from interlock.agent import AgentContext, AgentError, ChildFailed, ToolError, ToolRefused
 from interlock.registry.v1.agent_pb2 import LlmRuntime
+from svc_kit.errors import Violation
 from svc_kit.json_schema import Schema, compile_schema
 from worker_svc.llm.budget import Budget
 from worker_svc.llm.guard import LoopGuard
@@ -43,12 +44,27 @@ class BoundTool:
     input_schema: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundAgent:
+    """An agent as the model is told of it: work that it is given becomes a child task."""
+
+    name: str
+    version: str
+    description: str
+    input_schema_json: str
+
+
+# A function of the model's, done by us; what it returns, the model is told.
+_Function = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
 async def run_agent(
     runtime: LlmRuntime,
     *,
     context: AgentContext,
     call_model: CallModel,
     tools: Sequence[BoundTool],
+    agents: Sequence[BoundAgent],
     output_schema_json: str,
     task_input: Any,
 ) -> Any:
@@ -56,17 +72,13 @@ async def run_agent(
 
     Raises AgentError: BUDGET_EXCEEDED, AGENT_LOOP, MODEL_OUTPUT_INVALID, or as `call_model` does.
     """
-    guard = LoopGuard()
     transport = JournalTransport(call_model, Budget.of(runtime))
     async with httpx2.AsyncClient(transport=transport) as http:
         agent: Agent[object, Any] = Agent(
             _model(runtime, http),
             output_type=_output(output_schema_json),
             instructions=runtime.instructions,
-            tools=[
-                _tool(name, tool, context, guard)
-                for name, tool in zip(function_names([tool.name for tool in tools]), tools, strict=True)
-            ],
+            tools=_functions(tools, agents, context),
             retries=_RETRIES,
             model_settings=_settings(runtime),
         )
@@ -108,9 +120,12 @@ def _checked(output: Any, schema: Schema) -> Any:
     """The result; one that does not fit goes back to the model with what is wrong."""
     found = schema.violations(output, limit=10)
     if found:
-        wrong = "; ".join(f"{each.field or 'the result'} {each.message}" for each in found)
-        raise ModelRetry(f"The result does not fit its schema: {wrong}")
+        raise ModelRetry(f"The result does not fit its schema: {_wrong(found, 'the result')}")
     return output
+
+
+def _wrong(found: Iterable[Violation], whole: str) -> str:
+    return "; ".join(f"{each.field or whole} {each.message}" for each in found)
 
 
 def function_names(tools: Sequence[str]) -> list[str]:
@@ -126,22 +141,63 @@ def function_names(tools: Sequence[str]) -> list[str]:
     return names
 
 
-def _tool(function: str, tool: BoundTool, context: AgentContext, guard: LoopGuard) -> Tool[object]:
+def _functions(
+    tools: Sequence[BoundTool], agents: Sequence[BoundAgent], context: AgentContext
+) -> list[Tool[object]]:
+    guard = LoopGuard()
+    names = function_names([*(tool.name for tool in tools), *(f"ask_{agent.name}" for agent in agents)])
+    functions = [
+        *((tool.description, tool.input_schema, _calling(tool, context)) for tool in tools),
+        *((agent.description, _schema(agent), _asking(agent, context)) for agent in agents),
+    ]
+    return [
+        Tool.from_schema(
+            _guarded(name, function, guard),
+            name=name,
+            description=description,
+            json_schema=schema,
+            # One after the other, so that each step has the same key in every attempt.
+            sequential=True,
+        )
+        for name, (description, schema, function) in zip(names, functions, strict=True)
+    ]
+
+
+def _guarded(name: str, function: _Function, guard: LoopGuard) -> Callable[..., Awaitable[Any]]:
     async def call(**arguments: Any) -> Any:
-        hint = guard.hint(tool.name, arguments)
-        if hint is not None:
-            return {"error": hint}
+        hint = guard.hint(name, arguments)
+        return {"error": hint} if hint is not None else await function(arguments)
+
+    return call
+
+
+def _calling(tool: BoundTool, context: AgentContext) -> _Function:
+    async def call(arguments: dict[str, Any]) -> Any:
         try:
             return await context.call_tool(tool.name, arguments)
         except (ToolError, ToolRefused) as error:
             # The model may find another way; its budget bounds how often.
             return {"error": f"{error.error_class}: {error}"}
 
-    return Tool.from_schema(
-        call,
-        name=function,
-        description=tool.description,
-        json_schema=tool.input_schema,
-        # One after the other, so that each step has the same key in every attempt.
-        sequential=True,
-    )
+    return call
+
+
+def _asking(agent: BoundAgent, context: AgentContext) -> _Function:
+    schema = compile_schema(agent.input_schema_json) if agent.input_schema_json else None
+
+    async def ask(task_input: dict[str, Any]) -> Any:
+        # Said to the model, who can mend it; told to the orchestrator it would be the end of the task.
+        if schema is not None and (found := schema.violations(task_input, limit=10)):
+            return {"error": f"The input does not fit its schema: {_wrong(found, 'the input')}"}
+        child = await context.submit(agent.name, task_input, agent_version=agent.version)
+        try:
+            return await child.result()
+        except ChildFailed as error:
+            return {"error": f"{error.error_class}: {error}"}
+
+    return ask
+
+
+def _schema(agent: BoundAgent) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(agent.input_schema_json or '{"type": "object"}')
+    return schema

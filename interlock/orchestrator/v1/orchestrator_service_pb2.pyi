@@ -87,6 +87,8 @@ class _BlockerKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockerKi
     """It has asked a person for something."""
     BLOCKER_KIND_TASK_PAUSED: _BlockerKind.ValueType  # 11
     """Somebody has paused it."""
+    BLOCKER_KIND_WORKER_SILENT: _BlockerKind.ValueType  # 12
+    """The worker that runs it is not heard, and is not taken for dead yet."""
 
 class BlockerKind(_BlockerKind, metaclass=_BlockerKindEnumTypeWrapper):
     """What holds a task back."""
@@ -115,6 +117,8 @@ BLOCKER_KIND_INPUT_REQUIRED: BlockerKind.ValueType  # 10
 """It has asked a person for something."""
 BLOCKER_KIND_TASK_PAUSED: BlockerKind.ValueType  # 11
 """Somebody has paused it."""
+BLOCKER_KIND_WORKER_SILENT: BlockerKind.ValueType  # 12
+"""The worker that runs it is not heard, and is not taken for dead yet."""
 Global___BlockerKind: _TypeAlias = BlockerKind  # noqa: Y015
 
 class _TaskMetricsGroup:

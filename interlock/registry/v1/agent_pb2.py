@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from interlock.registry.v1 import tool_pb2 as interlock_dot_registry_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!interlock/registry/v1/agent.proto\x12\x15interlock.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a interlock/registry/v1/tool.proto\"<\n\x0bToolBinding\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xa9\x01\n\x08PlanStep\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x41\n\targuments\x18\x03 \x03(\x0b\x32..interlock.registry.v1.PlanStep.ArgumentsEntry\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0bPlanRuntime\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.registry.v1.PlanStep\x12\x0e\n\x06result\x18\x02 \x01(\t\"\x82\x01\n\rPythonRuntime\x12\x13\n\x0b\x65ntry_point\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nentrypoint\x18\x03 \x01(\t\x12\x38\n\x06limits\x18\x04 \x01(\x0b\x32(.interlock.registry.v1.PythonAgentLimits\"Q\n\x11PythonAgentLimits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x03\x12&\n\x03\x63pu\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x01\n\nLlmRuntime\x12\x14\n\x0cinstructions\x18\x01 \x01(\t\x12\x12\n\nconnection\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tmax_steps\x18\x04 \x01(\x05\x12\x12\n\nmax_tokens\x18\x05 \x01(\x03\x12\x17\n\x0fmax_cost_micros\x18\x06 \x01(\x03\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_temperature\"\xc1\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_failures\x18\x01 \x01(\x05\x12\x33\n\x10initial_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10maximum_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63oefficient\x18\x04 \x01(\x01\x12\x1d\n\x15non_retryable_classes\x18\x05 \x03(\t\"\xb7\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x31\n\x05tools\x18\x03 \x03(\x0b\x32\".interlock.registry.v1.ToolBinding\x12\x19\n\x11input_schema_json\x18\x04 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\t\x12\x32\n\x04plan\x18\x06 \x01(\x0b\x32\".interlock.registry.v1.PlanRuntimeH\x00\x12\x36\n\x06python\x18\x07 \x01(\x0b\x32$.interlock.registry.v1.PythonRuntimeH\x00\x12\x30\n\x03llm\x18\n \x01(\x0b\x32!.interlock.registry.v1.LlmRuntimeH\x00\x12\x31\n\x05retry\x18\x08 \x01(\x0b\x32\".interlock.registry.v1.RetryPolicy\x12\x39\n\x16start_to_close_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07runtime\"\x88\x02\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\t\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.interlock.registry.v1.Status\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x0f\n\x07\x63reator\x18\t \x01(\t\"\xc5\x01\n\x0c\x41gentVersion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\x04spec\x18\x04 \x01(\x0b\x32 .interlock.registry.v1.AgentSpec\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t\x12\x11\n\tisolation\x18\x07 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!interlock/registry/v1/agent.proto\x12\x15interlock.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a interlock/registry/v1/tool.proto\"<\n\x0bToolBinding\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\">\n\x0c\x41gentBinding\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\xa9\x01\n\x08PlanStep\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x41\n\targuments\x18\x03 \x03(\x0b\x32..interlock.registry.v1.PlanStep.ArgumentsEntry\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"M\n\x0bPlanRuntime\x12.\n\x05steps\x18\x01 \x03(\x0b\x32\x1f.interlock.registry.v1.PlanStep\x12\x0e\n\x06result\x18\x02 \x01(\t\"\x82\x01\n\rPythonRuntime\x12\x13\n\x0b\x65ntry_point\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\nentrypoint\x18\x03 \x01(\t\x12\x38\n\x06limits\x18\x04 \x01(\x0b\x32(.interlock.registry.v1.PythonAgentLimits\"Q\n\x11PythonAgentLimits\x12\x14\n\x0cmemory_bytes\x18\x01 \x01(\x03\x12&\n\x03\x63pu\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe4\x01\n\nLlmRuntime\x12\x14\n\x0cinstructions\x18\x01 \x01(\t\x12\x12\n\nconnection\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tmax_steps\x18\x04 \x01(\x05\x12\x12\n\nmax_tokens\x18\x05 \x01(\x03\x12\x17\n\x0fmax_cost_micros\x18\x06 \x01(\x03\x12\x18\n\x0btemperature\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x33\n\x06\x61gents\x18\x08 \x03(\x0b\x32#.interlock.registry.v1.AgentBindingB\x0e\n\x0c_temperature\"\xc1\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_failures\x18\x01 \x01(\x05\x12\x33\n\x10initial_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10maximum_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x63oefficient\x18\x04 \x01(\x01\x12\x1d\n\x15non_retryable_classes\x18\x05 \x03(\t\"\xb7\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x31\n\x05tools\x18\x03 \x03(\x0b\x32\".interlock.registry.v1.ToolBinding\x12\x19\n\x11input_schema_json\x18\x04 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x05 \x01(\t\x12\x32\n\x04plan\x18\x06 \x01(\x0b\x32\".interlock.registry.v1.PlanRuntimeH\x00\x12\x36\n\x06python\x18\x07 \x01(\x0b\x32$.interlock.registry.v1.PythonRuntimeH\x00\x12\x30\n\x03llm\x18\n \x01(\x0b\x32!.interlock.registry.v1.LlmRuntimeH\x00\x12\x31\n\x05retry\x18\x08 \x01(\x0b\x32\".interlock.registry.v1.RetryPolicy\x12\x39\n\x16start_to_close_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07runtime\"\x88\x02\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\t\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.interlock.registry.v1.Status\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x0f\n\x07\x63reator\x18\t \x01(\t\"\xc5\x01\n\x0c\x41gentVersion\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\x04spec\x18\x04 \x01(\x0b\x32 .interlock.registry.v1.AgentSpec\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t\x12\x11\n\tisolation\x18\x07 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,24 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLANSTEP_ARGUMENTSENTRY']._serialized_options = b'8\001'
   _globals['_TOOLBINDING']._serialized_start=159
   _globals['_TOOLBINDING']._serialized_end=219
-  _globals['_PLANSTEP']._serialized_start=222
-  _globals['_PLANSTEP']._serialized_end=391
-  _globals['_PLANSTEP_ARGUMENTSENTRY']._serialized_start=343
-  _globals['_PLANSTEP_ARGUMENTSENTRY']._serialized_end=391
-  _globals['_PLANRUNTIME']._serialized_start=393
-  _globals['_PLANRUNTIME']._serialized_end=470
-  _globals['_PYTHONRUNTIME']._serialized_start=473
-  _globals['_PYTHONRUNTIME']._serialized_end=603
-  _globals['_PYTHONAGENTLIMITS']._serialized_start=605
-  _globals['_PYTHONAGENTLIMITS']._serialized_end=686
-  _globals['_LLMRUNTIME']._serialized_start=689
-  _globals['_LLMRUNTIME']._serialized_end=864
-  _globals['_RETRYPOLICY']._serialized_start=867
-  _globals['_RETRYPOLICY']._serialized_end=1060
-  _globals['_AGENTSPEC']._serialized_start=1063
-  _globals['_AGENTSPEC']._serialized_end=1502
-  _globals['_AGENT']._serialized_start=1505
-  _globals['_AGENT']._serialized_end=1769
-  _globals['_AGENTVERSION']._serialized_start=1772
-  _globals['_AGENTVERSION']._serialized_end=1969
+  _globals['_AGENTBINDING']._serialized_start=221
+  _globals['_AGENTBINDING']._serialized_end=283
+  _globals['_PLANSTEP']._serialized_start=286
+  _globals['_PLANSTEP']._serialized_end=455
+  _globals['_PLANSTEP_ARGUMENTSENTRY']._serialized_start=407
+  _globals['_PLANSTEP_ARGUMENTSENTRY']._serialized_end=455
+  _globals['_PLANRUNTIME']._serialized_start=457
+  _globals['_PLANRUNTIME']._serialized_end=534
+  _globals['_PYTHONRUNTIME']._serialized_start=537
+  _globals['_PYTHONRUNTIME']._serialized_end=667
+  _globals['_PYTHONAGENTLIMITS']._serialized_start=669
+  _globals['_PYTHONAGENTLIMITS']._serialized_end=750
+  _globals['_LLMRUNTIME']._serialized_start=753
+  _globals['_LLMRUNTIME']._serialized_end=981
+  _globals['_RETRYPOLICY']._serialized_start=984
+  _globals['_RETRYPOLICY']._serialized_end=1177
+  _globals['_AGENTSPEC']._serialized_start=1180
+  _globals['_AGENTSPEC']._serialized_end=1619
+  _globals['_AGENT']._serialized_start=1622
+  _globals['_AGENT']._serialized_end=1886
+  _globals['_AGENTVERSION']._serialized_start=1889
+  _globals['_AGENTVERSION']._serialized_end=2086
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,36 @@ class ToolBinding(_message.Message):
 Global___ToolBinding: _TypeAlias = ToolBinding  # noqa: Y015
 
 @_typing.final
+class AgentBinding(_message.Message):
+    """One agent that a model agent may give work to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Name of the agent."""
+    version: _builtins.str
+    """Version of the agent. Empty when publishing = the newest; never empty in a published version."""
+    digest: _builtins.str
+    """Digest of that version; set by the registry when publishing."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        version: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "digest", b"digest", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentBinding: _TypeAlias = AgentBinding  # noqa: Y015
+
+@_typing.final
 class PlanStep(_message.Message):
     """One tool call of a plan, or work that it gives to another agent."""
 
@@ -214,6 +244,7 @@ class LlmRuntime(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_COST_MICROS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
     instructions: _builtins.str
     """What the model is told to do, for every task; 1 to 32,768 characters."""
     connection: _builtins.str
@@ -228,6 +259,12 @@ class LlmRuntime(_message.Message):
     """Cost of one task by the connection's prices, in millionths of their currency; 0 = no limit."""
     temperature: _builtins.float
     """Sampling temperature, 0 to 2; absent = the model's own."""
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentBinding]:
+        """Agents of the tenant that the model may give work to; at most 32. Each is offered to it as a function `ask_<agent>` with that version's input schema; a call is a child
+        task, whose result or error the model is told. While a child runs, the task holds no worker.
+        """
+
     def __init__(
         self,
         *,
@@ -238,10 +275,11 @@ class LlmRuntime(_message.Message):
         max_tokens: _builtins.int = ...,
         max_cost_micros: _builtins.int = ...,
         temperature: _builtins.float | None = ...,
+        agents: _abc.Iterable[Global___AgentBinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "connection", b"connection", "instructions", b"instructions", "max_cost_micros", b"max_cost_micros", "max_steps", b"max_steps", "max_tokens", b"max_tokens", "model", b"model", "temperature", b"temperature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "agents", b"agents", "connection", b"connection", "instructions", b"instructions", "max_cost_micros", b"max_cost_micros", "max_steps", b"max_steps", "max_tokens", b"max_tokens", "model", b"model", "temperature", b"temperature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
