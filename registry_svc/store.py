@@ -100,6 +100,8 @@ class Store:
         found: list[Resource | Version] = []
         async with self._database.autocommit() as connection:
             reached = (await read_head(connection)).position
+            if reached <= after:
+                return [], reached
             for table, read in ((resource, _resource), (version, _version)):
                 query = (
                     sa.select(table)
