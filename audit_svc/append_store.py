@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -9,11 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc import tables
 from audit_svc.event import to_datetime
-from audit_svc.log import Locked, NewTile, RacedError
+from audit_svc.log import Locked, NewTile, RepeatedError
 from audit_svc.merkle import Frontier
 from audit_svc.proofs import IncompleteTreeError
 from audit_svc.sequence import ActorKey, EventKey, Growth, NewEntry, Placed
 
+_LOCK = sa.text(
+    "SELECT log_id, size, frontier FROM log_head WHERE log_id = ANY(CAST(:head_ids AS uuid[]))"
+    " ORDER BY log_id FOR UPDATE"
+)
 # One round trip for both. The lock is waited for within the statement, so what its last holder committed
 # under one of these ids may be missing from the join; `write` then meets the entry's key.
 _LOCK_AND_FIND = sa.text(
@@ -92,10 +97,15 @@ class SqlAppendTransaction:
         self._connection = connection
 
     async def lock(self, log_ids: Collection[uuid.UUID], keys: Collection[EventKey]) -> Locked:
-        """The trees as they stand, locked in the order of their ids, which is the same for all replicas."""
-        arrays = {"head_ids": sorted(log_ids), **_key_arrays(keys)}
-        rows = (await self._connection.execute(_LOCK_AND_FIND, arrays)).all()
-        heads = {row.log_id: Frontier.from_bytes(row.size, row.frontier) for row in rows}
+        """The trees as they stand, locked in the order of their ids, which is the same for all replicas.
+
+        Also those of the events under `keys` that stand already.
+        """
+        head_ids = {"head_ids": sorted(log_ids)}
+        if not keys:
+            rows = (await self._connection.execute(_LOCK, head_ids)).all()
+            return Locked(heads=_heads(rows), found={})
+        rows = (await self._connection.execute(_LOCK_AND_FIND, {**head_ids, **_key_arrays(keys)})).all()
         repeated = [row for row in rows if row.event_id is not None]
         salts = await self._salts([EventKey(row.log_id, row.event_id) for row in repeated])
         found = {
@@ -103,7 +113,7 @@ class SqlAppendTransaction:
             for row in repeated
             for key in [EventKey(row.log_id, row.event_id)]
         }
-        return Locked(heads=heads, found=found)
+        return Locked(heads=_heads(rows), found=found)
 
     async def _salts(self, keys: Collection[EventKey]) -> Mapping[EventKey, Mapping[str, bytes]]:
         salts: dict[EventKey, dict[str, bytes]] = {key: {} for key in keys}
@@ -132,7 +142,7 @@ class SqlAppendTransaction:
         growth: Mapping[uuid.UUID, Growth],
         tiles: Sequence[NewTile],
     ) -> None:
-        """Store everything; RacedError when an event was stored while the lock was waited for."""
+        """Store everything; RepeatedError when an event stands already that `lock` did not find."""
         if not entries:
             return
         if tiles:
@@ -142,7 +152,7 @@ class SqlAppendTransaction:
             moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
         except psycopg.IntegrityError as error:
             if error.diag.constraint_name in _EVENT_KEYS:
-                raise RacedError from error
+                raise RepeatedError from error
             raise
         # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.
         if moved != len(growth):
@@ -169,6 +179,10 @@ async def read_hashes(
     if [row[0] for row in found] != list(range(begin, end)):
         raise IncompleteTreeError(f"hashes of tier {tier} between {begin} and {end} are missing")
     return [row[1] for row in found]
+
+
+def _heads(rows: Sequence[Any]) -> dict[uuid.UUID, Frontier]:
+    return {row.log_id: Frontier.from_bytes(row.size, row.frontier) for row in rows}
 
 
 def _key_arrays(keys: Collection[EventKey]) -> dict[str, list[uuid.UUID]]:

@@ -54,15 +54,18 @@ class Locked:
     found: Mapping[EventKey, Placed]
 
 
-class RacedError(Exception):
-    """Another replica stored one of the events just before us; seen again, it is a repeat."""
+class RepeatedError(Exception):
+    """One of the events stands already, and was not looked for, or came while the lock was waited for."""
 
 
 class AppendTransaction(Protocol):
     """One transaction that appends; nothing of it stands until it ends without an error."""
 
     async def lock(self, log_ids: Collection[uuid.UUID], keys: Collection[EventKey]) -> "Locked":
-        """The trees as they stand, locked in the order of their ids, which is the same for all replicas."""
+        """The trees as they stand, locked in the order of their ids, which is the same for all replicas.
+
+        Also those of the events under `keys` that stand already.
+        """
         ...
 
     async def pseudonyms(self, wanted: Mapping[ActorKey, str]) -> Mapping[ActorKey, str]:
@@ -80,7 +83,7 @@ class AppendTransaction(Protocol):
         growth: Mapping[uuid.UUID, Growth],
         tiles: Sequence[NewTile],
     ) -> None:
-        """Store everything; RacedError when an event was stored while the lock was waited for."""
+        """Store everything; RepeatedError when an event stands already that `lock` did not find."""
         ...
 
 
@@ -140,18 +143,21 @@ class AuditLog:
             raise invalid([Violation(field, str(error))]) from None
 
     async def _commit(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
-        for _ in range(_MAX_RACES):
+        """Repeats are rare, and their keys refuse them: they are looked for only after one was refused."""
+        for tried in range(_MAX_RACES):
             try:
-                return await self._commit_once(batches)
-            except RacedError:
-                log.info("append_raced", batches=len(batches))
-        return await self._commit_once(batches)
+                return await self._commit_once(batches, look=tried > 0)
+            except RepeatedError:
+                log.info("append_repeated", batches=len(batches))
+        return await self._commit_once(batches, look=True)
 
-    async def _commit_once(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
+    async def _commit_once(
+        self, batches: Sequence[Batch], *, look: bool
+    ) -> Sequence[tuple[Appended, ...] | DomainError]:
         events = [event for batch in batches for event in batch]
         logs = await self._logs_of({event.tenant for event in events})
         async with self._store.appending() as transaction:
-            keys = {EventKey(logs[event.tenant].log_id, event.event_id) for event in events}
+            keys = {EventKey(logs[event.tenant].log_id, event.event_id) for event in events if look}
             locked = await transaction.lock({log.log_id for log in logs.values()}, keys)
             actors = {ActorKey(logs[event.tenant].log_id, event.actor) for event in events if event.actor}
             pseudonyms = await self._pseudonyms(transaction, actors)

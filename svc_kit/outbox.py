@@ -32,6 +32,8 @@ Entry = TypeVar("Entry")
 
 MAX_BACK_OFF_SECONDS = 15.0
 FIRST_BACK_OFF_SECONDS = 0.1
+# What is committed within this time after a delivery goes with the next one.
+GATHER_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ class Relay(Generic[Entry]):
         name: str = "outbox",
         slice_rows: int = 256,
         poll_seconds: float = 1.0,
+        gather_seconds: float = GATHER_SECONDS,
         deliver_seconds: float = 30.0,
         woken: Subscription | None = None,
         observe: Callable[[Delivery], None] | None = None,
@@ -173,6 +176,7 @@ class Relay(Generic[Entry]):
         self._name = name
         self._slice_rows = slice_rows
         self._poll_seconds = poll_seconds
+        self._gather_seconds = gather_seconds
         self._deliver_seconds = deliver_seconds
         self._woken = woken if woken is not None else Subscription()
         self._observe = observe
@@ -229,8 +233,9 @@ class Relay(Generic[Entry]):
                 await asyncio.sleep(_back_off(error, failures))
                 continue
             failures = 0
-            if moved < limit:
-                await self._woken.wait(self._poll_seconds)
+            if moved < limit and await self._woken.wait(self._poll_seconds):
+                # A delivery costs both sides a commit, and nobody waits for it.
+                await asyncio.sleep(self._gather_seconds)
             limit = min(self._slice_rows, limit * 2)
 
     async def _move_slice(self, limit: int) -> int:
