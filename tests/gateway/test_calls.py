@@ -173,7 +173,7 @@ async def test_a_tool_is_ended_at_its_callers_deadline(allowing: World) -> None:
 async def test_a_stopping_gateway_lets_running_calls_end(closed_world: World) -> None:
     closed_world.publish_tool("slow", SLOW)
     arguments = {"seconds": 0.5}
-    async with gateway(closed_world) as world:
+    async with gateway(closed_world, drain_seconds=20.0) as world:
         await world.allow()
         permit = world.permit(arguments, tool="slow")
         running = asyncio.ensure_future(world.execute(permit, arguments))

@@ -1,6 +1,7 @@
 """Watches of the client over a hundred torn connections, at two orchestrators on one database."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
@@ -25,6 +26,13 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that has learned of a cut comes back at once: the test is about what it sees then."""
     monkeypatch.setattr("interlock.client.watching._FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr("interlock.client.watching._LAST_WAIT_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def world(still_world: World) -> AsyncIterator[World]:
+    """Its worker beats on the loop that everything else keeps busy here, and is given the time."""
+    async with still_world.serving(lease_seconds=60) as world:
+        yield world
 
 
 async def test_a_hundred_torn_connections_cost_no_event_and_repeat_none(world: World) -> None:

@@ -145,8 +145,12 @@ def _heard(listener: socket.socket) -> bool:
 
 def children_of(pid: int) -> set[int]:
     """Process ids of what any thread of a process has started and not yet reaped."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return {int(word) for thread in threads for word in (thread / "children").read_text().split()}
+    found: set[int] = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # A thread that has ended meanwhile has left its children to the others.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
 
 
 def relatives(bystanders: set[int]) -> set[int]:
