@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from svc_kit.errors import Violation
@@ -21,6 +22,13 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 _WANTED_URL = "must be like https://api.example.com/v1: no user, no query, no fragment"
+
+
+class ConnectionKey(NamedTuple):
+    """By which a connection is known."""
+
+    tenant: str
+    connection_id: str
 
 
 class ConnectionKind(StrEnum):
@@ -46,6 +54,8 @@ class ConnectionContent:
     agents: tuple[str, ...]
     allow_private: bool
     description: str
+    disabled: bool = False
+    """Nothing goes out through it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

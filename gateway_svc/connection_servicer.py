@@ -33,6 +33,7 @@ _CHANGEABLE = {
     "agents": "agents",
     "allow_private_addresses": "allow_private",
     "description": "description",
+    "disabled": "disabled",
 }
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -133,6 +134,7 @@ def _to_content(message: messages.Connection) -> ConnectionContent:
         agents=tuple(dict.fromkeys(message.agents)),
         allow_private=message.allow_private_addresses,
         description=message.description,
+        disabled=message.disabled,
     )
 
 
@@ -151,6 +153,7 @@ def _from_connection(stored: Connection) -> messages.Connection:
         agents=content.agents,
         allow_private_addresses=content.allow_private,
         description=content.description,
+        disabled=content.disabled,
         has_credential=stored.sealed is not None,
         creator=stored.creator,
         etag=stored.etag,

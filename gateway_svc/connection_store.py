@@ -1,11 +1,18 @@
 """Statements on connections: one method per question."""
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from gateway_svc.connection import Connection, ConnectionContent, ConnectionKind, ModelPrice
+from gateway_svc.connection import (
+    Connection,
+    ConnectionContent,
+    ConnectionKey,
+    ConnectionKind,
+    ModelPrice,
+)
 from gateway_svc.policy_store import UNIQUE_VIOLATION
 from gateway_svc.tables import connection
 from gateway_svc.told_store import Told, write_told
@@ -26,6 +33,14 @@ class ConnectionStore:
         async with self._database.autocommit() as session:
             row = (await session.execute(query)).mappings().one_or_none()
         return _from_row(row) if row is not None else None
+
+    async def find_all(self, keys: Collection[ConnectionKey]) -> dict[ConnectionKey, Connection]:
+        """Those of some connections, of any tenants, that are there; for the kill switch alone."""
+        key = sa.tuple_(connection.c.tenant, connection.c.connection_id)
+        query = sa.select(connection).where(key.in_(keys))
+        async with self._database.autocommit() as session:
+            found = [_from_row(row) for row in (await session.execute(query)).mappings()]
+        return {ConnectionKey(each.tenant, each.connection_id): each for each in found}
 
     async def page(self, tenant: str, *, after: str, limit: int) -> list[Connection]:
         """Connections of a tenant by id, after an id."""
@@ -89,6 +104,7 @@ def _to_row(stored: Connection) -> dict[str, Any]:
         "agents": list(content.agents),
         "allow_private": content.allow_private,
         "description": content.description,
+        "disabled": content.disabled,
         "sealed": stored.sealed,
         "create_time": stored.create_time,
         "update_time": stored.update_time,
@@ -113,6 +129,7 @@ def _from_row(row: sa.RowMapping) -> Connection:
             agents=tuple(row["agents"]),
             allow_private=row["allow_private"],
             description=row["description"],
+            disabled=row["disabled"],
         ),
         sealed=row["sealed"],
         create_time=row["create_time"],

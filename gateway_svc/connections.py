@@ -107,7 +107,8 @@ class Connections:
             content.allow_private and not stored.content.allow_private
         )
         sealed = None if elsewhere else stored.sealed
-        return await self._replace(stored, replace(stored, content=content, sealed=sealed), actor, "UPDATED")
+        changed = replace(stored, content=content, sealed=sealed)
+        return await self._replace(stored, changed, actor, _action(stored.content, content))
 
     async def set_credential(
         self, tenant: str, actor: str, *, connection_id: str, credential: str, etag: str
@@ -170,6 +171,7 @@ class Connections:
             "base_url": content.base_url,
             "connection_id": stored.connection_id,
             "description": content.description,
+            "disabled": content.disabled,
             "etag": stored.etag,
             "has_credential": stored.sealed is not None,
             "models": {
@@ -181,3 +183,10 @@ class Connections:
             part="change",
             body=json.dumps(change, ensure_ascii=False, sort_keys=True).encode(),
         )
+
+
+def _action(before: ConnectionContent, after: ConnectionContent) -> str:
+    """Under which name the log keeps a change: the switch is what people look for."""
+    if after.disabled == before.disabled:
+        return "UPDATED"
+    return "DISABLED" if after.disabled else "ENABLED"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import grpc
 import structlog
 
-from gateway_svc import cancels, connection_servicer, policy_servicer, servicer
+from gateway_svc import cancels, connection_servicer, kill_switch, policy_servicer, servicer
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
@@ -19,6 +19,7 @@ from gateway_svc.config import GatewaySettings
 from gateway_svc.connection_store import ConnectionStore
 from gateway_svc.connections import Connections
 from gateway_svc.gateway_store import GatewayStore
+from gateway_svc.kill_switch import KillSwitch
 from gateway_svc.live_attempts import LiveAttempts
 from gateway_svc.measures import measures
 from gateway_svc.model_http import ModelHttp
@@ -144,12 +145,20 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         outcomes=Outcomes(call_store, receipt_key, wake=relay.wake, abandon=ownership.abandon),
         refusal=Refusal(call_store, clock, wake=relay.wake),
     )
+    connection_store = ConnectionStore(database)
+
+    def connections_committed() -> None:
+        wakeups.notify(kill_switch.TOPIC)
+        relay.wake()
+
     connections = Connections(
-        ConnectionStore(database),
+        connection_store,
         SecretBox.load_or_create(settings.keys_dir / "connections.key"),
         clock,
-        committed=relay.wake,
+        committed=connections_committed,
     )
+    switch = KillSwitch(feed, connection_store, running)
+    feed.on_change(switch.registry_changed)
     models = ModelWork(
         binding=ModelBinding(feed, connections),
         credentials=connections,
@@ -195,12 +204,14 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
             await stack.enter_async_context(feed)
             woken = stack.enter_context(wakeups.subscribe(TOPIC))
             asked_to_end = stack.enter_context(wakeups.subscribe(cancels.TOPIC))
+            switched = stack.enter_context(wakeups.subscribe(kill_switch.TOPIC))
             loops = (
                 ownership.run,
                 relay.run,
                 attempts.run,
                 functools.partial(book.follow, woken),
                 functools.partial(canceling.follow, asked_to_end),
+                functools.partial(switch.follow, switched),
             )
             await stack.enter_async_context(background(*loops, name="gateway"))
             await _heard(feed, book, attempts)

@@ -110,6 +110,7 @@ connection = sa.Table(
     sa.Column("agents", ARRAY(sa.Text), nullable=False),
     sa.Column("allow_private", sa.Boolean, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
     # The credential, encrypted with the gateways' key.
     sa.Column("sealed", sa.LargeBinary),
     sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),

@@ -1,12 +1,12 @@
 """Step 4: the agent version lists the tool, both may be used, and the tool is as it was pinned."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 
 from gateway_svc.errors import definition_changed, not_active, registry_away, stale, tool_not_bound
 from gateway_svc.pipeline.pending import Pending, Tool
-from gateway_svc.tool_call import Asked
+from gateway_svc.tool_call import Asked, CallKind
 from gateway_svc.verdicts import Check
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from svc_kit.errors import DomainError
@@ -49,6 +49,13 @@ class Registry(Protocol):
         self, tenant: str, name: str, version: str
     ) -> tuple[tool_pb2.Tool, tool_pb2.ToolVersion] | None:
         """Take a tool and one of its versions into the copy; None when there is no such version."""
+
+
+class SwitchedOff(NamedTuple):
+    """Something that no call may use until it is enabled again."""
+
+    kind: str
+    name: str
 
 
 class Binding:
@@ -116,16 +123,29 @@ class Binding:
         bound = _binding(agent_version, asked.tool) if agent_version is not None else None
         if agent is None or agent_version is None or bound is None or tool is None or version is None:
             raise tool_not_bound(asked)
-        if agent.status != tool_pb2.STATUS_ACTIVE:
-            raise not_active("agent", asked.agent)
-        if tool.status != tool_pb2.STATUS_ACTIVE:
-            raise not_active("tool", asked.tool)
+        off = switched_off(registry, asked)
+        if off is not None:
+            raise not_active(off.kind, off.name)
         pinned = (bound.version, bound.digest)
         if (asked.tool_version, asked.tool_digest) != pinned or (version.version, version.digest) != pinned:
             raise definition_changed(asked)
         if agent_version.digest != asked.agent_digest:
             raise definition_changed(asked)
         return version
+
+
+def switched_off(registry: Registry, asked: Asked) -> SwitchedOff | None:
+    """What somebody disabled: the agent, one of those that it works for, or the tool."""
+    agents = [(asked.tenant, asked.agent), *((above.tenant, above.agent) for above in asked.ancestors)]
+    for tenant, name in agents:
+        agent = registry.agent(tenant, name)
+        if agent is not None and agent.status != tool_pb2.STATUS_ACTIVE:
+            return SwitchedOff("agent", name)
+    if asked.kind is CallKind.TOOL:
+        tool = registry.tool(asked.tenant, asked.tool)
+        if tool is not None and tool.status != tool_pb2.STATUS_ACTIVE:
+            return SwitchedOff("tool", asked.tool)
+    return None
 
 
 def _binding(version: agent_pb2.AgentVersion, tool: str) -> agent_pb2.ToolBinding | None:

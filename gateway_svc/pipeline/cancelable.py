@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ class CallCanceledError(Exception):
 class _Running:
     asked: Asked
     work: "asyncio.Future[Any]"
+    connections: frozenset[str]
     why: str = ""  # it was ended from outside
 
     def cancel(self, why: str) -> None:
@@ -58,10 +59,16 @@ class Cancelable:
             if (running.asked.tenant, running.asked.task_id) == (tenant, task_id):
                 running.cancel("its task is over or was asked to end")
 
-    async def run(self, asked: Asked, work: Coroutine[Any, Any, T]) -> T:
+    def calls(self) -> list[tuple[Asked, frozenset[str]]]:
+        """What runs, each with the ids of the connections that it may use."""
+        return [(running.asked, running.connections) for running in self._running.values()]
+
+    async def run(
+        self, asked: Asked, work: Coroutine[Any, Any, T], *, connections: Collection[str] = ()
+    ) -> T:
         """What the work returns or raises; raises CallCanceledError when it was ended from outside."""
         future = asyncio.ensure_future(work)
-        running = self._running[asked.key] = _Running(asked, future)
+        running = self._running[asked.key] = _Running(asked, future, frozenset(connections))
         try:
             return await future
         except asyncio.CancelledError:

@@ -13,11 +13,11 @@ from gateway_svc.errors import (
     registry_away,
     stale,
 )
-from gateway_svc.pipeline.binding import MAX_SILENCE_SECONDS, Registry
+from gateway_svc.pipeline.binding import MAX_SILENCE_SECONDS, Registry, switched_off
 from gateway_svc.pipeline.pending import Model, Pending
 from gateway_svc.tool_call import Asked
 from gateway_svc.verdicts import Check
-from interlock.registry.v1 import agent_pb2, tool_pb2
+from interlock.registry.v1 import agent_pb2
 from svc_kit.errors import DomainError
 
 
@@ -70,6 +70,9 @@ class ModelBinding:
                     " does not list.",
                 )
                 raise model_ancestor_denied(asked, ancestor.agent)
+        if stored.content.disabled:
+            pending.verdicts.failed(Check.ALLOW, f"Connection {asked.tool} is disabled.")
+            raise not_active("connection", asked.tool)
         pending.verdicts.passed(Check.ALLOW, f"Connection {asked.tool} lists the agent and the model.")
         return Model(connection=stored, name=name)
 
@@ -82,8 +85,9 @@ class ModelBinding:
             agent, version = await self._find(asked)
             if agent is None or version is None:
                 return None
-            if agent.status != tool_pb2.STATUS_ACTIVE:
-                raise not_active("agent", asked.agent)
+            off = switched_off(registry, asked)
+            if off is not None:
+                raise not_active(off.kind, off.name)
             if version.digest != asked.agent_digest:
                 raise definition_changed(asked)
         except DomainError as error:

@@ -98,7 +98,7 @@ class ModelWork:
         )
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._running.run(begun.call.asked, post)
+                answer = await self._running.run(begun.call.asked, post, connections=(connection_id,))
         except CallCanceledError as error:
             return canceled(now=self._clock.now(), isolation="", why=error.why)
         except NotSentError:

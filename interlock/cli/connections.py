@@ -261,6 +261,8 @@ def _show(data_dir: str, ask: "Callable[[_Suite], Awaitable[messages.Connection]
         )
     display.emit(f"  agents: {', '.join(found.agents) or 'nobody'}")
     display.emit(f"  credential: {'stored' if found.has_credential else 'none'}")
+    if found.disabled:
+        display.emit("  disabled: nothing goes out through it")
     if found.allow_private_addresses:
         display.emit("  may be at a loopback or private address")
     display.emit(f"  etag: {found.etag}")

@@ -40,6 +40,8 @@ COMMANDS = {
     "tools": "interlock.cli.registry:tools",
     "allow": "interlock.cli.policies:allow",
     "connections": "interlock.cli.connections:connections",
+    "disable": "interlock.cli.switches:disable",
+    "enable": "interlock.cli.switches:enable",
     "why": "interlock.cli.policies:why",
     "cancel-call": "interlock.cli.policies:cancel_call",
     "audit": "interlock.cli.audit:audit",

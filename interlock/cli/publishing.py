@@ -81,16 +81,6 @@ async def get_version(
     return (await suite.call(suite.tools.GetToolVersion, wanted)).tool_version
 
 
-async def set_status(suite: Client, kind: str, name: str, *, active: bool) -> agent_pb2.Agent | tool_pb2.Tool:
-    """Switch an agent or a tool on or off."""
-    status = tool_pb2.STATUS_ACTIVE if active else tool_pb2.STATUS_DISABLED
-    if kind == "agent":
-        request = registry_service_pb2.SetAgentStatusRequest(name=name, status=status)
-        return (await suite.call(suite.agents.SetAgentStatus, request)).agent
-    wanted = tool_service_pb2.SetToolStatusRequest(name=name, status=status)
-    return (await suite.call(suite.tools.SetToolStatus, wanted)).tool
-
-
 async def _publish_tool(suite: Client, entry: ToolEntry, *, dry_run: bool) -> dict[str, str]:
     if not dry_run:
         await _unless_taken(

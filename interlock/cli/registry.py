@@ -1,4 +1,4 @@
-"""Agents and tools: list, get, publish, enable, disable; and which agent fits a task."""
+"""Agents and tools: list, get, publish; and which agent fits a task."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def agents() -> None:
-    """Agents: list, get, find, publish, enable, disable."""
+    """Agents: list, get, find, publish."""
 
 
 @click.group()
 def tools() -> None:
-    """Tools: list, get, publish, enable, disable."""
+    """Tools: list, get, publish."""
 
 
 @agents.command("find")
@@ -137,37 +137,7 @@ def _add_publish(group: click.Group, kind: str) -> None:
         run(work)
 
 
-def _add_switch(group: click.Group, kind: str, name: str, *, active: bool) -> None:
-    effects = {
-        ("agent", True): "Let new tasks use an agent again.",
-        ("agent", False): "Refuse new tasks for an agent.",
-        ("tool", True): "Let agents call a tool again.",
-        ("tool", False): "Refuse every call of a tool from now on.",
-    }
-
-    @group.command(name, help=effects[kind, active])
-    @click.argument("name")
-    @output_option
-    @click.pass_obj
-    def switch(data_dir: str, name: str, *, as_json: bool) -> None:
-        async def work() -> None:
-            from interlock.cli.connection import client
-            from interlock.cli.message_json import message_json
-            from interlock.cli.publishing import set_status
-
-            async with client(data_dir, *_EDIT) as suite:
-                changed = await set_status(suite, kind, name, active=active)
-            if as_json:
-                display.emit_json(message_json(changed))
-            else:
-                display.emit(f"{kind} {name} is {'active' if active else 'disabled'}")
-
-        run(work)
-
-
 for _group, _kind in ((agents, "agent"), (tools, "tool")):
     _add_list(_group, _kind)
     _add_get(_group, _kind)
     _add_publish(_group, _kind)
-    _add_switch(_group, _kind, "enable", active=True)
-    _add_switch(_group, _kind, "disable", active=False)

@@ -38,7 +38,7 @@ NEED_A_SUITE = (
     ("agents", "get", "a"),
     ("agents", "find", "a"),
     ("tools", "list"),
-    ("tools", "disable", "t"),
+    ("disable", "tool", "t"),
     ("allow", "a", "t"),
     ("connections", "list"),
     ("cancel-call", "x"),

@@ -80,20 +80,20 @@ def test_a_call_that_nobody_made_is_unknown(suite: Suite) -> None:
 
 
 def test_a_disabled_tool_is_refused_until_it_is_enabled(suite: Suite) -> None:
-    assert suite.json("tools", "disable", "bench_echo")["status"] == "STATUS_DISABLED"
+    assert suite.json("disable", "tool", "bench_echo")["status"] == "STATUS_DISABLED"
     try:
         assert ended(suite, "bench-echo", "now")["error"]["error_class"] == "NOT_ACTIVE"
     finally:
-        assert suite.json("tools", "enable", "bench_echo")["status"] == "STATUS_ACTIVE"
+        assert suite.json("enable", "tool", "bench_echo")["status"] == "STATUS_ACTIVE"
     assert ended(suite, "bench-echo", "now")["state"] == "TASK_STATE_COMPLETED"
 
 
 def test_a_disabled_agent_takes_no_tasks(suite: Suite) -> None:
-    suite.json("agents", "disable", "bench-raise")
+    suite.json("disable", "agent", "bench-raise")
     try:
         assert suite.error("submit", "bench-raise", '{"text": "x"}')["reason"] == "NOT_ACTIVE"
     finally:
-        suite.json("agents", "enable", "bench-raise")
+        suite.json("enable", "agent", "bench-raise")
 
 
 def test_a_trace_is_a_tree_with_isolation_and_audit_position_of_each_call(suite: Suite) -> None:

@@ -229,6 +229,7 @@ async def test_nothing_is_allowed_by_default(world: World) -> None:
 async def test_after_an_allow_the_same_call_passes_under_the_same_id(world: World) -> None:
     permit = world.permit({"a": 1})
     await world.refusal(permit, {"a": 1})
+    await world.told(permit, 1)
     scope = f'principal == Interlock::Agent::"{AGENT}", action, resource == Interlock::Tool::"echo"'
     await world.allow("echo", f"permit ({scope});")
     answer = await world.execute(permit, {"a": 1})

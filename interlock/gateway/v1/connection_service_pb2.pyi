@@ -89,6 +89,7 @@ class Connection(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     CREATOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     connection_id: _builtins.str
     """Id, `[a-z0-9][a-z0-9-]{0,62}`, unique in the tenant."""
     kind: Global___ConnectionKind.ValueType
@@ -107,6 +108,8 @@ class Connection(_message.Message):
     """Who stored it."""
     etag: _builtins.str
     """Changes with every change of this message or of the credential."""
+    disabled: _builtins.bool
+    """True: no call goes out through it, and those under way are ended. `UpdateConnection` switches it."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectionModel]:
         """The models that agents may name; 1 to 64."""
@@ -138,10 +141,11 @@ class Connection(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         creator: _builtins.str = ...,
         etag: _builtins.str = ...,
+        disabled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "models", b"models", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "models", b"models", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -313,7 +317,7 @@ class UpdateConnectionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of `base_url`, `models`, `agents`, `allow_private_addresses` and `description`; at least one."""
+        """Of `base_url`, `models`, `agents`, `allow_private_addresses`, `description` and `disabled`; at least one."""
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ class ConnectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConnection(self, request, context):
-        """Changes the fields that the mask names. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
+        """Changes the fields that the mask names. Calls under way through a connection that is disabled, or that lists their agent no more, are ended within a second, on every gateway. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
         Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -103,7 +103,7 @@ class ConnectionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConnection(self, request, context):
-        """Deletes a connection and its credential. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
+        """Deletes a connection and its credential, and ends the calls under way through it. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,11 +42,11 @@ class ConnectionServiceStub:
     ListConnections: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectionsRequest, _connection_service_pb2.ListConnectionsResponse]
     """Lists connections by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     UpdateConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateConnectionRequest, _connection_service_pb2.UpdateConnectionResponse]
-    """Changes the fields that the mask names. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
+    """Changes the fields that the mask names. Calls under way through a connection that is disabled, or that lists their agent no more, are ended within a second, on every gateway. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
     """
     DeleteConnection: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteConnectionRequest, _connection_service_pb2.DeleteConnectionResponse]
-    """Deletes a connection and its credential. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Deletes a connection and its credential, and ends the calls under way through it. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
     SetConnectionCredential: _grpc.UnaryUnaryMultiCallable[_connection_service_pb2.SetConnectionCredentialRequest, _connection_service_pb2.SetConnectionCredentialResponse]
     """Stores the credential, encrypted, in the place of the one before; nothing gives it out again. Empty removes it.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
@@ -66,11 +66,11 @@ class ConnectionServiceAsyncStub(ConnectionServiceStub):
     ListConnections: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.ListConnectionsRequest, _connection_service_pb2.ListConnectionsResponse]  # type: ignore[assignment]
     """Lists connections by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     UpdateConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.UpdateConnectionRequest, _connection_service_pb2.UpdateConnectionResponse]  # type: ignore[assignment]
-    """Changes the fields that the mask names. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
+    """Changes the fields that the mask names. Calls under way through a connection that is disabled, or that lists their agent no more, are ended within a second, on every gateway. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
     """
     DeleteConnection: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.DeleteConnectionRequest, _connection_service_pb2.DeleteConnectionResponse]  # type: ignore[assignment]
-    """Deletes a connection and its credential. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Deletes a connection and its credential, and ends the calls under way through it. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
     SetConnectionCredential: _aio.UnaryUnaryMultiCallable[_connection_service_pb2.SetConnectionCredentialRequest, _connection_service_pb2.SetConnectionCredentialResponse]  # type: ignore[assignment]
     """Stores the credential, encrypted, in the place of the one before; nothing gives it out again. Empty removes it.
     Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
@@ -111,7 +111,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.UpdateConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.UpdateConnectionResponse, _abc.Awaitable[_connection_service_pb2.UpdateConnectionResponse]]:
-        """Changes the fields that the mask names. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
+        """Changes the fields that the mask names. Calls under way through a connection that is disabled, or that lists their agent no more, are ended within a second, on every gateway. Another scheme, host or port, or private addresses allowed anew, removes the credential: it was given for the place before.
         Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH.
         """
 
@@ -121,7 +121,7 @@ class ConnectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _connection_service_pb2.DeleteConnectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_connection_service_pb2.DeleteConnectionResponse, _abc.Awaitable[_connection_service_pb2.DeleteConnectionResponse]]:
-        """Deletes a connection and its credential. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+        """Deletes a connection and its credential, and ends the calls under way through it. Errors: NOT_FOUND CONNECTION_NOT_FOUND, ABORTED ETAG_MISMATCH."""
 
     @_abc_1.abstractmethod
     def SetConnectionCredential(
