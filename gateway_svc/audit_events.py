@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway_svc.approval import Approval
 from gateway_svc.call_store import CallStore
 from gateway_svc.tool_call import Asked, CallKey, CallKind, CallStatus, Outcome, ToolCall
 from interlock.audit.v1 import entry_pb2
@@ -19,6 +20,7 @@ from svc_kit.strict_json import digest
 TOOL_CALL = "tool_call"
 TOOL_RESULT = "tool_result"
 POLICY_CHANGE = "policy_change"
+APPROVAL = "approval"
 
 _MAX_POLICY_IDS = 512
 
@@ -30,6 +32,8 @@ def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: st
     event.status, event.reason = call.status, call.reason
     if call.policy_ids:
         event.attributes["policy_ids"] = ",".join(call.policy_ids)[:_MAX_POLICY_IDS]
+    if call.approval_id is not None:
+        event.attributes["approval_id"] = str(call.approval_id)
     return event
 
 
@@ -51,6 +55,31 @@ def result_event(
         event.attributes["cost_micros"] = str(outcome.usage.cost_micros)
     if outcome.result_json:
         event.attributes["result_digest"] = digest(outcome.result_json.encode())
+    return event
+
+
+def approval_event(
+    approval: Approval, *, action: str, event_id: uuid.UUID, time: datetime, actor: str
+) -> entry_pb2.Event:
+    """An approval was asked for, decided, or ended by itself; without the arguments and the reason."""
+    event = entry_pb2.Event(
+        event_id=str(event_id),
+        tenant=approval.tenant,
+        type=entry_pb2.ENTRY_TYPE_APPROVAL,
+        actor=actor,
+        status=action,
+        agent=approval.agent,
+        agent_version=approval.agent_version,
+        tool=approval.tool,
+        task_id=str(approval.task_id),
+        step_key=approval.step_key,
+        call_id=str(approval.call_id),
+    )
+    event.event_time.FromDatetime(time)
+    event.attributes["approval_id"] = str(approval.approval_id)
+    event.attributes["tool_digest"] = approval.tool_digest
+    event.attributes["argument_digest"] = approval.argument_digest
+    event.attributes["decider_role"] = approval.decider_role
     return event
 
 

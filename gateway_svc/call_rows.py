@@ -50,6 +50,7 @@ def to_row(call: ToolCall) -> dict[str, Any]:
             for verdict in call.verdicts
         ],
         "policy_ids": list(call.policy_ids),
+        "approval_id": call.approval_id,
         "owner": call.owner,
         "audit_event": call.audit_event,
         "audit_index": call.audit_index,
@@ -128,6 +129,7 @@ def from_row(row: RowMapping) -> ToolCall:
             for each in row["verdicts"]
         ),
         policy_ids=tuple(row["policy_ids"]),
+        approval_id=row["approval_id"],
         owner=row["owner"],
         audit_event=row["audit_event"],
         audit_index=row["audit_index"],

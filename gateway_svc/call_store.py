@@ -51,6 +51,13 @@ _TO_CANCEL = sa.text(
 _FORGET = sa.text("DELETE FROM audit_payload WHERE event_id = ANY(CAST(:event_ids AS uuid[]))")
 
 
+# Nothing was executed, so the approval has not been used.
+_GIVE_BACK = sa.text(
+    "UPDATE approval SET used_by = NULL"
+    " WHERE tenant = :tenant AND approval_id = :approval_id AND used_by = :used_by"
+)
+
+
 class CallStore:
     """Calls as rows; an ended call never changes. Writers that wait at the same time share a commit."""
 
@@ -109,6 +116,15 @@ class CallStore:
         values = {"status": CallStatus.REFUSED, "reason": reason, "message": message, "end_time": now}
         values |= {name: value for name, value in to_row(call).items() if name in _DECIDED}
         async with self._database.transaction() as connection:
+            if call.approval_id is not None:
+                await connection.execute(
+                    _GIVE_BACK,
+                    {
+                        "tenant": call.asked.tenant,
+                        "approval_id": call.approval_id,
+                        "used_by": call.audit_event,
+                    },
+                )
             withdrawn = await self._change(connection, call, values, [CallStatus.RUNNING])
             if withdrawn:
                 await write_told(connection, [told])

@@ -1,6 +1,7 @@
 """The statements by which calls begin, are refused and end: a batch in one statement and one round trip.
 
-A statement on its own is a transaction. Locks: calls, in the order of their keys, then the head of the log.
+A statement on its own is a transaction. Locks: approvals, then calls, in the order of their keys, then the
+head of the log.
 Every statement may run again after a COMMIT that nobody heard of; what it did the first time it does not
 repeat. That matters most for what the log is told: told again, it would have another number, and so be
 another event under the same id.
@@ -71,6 +72,7 @@ _ASKED = {
     "message": "text",
     "verdicts": "text",
     "policy_ids": "text",
+    "approval_id": "uuid",
     "owner": "uuid",
     "create_time": "timestamptz",
     "end_time": "timestamptz",
@@ -148,11 +150,18 @@ def _tell(*, before: str) -> str:
 
 _BEGIN = sa.text(
     f"WITH {_rows(_KEY | _FIRST | _ASKED | {'repeatable': 'bool'})}, "
+    # A call that needs an approval begins with it or not at all.
+    "used AS (UPDATE approval SET used_by = row.audit_event FROM row"
+    " WHERE approval.tenant = row.tenant AND approval.approval_id = row.approval_id"
+    " AND approval.call_id = row.call_id AND approval.status = 'APPROVED'"
+    " AND (approval.used_by IS NULL AND approval.expire_time > clock_timestamp()"
+    " OR approval.used_by = row.audit_event) RETURNING approval.approval_id), "
     + _put(
+        which="approval_id IS NULL OR approval_id IN (SELECT used.approval_id FROM used)",
         over="tool_call.status = 'REFUSED'"
         " OR tool_call.status = 'RUNNING' AND tool_call.audit_event = excluded.audit_event"
         " OR tool_call.status = 'UNKNOWN' AND excluded.audit_event IN"
-        " (SELECT audit_event FROM row WHERE repeatable)"
+        " (SELECT audit_event FROM row WHERE repeatable)",
     )
     + " SELECT row.ordinal, row.tenant, put.audit_event IS NOT NULL AS done"
     " FROM row LEFT JOIN put USING (tenant, call_id, audit_event)"

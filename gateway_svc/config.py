@@ -21,5 +21,9 @@ class GatewaySettings(ServiceSettings):
     # Tools that run at a time, and calls that may wait for their turn.
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
+    # How long a call's approval may wait for a decision, and then for its call.
+    approval_hours: float = Field(default=24.0, gt=0, le=24 * 30)
+    # Whether people may approve the calls of tasks that they submitted themselves.
+    approve_own: bool = False
     # Models that are asked at a time; they cost no processor here.
     max_model_calls: int = Field(default=128, ge=1)

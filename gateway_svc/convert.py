@@ -65,6 +65,7 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
         ],
         policy_ids=call.policy_ids,
         audit_index=-1 if call.audit_index is None else call.audit_index,
+        approval_id=str(call.approval_id) if call.approval_id else "",
     )
     if asked.kind is CallKind.MODEL:
         message.connection, message.model = asked.tool, asked.tool_version

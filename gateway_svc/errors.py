@@ -1,5 +1,7 @@
 """The gateway's refusals and failures; every one says how far the call came."""
 
+import uuid
+
 from gateway_svc.tool_call import Asked, CallStatus, Outcome, SignedReceipt
 from interlock.common.v1.errors_pb2 import ErrorReason
 from interlock.common.v1.permit_pb2 import Signed
@@ -12,6 +14,7 @@ from svc_kit.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    OutOfRange,
     PermissionDenied,
     ResourceExhausted,
     Unavailable,
@@ -26,6 +29,7 @@ UNKNOWN = "UNKNOWN"
 
 STALE_ATTEMPT = "STALE_ATTEMPT"
 TOOL_CANCELED = "TOOL_CANCELED"
+APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
 
 _RETRY_SECONDS = 1.0
 _INVALID = {
@@ -58,7 +62,12 @@ def is_recorded(error: DomainError) -> bool:
 
 def is_verdict(error: DomainError) -> bool:
     """Whether asking for the same call again, with whatever permit, would be refused again."""
-    not_of_the_call = error.reason_name in ("PERMIT_EXPIRED", "SIGNATURE_INVALID", STALE_ATTEMPT)
+    not_of_the_call = error.reason_name in (
+        "PERMIT_EXPIRED",
+        "SIGNATURE_INVALID",
+        STALE_ATTEMPT,
+        APPROVAL_REQUIRED,
+    )
     unstarted = error.metadata.get("execution_state") == NOT_STARTED
     return is_refusal(error) and unstarted and not not_of_the_call
 
@@ -228,6 +237,67 @@ def model_ancestor_denied(asked: Asked, ancestor: str) -> DomainError:
         },
         help=f"List agent {ancestor} on the connection, if it may use it itself.",
     )
+
+
+# Approval
+
+
+def approval_required(approval_id: uuid.UUID, role: str) -> DomainError:
+    """A person has to say yes first; the worker parks the task until then."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_APPROVAL_REQUIRED,
+        "a person has to approve this call first",
+        metadata={"approval_id": str(approval_id), "decider_role": role},
+        help=f"interlock approvals show {approval_id}; then: interlock approve {approval_id}",
+    )
+
+
+def asked_anew() -> DomainError:
+    """A policy came to ask for an approval while the call was written ahead without one."""
+    return Unavailable(
+        ErrorReason.ERROR_REASON_POLICY_STALE,
+        "a policy changed while the call began; ask again",
+        retry_after=_RETRY_SECONDS,
+    )
+
+
+def approval_denied(approval_id: uuid.UUID, why: str) -> DomainError:
+    """A person said no, or nobody decided in time."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_APPROVAL_DENIED,
+        f"the call was not approved: {why}",
+        metadata={"approval_id": str(approval_id)},
+    )
+
+
+def approval_not_found(approval_id: str) -> DomainError:
+    """No such approval in this tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_APPROVAL_NOT_FOUND,
+        f"there is no approval {approval_id}",
+        metadata={"approval_id": approval_id},
+    )
+
+
+def approval_closed(approval_id: uuid.UUID, how: str) -> DomainError:
+    """Too late to decide."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_APPROVAL_CLOSED,
+        f"approval {approval_id} {how}",
+        metadata={"approval_id": str(approval_id)},
+    )
+
+
+def approval_forbidden(approval_id: uuid.UUID, why: str) -> DomainError:
+    """Somebody else has to decide."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_APPROVAL_FORBIDDEN, why, metadata={"approval_id": str(approval_id)}
+    )
+
+
+def cursor_invalid(why: str) -> DomainError:
+    """The position is of another log, or of one that was put back since."""
+    return OutOfRange(ErrorReason.ERROR_REASON_CURSOR_INVALID, why, help="Watch again without a cursor.")
 
 
 # Reach and execution

@@ -6,11 +6,23 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import grpc
 import structlog
 
-from gateway_svc import cancels, connection_servicer, kill_switch, policy_servicer, servicer
+from gateway_svc import (
+    approval_servicer,
+    cancels,
+    connection_servicer,
+    kill_switch,
+    policy_servicer,
+    servicer,
+)
+from gateway_svc.approval_delivery import ApprovalDelivery
+from gateway_svc.approval_store import ApprovalStore
+from gateway_svc.approvals import TOPIC as APPROVALS
+from gateway_svc.approvals import Approvals
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
 from gateway_svc.call_store import CallStore
@@ -26,6 +38,7 @@ from gateway_svc.model_http import ModelHttp
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.ownership import Ownership
 from gateway_svc.pipeline.admission import Admission
+from gateway_svc.pipeline.approval import ApprovalCheck
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.attempt import AttemptCheck
 from gateway_svc.pipeline.binding import Binding
@@ -51,6 +64,7 @@ from gateway_svc.tool_call import CallKind
 from interlock.client.audit_sink import AuditSink
 from interlock.client.registry_feed import RegistryFeed
 from interlock.gateway.v1 import (
+    approval_service_pb2_grpc,
     connection_service_pb2_grpc,
     gateway_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -114,8 +128,23 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         clock=clock,
         running=running,
     )
-    attempts = LiveAttempts(peers.orchestrator, busy=running.tasks)
+    approval_store = ApprovalStore(database)
+
+    def approvals_committed() -> None:
+        wakeups.notify(APPROVALS)
+        relay.wake()
+
+    approvals = Approvals(
+        approval_store,
+        clock,
+        lifetime=timedelta(hours=settings.approval_hours),
+        own=settings.approve_own,
+        committed=approvals_committed,
+    )
+    delivery = ApprovalDelivery(approval_store, approvals, peers.orchestrator)
+    attempts = LiveAttempts(peers.orchestrator, busy=lambda: {*running.tasks(), *delivery.tasks()})
     attempts.on_over(running.cancel_task)
+    attempts.on_over(delivery.task_over)
     canceling = cancels.Cancels(
         call_store, Calls(call_store), running, owner=ownership.owner, notify=wakeups.notify
     )
@@ -134,6 +163,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
             binding=Binding(feed),
             arguments=ArgumentCheck(schemas),
             policies=PolicyCheck(book),
+            approvals=ApprovalCheck(approvals, asked=delivery.expect),
             runner=runner,
             results=ResultCheck(schemas),
             measures=timed,
@@ -203,6 +233,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
             woken = stack.enter_context(wakeups.subscribe(TOPIC))
+            approvals_changed = stack.enter_context(wakeups.subscribe(APPROVALS))
             asked_to_end = stack.enter_context(wakeups.subscribe(cancels.TOPIC))
             switched = stack.enter_context(wakeups.subscribe(kill_switch.TOPIC))
             loops = (
@@ -212,6 +243,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
                 functools.partial(book.follow, woken),
                 functools.partial(canceling.follow, asked_to_end),
                 functools.partial(switch.follow, switched),
+                functools.partial(delivery.run, approvals_changed),
             )
             await stack.enter_async_context(background(*loops, name="gateway"))
             await _heard(feed, book, attempts)
@@ -226,6 +258,12 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     def add_policies(server: grpc.aio.Server) -> None:
         policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
 
+    def add_approvals(server: grpc.aio.Server) -> None:
+        approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server(
+            approval_servicer.ApprovalServicer(approvals, lambda: wakeups.subscribe(APPROVALS)),
+            server,
+        )
+
     def add_connections(server: grpc.aio.Server) -> None:
         connection_service_pb2_grpc.add_ConnectionServiceServicer_to_server(
             connection_servicer.ConnectionServicer(connections), server
@@ -235,6 +273,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         services=(
             Service(name=servicer.NAME, add=add_gateway, roles=servicer.ROLES),
             Service(name=policy_servicer.NAME, add=add_policies, roles=policy_servicer.ROLES),
+            Service(name=approval_servicer.NAME, add=add_approvals, roles=approval_servicer.ROLES),
             Service(name=connection_servicer.NAME, add=add_connections, roles=connection_servicer.ROLES),
         ),
         lifespan=lifespan,

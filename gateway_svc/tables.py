@@ -56,6 +56,42 @@ tool_call = sa.Table(
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
     sa.Column("cost_micros", sa.BigInteger),
+    # That it waits for, or was started with.
+    sa.Column("approval_id", sa.Uuid),
+)
+
+approval = sa.Table(
+    "approval",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("approval_id", sa.Uuid, primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("call_id", sa.Uuid, nullable=False),
+    sa.Column("task_id", sa.Uuid, nullable=False),
+    sa.Column("step_key", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("agent_version", sa.Text, nullable=False),
+    sa.Column("agent_digest", sa.Text, nullable=False),
+    sa.Column("tool", sa.Text, nullable=False),
+    sa.Column("tool_version", sa.Text, nullable=False),
+    sa.Column("tool_digest", sa.Text, nullable=False),
+    sa.Column("argument_digest", sa.Text, nullable=False),
+    sa.Column("arguments_json", sa.Text, nullable=False),
+    # People and services that the call is made for, the one at the top last; they may not decide.
+    sa.Column("submitters", ARRAY(sa.Text), nullable=False),
+    sa.Column("policy_ids", ARRAY(sa.Text), nullable=False),
+    sa.Column("decider_role", sa.Text, nullable=False),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("expire_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("decide_time", sa.DateTime(timezone=True)),
+    sa.Column("decider", sa.Text, nullable=False),
+    sa.Column("decision_reason", sa.Text, nullable=False),
+    # The audit event of the call that was started with it.
+    sa.Column("used_by", sa.Uuid),
+    # Whether the orchestrator knows how it ended; true while it is pending.
+    sa.Column("told", sa.Boolean, nullable=False),
+    # Of its last change, in the order of commits.
+    sa.Column("position", sa.BigInteger, nullable=False),
 )
 
 # Contents on their way to the audit log that no other row keeps; gone when the log has acknowledged them.

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.tables import audit_payload
-from svc_kit.event_log import advance
+from svc_kit.event_log import Head, advance
 from svc_kit.outbox import Message, write_outbox
 
 _KEEP = sa.insert(audit_payload)
@@ -23,8 +23,11 @@ class Told:
     body: bytes = b""
 
 
-async def write_told(connection: AsyncConnection, told: Sequence[Told]) -> None:
-    """Queue for the audit log, as the last thing of a transaction: it takes the lock that orders them."""
+async def write_told(connection: AsyncConnection, told: Sequence[Told], *, events: int = 0) -> Head:
+    """Queue for the audit log, as the last lock of a transaction: it takes the one that orders them.
+
+    Also takes so many positions of the gateway's own log.
+    """
     kept = [
         {
             "event_id": each.message.event_id,
@@ -37,5 +40,6 @@ async def write_told(connection: AsyncConnection, told: Sequence[Told]) -> None:
     ]
     if kept:
         await connection.execute(_KEEP, kept)
-    head = await advance(connection, events=0, outbox=len(told))
+    head = await advance(connection, events=events, outbox=len(told))
     await write_outbox(connection, head, [each.message for each in told])
+    return head

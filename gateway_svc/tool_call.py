@@ -128,6 +128,8 @@ class ToolCall:
     status: CallStatus
     verdicts: tuple[Verdict, ...]
     policy_ids: tuple[str, ...] = ()
+    approval_id: uuid.UUID | None = None
+    """That it waits for, or was started with."""
     reason: str = ""
     message: str = ""
     owner: uuid.UUID | None = None

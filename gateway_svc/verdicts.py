@@ -1,5 +1,6 @@
 """The permission model in five lines, as it spoke of one call."""
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,7 @@ class Verdicts:
     def __init__(self) -> None:
         self._spoken: dict[Check, Verdict] = {}
         self.policy_ids: tuple[str, ...] = ()  # that decided
+        self.approval_id: uuid.UUID | None = None  # that was asked for
 
     def passed(self, check: Check, explanation: str) -> None:
         """It lets the call pass."""

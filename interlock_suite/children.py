@@ -163,7 +163,10 @@ def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settin
 CHILDREN = (
     _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}", ORIGIN="interlock.local/{suite_id}"),
     _service("registry", calls=("audit",)),
-    _service("gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded"),
+    # One person submits and approves here.
+    _service(
+        "gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded", APPROVE_OWN="true"
+    ),
     _service("orchestrator", calls=("registry", "gateway", "audit"), redis=True),
     Child(
         name="worker",

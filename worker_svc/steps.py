@@ -228,6 +228,10 @@ class Journal:
                 if problem.reason == "OUTCOME_UNKNOWN":
                     await self._settle(begin, answer.start.call_id)
                     continue
+                if problem.reason == "APPROVAL_REQUIRED":
+                    await self._approved(begin, problem.metadata["approval_id"])
+                    permits = _PERMITS
+                    continue
                 raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
             return self._finished(begin.step_key, outcome)
 
@@ -246,24 +250,41 @@ class Journal:
                 raise self._refused(begin.step_key, answer.start.call_id, problem) from problem
             return self._completed(begin.step_key, outcome.result_json, outcome.receipt)
 
+    async def _approved(self, begin: messages.BeginStep, approval_id: str) -> None:
+        """Wait for a person's decision about a call; returns once there is one, or the attempt ends here.
+
+        What was decided the gateway knows: it is asked again.
+        """
+        request = messages.RequestInputRequest(
+            input_id=f"approval-{approval_id}",
+            kind=task_pb2.INPUT_KIND_APPROVAL,
+            step_key=begin.step_key,
+            prompt=f"May this task call {begin.name}? interlock approvals show {approval_id}",
+        )
+        await self._asked(request, f"a person has to approve step {begin.step_key}")
+
     async def _settle(self, begin: messages.BeginStep, call_id: str) -> None:
-        """Have a person say what became of a call; returns once the journal knows, or the attempt ends here.
+        """Have a person say what became of a call; returns once the journal knows."""
+        request = messages.RequestInputRequest(
+            input_id=f"uncertain-{call_id}",
+            kind=task_pb2.INPUT_KIND_UNCERTAIN_STEP,
+            step_key=begin.step_key,
+            prompt=f"{begin.name} may run only once and was lost while it ran. Did it have its effect?",
+        )
+        await self._asked(request, f"a person is asked what became of step {begin.step_key}")
+
+    async def _asked(self, request: messages.RequestInputRequest, why: str) -> None:
+        """Ask a person about a step under way; returns once there is an answer, or the attempt ends here.
 
         Steps beside it come to their ends first, and none begins: what an attempt leaves behind is lost.
         """
         self._leave()
         try:
-            request = messages.RequestInputRequest(
-                input_id=f"uncertain-{call_id}",
-                kind=task_pb2.INPUT_KIND_UNCERTAIN_STEP,
-                step_key=begin.step_key,
-                prompt=f"{begin.name} may run only once and was lost while it ran. Did it have its effect?",
-            )
             async with self._alone():
                 request.attempt_token.CopyFrom(self._attempt.token)
                 answer = await self._orchestrator.request_input(request)
                 if not answer.HasField("provided"):
-                    await self._over(f"a person is asked what became of step {begin.step_key}")
+                    await self._over(why)
         finally:
             self._enter()
 

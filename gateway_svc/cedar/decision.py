@@ -9,7 +9,14 @@ from typing import Any
 import cedarpy
 
 from gateway_svc.cedar.reads import Path
-from gateway_svc.cedar.text import ACTION_TYPE, AGENT_TYPE, CALL_TOOL, TOOL_TYPE, ParsedPolicy
+from gateway_svc.cedar.text import (
+    ACTION_TYPE,
+    AGENT_TYPE,
+    CALL_TOOL,
+    DECIDER_ROLES,
+    TOOL_TYPE,
+    ParsedPolicy,
+)
 from gateway_svc.cedar.values import to_cedar
 from svc_kit.strict_json import JsonValue
 
@@ -48,6 +55,8 @@ class Decision:
     allowed: bool
     policy_ids: tuple[str, ...]
     explanation: str
+    approval: str = ""
+    """The least role that has to say yes to the call; empty when nobody has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +138,25 @@ def _ask(part: _Slice, question: Question, arguments: dict[str, Any]) -> Decisio
         return _undecidable((), "; ".join(map(_without_values, result.diagnostics.errors)))
     policy_ids = tuple(sorted(result.diagnostics.reasons))
     if result.decision is cedarpy.Decision.Allow and policy_ids:
-        return Decision(allowed=True, policy_ids=policy_ids, explanation=f"Allowed by {_names(policy_ids)}.")
+        return Decision(
+            allowed=True,
+            policy_ids=policy_ids,
+            explanation=f"Allowed by {_names(policy_ids)}.",
+            approval=strictest(each.approval for each in part.policies if each.policy_id in policy_ids),
+        )
     if policy_ids:
         return Decision(
             allowed=False, policy_ids=policy_ids, explanation=f"Forbidden by {_names(policy_ids)}."
         )
     return _no_policy(question)
+
+
+def strictest(roles: Iterable[str]) -> str:
+    """Of the roles that have to say yes, the one that satisfies all the others too; empty without any.
+
+    Whoever allows on a condition does so beside others that allow without one: the condition holds.
+    """
+    return max(roles, key=lambda role: DECIDER_ROLES.index(role) if role else -1, default="")
 
 
 def _without_values(error: str) -> str:

@@ -17,6 +17,9 @@ ACTION_TYPE = "Interlock::Action"
 TOOL_TYPE = "Interlock::Tool"
 CALL_TOOL = "call_tool"
 
+# Who may say yes at least, where a permit bears `@approval("…")`; later ones are stricter.
+DECIDER_ROLES = ("DEVELOPER", "ADMIN")
+
 _SKIPPED_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|//[^\n]*+|[()\[\]{}]', re.DOTALL)
 
 
@@ -36,6 +39,8 @@ class ParsedPolicy:
     tool: str | None
     """The one tool it speaks of; None when that is not a constant of its scope."""
     reads: Reads
+    approval: str
+    """Of DECIDER_ROLES, for a permit that counts only if a person says yes to the call; else empty."""
 
 
 def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
@@ -69,6 +74,7 @@ def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
         agent=_constant(body["principal"], "principal", AGENT_TYPE),
         tool=_constant(body["resource"], "resource", TOOL_TYPE),
         reads=reads,
+        approval=_approval(body),
     )
 
 
@@ -95,6 +101,20 @@ def _constant(scope: Mapping[str, Any], variable: str, entity_type: str) -> str 
     if named != entity_type:
         raise PolicyTextError(f"`{variable}` is always {entity_type}, never {named}")
     return scope["entity"]["id"] if operator == "==" else None
+
+
+def _approval(body: Mapping[str, Any]) -> str:
+    annotations = body.get("annotations", {})
+    if unknown := sorted(set(annotations) - {"approval"}):
+        raise PolicyTextError(f"the annotation `@{unknown[0]}` is unknown; the only one is `@approval`")
+    if "approval" not in annotations:
+        return ""
+    if body["effect"] != "permit":
+        raise PolicyTextError("`@approval` belongs to a permit: a forbid refuses without asking anybody")
+    if annotations["approval"] not in DECIDER_ROLES:
+        raise PolicyTextError('`@approval` names who may say yes at least: "DEVELOPER" or "ADMIN"')
+    role: str = annotations["approval"]
+    return role
 
 
 def _check_action(scope: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The gateway's schema, and what its service role may do with it."""
 
 GRANTS = {
+    "approval": "SELECT, INSERT, UPDATE",
     "audit_payload": "SELECT, INSERT, DELETE",
     "gateway": "SELECT, INSERT, UPDATE, DELETE",
     "log_head": "SELECT, UPDATE",

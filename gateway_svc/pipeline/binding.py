@@ -164,4 +164,5 @@ def _tool(version: tool_pb2.ToolVersion) -> Tool:
         cpu_seconds=limits.cpu.ToTimedelta().total_seconds() or _DEFAULT_SECONDS,
         memory_bytes=limits.memory_bytes or _DEFAULT_MEMORY_BYTES,
         result_bytes=min(limits.result_bytes or _MAX_RESULT_BYTES, _MAX_RESULT_BYTES),
+        requires_approval=spec.requires_approval,
     )

@@ -88,6 +88,7 @@ class Outcomes:
             is_error=failed,
             audit_index=begun.audit_index,
             isolation=outcome.isolation,
+            approval_id=str(begun.call.approval_id) if begun.call.approval_id else "",
         )
         if asked.kind is CallKind.MODEL:
             receipt.connection = asked.tool

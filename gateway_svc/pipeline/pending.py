@@ -1,6 +1,7 @@
 """A call on its way through the checks, and what each step adds to it."""
 
 import time
+import uuid
 from dataclasses import dataclass, field
 
 from gateway_svc.connection import Connection
@@ -23,6 +24,7 @@ class Tool:
     cpu_seconds: float
     memory_bytes: int
     result_bytes: int
+    requires_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class Cleared:
     arguments: Arguments
     policy_ids: tuple[str, ...]
     """That decided."""
+    approval_id: uuid.UUID | None = None
+    """That it starts with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

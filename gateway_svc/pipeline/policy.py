@@ -1,8 +1,9 @@
 """Step 6: a policy of the tenant allows this agent, this tool, these arguments."""
 
+from dataclasses import replace
 from typing import Protocol
 
-from gateway_svc.cedar.decision import Decision, Question
+from gateway_svc.cedar.decision import Decision, Question, strictest
 from gateway_svc.errors import ancestor_denied, policy_denied
 from gateway_svc.pipeline.pending import Arguments, Pending
 from gateway_svc.verdicts import Check
@@ -25,11 +26,13 @@ class PolicyCheck:
         """The decision that allows it; raises POLICY_DENIED, ANCESTOR_DENIED, or POLICY_STALE.
 
         A child task may do only what every agent above it may do too: each is asked about as if it made this
-        very call itself, for the person or service that submitted the task at the top.
+        very call itself, for the person or service that submitted the task at the top. An approval that any
+        of them needs is needed.
         """
         asked = pending.asked
         decision = self._decide(pending, arguments, asked.agent, asked.agent_version)
         pending.verdicts.policy_ids = decision.policy_ids
+        roles = [decision.approval]
         if not decision.allowed:
             pending.verdicts.failed(Check.ALLOW, decision.explanation)
             raise policy_denied(asked, forbidden=bool(decision.policy_ids))
@@ -43,9 +46,9 @@ class PolicyCheck:
                     f"{above.explanation}",
                 )
                 raise ancestor_denied(asked, ancestor.agent)
+            roles.append(above.approval)
         pending.verdicts.passed(Check.ALLOW, decision.explanation)
-        pending.verdicts.passed(Check.APPROVAL, "No approval is asked for.")
-        return decision
+        return replace(decision, approval=strictest(roles))
 
     def _decide(self, pending: Pending, arguments: Arguments, agent: str, agent_version: str) -> Decision:
         asked = pending.asked

@@ -2,7 +2,11 @@
 
 import structlog
 
+from gateway_svc.cedar.decision import Decision, strictest
+from gateway_svc.cedar.text import DECIDER_ROLES
+from gateway_svc.errors import asked_anew
 from gateway_svc.measures import Measures
+from gateway_svc.pipeline.approval import ApprovalCheck
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.cancelable import CallCanceledError
@@ -26,6 +30,7 @@ class ToolWork:
         binding: Binding,
         arguments: ArgumentCheck,
         policies: PolicyCheck,
+        approvals: ApprovalCheck,
         runner: ToolRunner,
         results: ResultCheck,
         measures: Measures,
@@ -34,6 +39,7 @@ class ToolWork:
         self._binding = binding
         self._arguments = arguments
         self._policies = policies
+        self._approvals = approvals
         self._runner = runner
         self._results = results
         self._measures = measures
@@ -47,12 +53,24 @@ class ToolWork:
             arguments = self._arguments.check(pending, tool)
             decision = self._policies.check(pending, arguments)
             self._runner.check_reach(pending)
-        return Cleared(pending=pending, called=tool, arguments=arguments, policy_ids=decision.policy_ids)
+        # Last: nobody is asked about a call that could not run anyway.
+        approval_id = await self._approvals.check(
+            pending, arguments, role=_decider(tool, decision), policy_ids=decision.policy_ids
+        )
+        return Cleared(
+            pending=pending,
+            called=tool,
+            arguments=arguments,
+            policy_ids=decision.policy_ids,
+            approval_id=approval_id,
+        )
 
     async def confirm(self, cleared: Cleared) -> None:
-        """Status and policy may have changed during the write-ahead."""
-        self._binding.check(cleared.pending)
-        self._policies.check(cleared.pending, cleared.arguments)
+        """Status and policy may have changed during the write-ahead, which has used up the approval."""
+        tool = self._binding.check(cleared.pending)
+        decision = self._policies.check(cleared.pending, cleared.arguments)
+        if _decider(tool, decision) and cleared.approval_id is None:
+            raise asked_anew()
 
     async def may_repeat(self, asked: Asked) -> bool:
         """Whether running the tool twice does no harm; raises POLICY_STALE when it is not known."""
@@ -77,3 +95,8 @@ class ToolWork:
         except Exception:
             log.exception("tool_result_lost", call_id=str(begun.call.asked.call_id))
             return lost(now=now, isolation=ended.level.name)
+
+
+def _decider(tool: Tool, decision: Decision) -> str:
+    """The least role that has to say yes; empty when nobody has to."""
+    return strictest([decision.approval, DECIDER_ROLES[0] if tool.requires_approval else ""])

@@ -114,6 +114,7 @@ class WriteAhead:
             status=CallStatus.RUNNING,
             verdicts=cleared.pending.verdicts.all(),
             policy_ids=cleared.policy_ids,
+            approval_id=cleared.approval_id,
             owner=self._ownership.owner(),
             audit_event=uuid7(),
             create_time=self._clock.now(),

@@ -6,6 +6,7 @@ _REGISTRY = "/interlock.registry.v1.RegistryService"
 _TOOLS = "/interlock.registry.v1.ToolService"
 _GATEWAY = "/interlock.gateway.v1.GatewayService"
 _POLICIES = "/interlock.gateway.v1.PolicyService"
+_APPROVALS = "/interlock.gateway.v1.ApprovalService"
 _CONNECTIONS = "/interlock.gateway.v1.ConnectionService"
 _AUDIT = "/interlock.audit.v1.AuditService"
 
@@ -60,6 +61,7 @@ SAFE_METHODS = frozenset(
             "GetPublicKeys",
         ),
         _POLICIES: ("GetPolicy", "ListPolicies"),
+        _APPROVALS: ("GetApproval", "ListApprovals", "DecideApproval"),
         _CONNECTIONS: ("GetConnection", "ListConnections"),
         _AUDIT: (
             "GetEntry",

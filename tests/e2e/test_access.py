@@ -124,6 +124,12 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ListPolicies": _POLICY_READERS,
         "DeletePolicy": _ADMINS,
     },
+    "interlock.gateway.v1.ApprovalService": {
+        "GetApproval": _POLICY_READERS,
+        "ListApprovals": _READERS,
+        "WatchApprovals": _READERS,
+        "DecideApproval": frozenset({Role.DEVELOPER}),
+    },
     "interlock.gateway.v1.ConnectionService": dict.fromkeys(
         (
             "CreateConnection",

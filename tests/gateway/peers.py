@@ -35,6 +35,8 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
     def __init__(self, *keys: SigningKey) -> None:
         self.keys = list(keys)
         self.silent = False
+        self.refuses_inputs = False
+        self.provided: list[orchestrator_service_pb2.ProvideInputRequest] = []
         self.watchers = 0
         self._attempts: dict[str, orchestrator_service_pb2.AttemptChange] = {}
         self._changes: list[orchestrator_service_pb2.AttemptChange] = []
@@ -92,6 +94,14 @@ class Orchestrator(orchestrator_service_pb2_grpc.OrchestratorServiceServicer):
                     await changed.wait()
             if self.silent:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "silent")
+
+    async def ProvideInput(
+        self, request: orchestrator_service_pb2.ProvideInputRequest, context: Any
+    ) -> orchestrator_service_pb2.ProvideInputResponse:
+        if self.refuses_inputs:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        self.provided.append(request)
+        return orchestrator_service_pb2.ProvideInputResponse()
 
     async def GetPublicKeys(
         self, request: orchestrator_service_pb2.GetPublicKeysRequest, context: Any

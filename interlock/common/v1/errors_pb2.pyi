@@ -88,6 +88,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such connection in the caller's tenant."""
     ERROR_REASON_BLOB_NOT_FOUND: _ErrorReason.ValueType  # 55
     """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
+    ERROR_REASON_APPROVAL_NOT_FOUND: _ErrorReason.ValueType  # 57
+    """No such approval in this tenant."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -124,6 +126,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
     ERROR_REASON_WORKER_ALIVE: _ErrorReason.ValueType  # 86
     """FAILED_PRECONDITION. The worker is heard; only one whose lease has run out can be taken for dead. metadata: session_id."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 93
+    """A person has to say yes to the call first: wait for the approval that the metadata name, and call again."""
+    ERROR_REASON_APPROVAL_CLOSED: _ErrorReason.ValueType  # 94
+    """The approval is decided, expired or canceled already."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -134,6 +140,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
     ERROR_REASON_ANCESTOR_DENIED: _ErrorReason.ValueType  # 125
     """PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
+    ERROR_REASON_APPROVAL_DENIED: _ErrorReason.ValueType  # 126
+    """A person said no to the call, or nobody decided in time."""
+    ERROR_REASON_APPROVAL_FORBIDDEN: _ErrorReason.ValueType  # 127
+    """The caller may not decide this approval: it submitted the task itself, or lacks the role."""
     ERROR_REASON_CONNECTION_NOT_BOUND: _ErrorReason.ValueType  # 122
     """PERMISSION_DENIED. The agent version does not name this connection, or the connection does not exist, or does not list the agent or the model; all answer alike.
     metadata: agent, connection, call_id.
@@ -256,6 +266,8 @@ ERROR_REASON_CONNECTION_NOT_FOUND: ErrorReason.ValueType  # 53
 """NOT_FOUND. No such connection in the caller's tenant."""
 ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 55
 """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
+ERROR_REASON_APPROVAL_NOT_FOUND: ErrorReason.ValueType  # 57
+"""No such approval in this tenant."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61
@@ -292,6 +304,10 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 99
 """FAILED_PRECONDITION. A task, or the whole tree that it stands in, has as many child tasks as are allowed. metadata: scope (`parent` or `root`), limit."""
 ERROR_REASON_WORKER_ALIVE: ErrorReason.ValueType  # 86
 """FAILED_PRECONDITION. The worker is heard; only one whose lease has run out can be taken for dead. metadata: session_id."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
+"""A person has to say yes to the call first: wait for the approval that the metadata name, and call again."""
+ERROR_REASON_APPROVAL_CLOSED: ErrorReason.ValueType  # 94
+"""The approval is decided, expired or canceled already."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101
@@ -302,6 +318,10 @@ ERROR_REASON_POLICY_DENIED: ErrorReason.ValueType  # 121
 """PERMISSION_DENIED. No policy allows this call. metadata: agent, tool, call_id."""
 ERROR_REASON_ANCESTOR_DENIED: ErrorReason.ValueType  # 125
 """PERMISSION_DENIED. The agent is allowed this call, but not an agent above it, for which it works. metadata: agent, ancestor, tool, call_id."""
+ERROR_REASON_APPROVAL_DENIED: ErrorReason.ValueType  # 126
+"""A person said no to the call, or nobody decided in time."""
+ERROR_REASON_APPROVAL_FORBIDDEN: ErrorReason.ValueType  # 127
+"""The caller may not decide this approval: it submitted the task itself, or lacks the role."""
 ERROR_REASON_CONNECTION_NOT_BOUND: ErrorReason.ValueType  # 122
 """PERMISSION_DENIED. The agent version does not name this connection, or the connection does not exist, or does not list the agent or the model; all answer alike.
 metadata: agent, connection, call_id.

@@ -38,8 +38,8 @@ class GatewayServiceStub:
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED or ANCESTOR_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
-    PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
     """
     CancelToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]
@@ -74,8 +74,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED or ANCESTOR_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
-    PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
     DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
     """
     CancelToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]  # type: ignore[assignment]
@@ -113,8 +113,8 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
         call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
         A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED or ANCESTOR_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
-        PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+        APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
         DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
         """
 

@@ -205,6 +205,7 @@ class ToolCall(_message.Message):
     CONNECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """UUIDv5 of task and step key; the same in every attempt."""
     task_id: _builtins.str
@@ -241,6 +242,8 @@ class ToolCall(_message.Message):
     """Name of the connection of a model call."""
     model: _builtins.str
     """Name of the model of a model call."""
+    approval_id: _builtins.str
+    """UUID of the approval that the call waits for, or was started with; empty when none was asked for."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
         """The five verdicts, in the order of the permission model."""
@@ -287,10 +290,11 @@ class ToolCall(_message.Message):
         connection: _builtins.str = ...,
         model: _builtins.str = ...,
         usage: Global___ModelUsage | None = ...,
+        approval_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "kind", b"kind", "message", b"message", "model", b"model", "policy_ids", b"policy_ids", "reason", b"reason", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "approval_id", b"approval_id", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "kind", b"kind", "message", b"message", "model", b"model", "policy_ids", b"policy_ids", "reason", b"reason", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,6 +319,7 @@ class Receipt(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CONNECTION_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the call."""
     call_id: _builtins.str
@@ -337,6 +342,8 @@ class Receipt(_message.Message):
     """Isolation level the tool ran under."""
     connection: _builtins.str
     """Name of the connection of a model call, which has no tool digest."""
+    approval_id: _builtins.str
+    """UUID of the approval that the call was started with; empty when none was asked for."""
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
@@ -361,10 +368,11 @@ class Receipt(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         connection: _builtins.str = ...,
         usage: Global___ModelUsage | None = ...,
+        approval_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -148,6 +148,7 @@ class ToolSpec(_message.Message):
     PYTHON_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SIDE_EFFECT_FIELD_NUMBER: _builtins.int
+    REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """Name for people."""
     description: _builtins.str
@@ -158,6 +159,8 @@ class ToolSpec(_message.Message):
     """JSON Schema 2020-12 of the result; empty = any JSON."""
     side_effect: Global___SideEffect.ValueType
     """What running it twice does."""
+    requires_approval: _builtins.bool
+    """True: a person has to approve every call, whatever policies say."""
     @_builtins.property
     def python(self) -> Global___PythonTool:
         """A Python function in the sandbox."""
@@ -176,10 +179,11 @@ class ToolSpec(_message.Message):
         python: Global___PythonTool | None = ...,
         limits: Global___ToolLimits | None = ...,
         side_effect: Global___SideEffect.ValueType = ...,
+        requires_approval: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["implementation", b"implementation", "limits", b"limits", "python", b"python"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "requires_approval", b"requires_approval", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_implementation: _TypeAlias = _typing.Literal["python"]  # noqa: Y015
     _WhichOneofArgType_implementation: _TypeAlias = _typing.Literal["implementation", b"implementation"]  # noqa: Y015
