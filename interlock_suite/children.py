@@ -164,9 +164,7 @@ CHILDREN = (
     _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}", ORIGIN="interlock.local/{suite_id}"),
     _service("registry", calls=("audit",)),
     # One person submits and approves here.
-    _service(
-        "gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded", APPROVE_OWN="true"
-    ),
+    _service("gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded", APPROVE_OWN="true"),
     _service("orchestrator", calls=("registry", "gateway", "audit"), redis=True),
     Child(
         name="worker",

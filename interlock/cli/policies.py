@@ -13,16 +13,31 @@ from interlock.cli.session import output_option, run
 @click.option(
     "--when", default="", metavar="EXPR", help="A Cedar condition, e.g. 'context.arguments.rows <= 100'."
 )
+@click.option(
+    "--approve",
+    "approval",
+    type=click.Choice(["DEVELOPER", "ADMIN"]),
+    default=None,
+    help="A person with this role at least has to say yes to each call.",
+)
 @click.option("--id", "policy_id", default="", help="Id of the policy; by default made from agent and tool.")
 @click.option("--dry-run", is_flag=True, help="Check and print the policy, store nothing.")
 @output_option
 @click.pass_obj
 def allow(
-    data_dir: str, agent: str, tool: str, when: str, policy_id: str, *, dry_run: bool, as_json: bool
+    data_dir: str,
+    agent: str,
+    tool: str,
+    when: str,
+    approval: str | None,
+    policy_id: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Let AGENT call TOOL, on a condition if one is given. Nothing is allowed by default."""
-    cedar = policy_text(agent, tool, when)
-    policy_id = policy_id or policy_id_for(agent, tool, when)
+    cedar = policy_text(agent, tool, when, approval or "")
+    policy_id = policy_id or policy_id_for(agent, tool, when, approval or "")
 
     async def work() -> None:
         from interlock.cli.allowing import store_policy

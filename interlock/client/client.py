@@ -23,6 +23,7 @@ from interlock.client.watching import (
 from interlock.common import documents
 from interlock.common.channel import ClientTls, TokenSource, channel
 from interlock.gateway.v1 import (
+    approval_service_pb2_grpc,
     connection_service_pb2_grpc,
     gateway_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -97,6 +98,11 @@ class Client:
     def policies(self) -> "policy_service_pb2_grpc.PolicyServiceAsyncStub":
         """PolicyService."""
         return policy_service_pb2_grpc.PolicyServiceStub(self.channel("gateway"))
+
+    @property
+    def approvals(self) -> "approval_service_pb2_grpc.ApprovalServiceAsyncStub":
+        """Stub of the gateway's ApprovalService."""
+        return approval_service_pb2_grpc.ApprovalServiceStub(self.channel("gateway"))
 
     @property
     def connections(self) -> "connection_service_pb2_grpc.ConnectionServiceAsyncStub":
