@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import structlog
@@ -130,16 +131,12 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     )
     approval_store = ApprovalStore(database)
 
-    def approvals_committed() -> None:
-        wakeups.notify(APPROVALS)
-        relay.wake()
-
     approvals = Approvals(
         approval_store,
         clock,
         lifetime=timedelta(hours=settings.approval_hours),
         own=settings.approve_own,
-        committed=approvals_committed,
+        committed=_committed(APPROVALS, wakeups, relay),
     )
     delivery = ApprovalDelivery(approval_store, approvals, peers.orchestrator)
     attempts = LiveAttempts(peers.orchestrator, busy=lambda: {*running.tasks(), *delivery.tasks()})
@@ -203,10 +200,6 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         work=models,
     )
 
-    def policies_committed() -> None:
-        wakeups.notify(TOPIC)
-        relay.wake()
-
     gateway = servicer.GatewayServicer(
         execute=ExecuteCall(tool_steps, clock, timed),
         call_model=ExecuteCall(model_steps, clock, timed),
@@ -216,7 +209,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         receipt_key=receipt_key,
     )
     policies = policy_servicer.PolicyServicer(
-        Policies(policy_store, book, clock, committed=policies_committed)
+        Policies(policy_store, book, clock, committed=_committed(TOPIC, wakeups, relay))
     )
 
     @asynccontextmanager
@@ -278,6 +271,16 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         ),
         lifespan=lifespan,
     )
+
+
+def _committed(topic: str, wakeups: Wakeups, relay: Relay[Any]) -> Callable[[], None]:
+    """What is called after a commit: others read again, and the log is told."""
+
+    def tell() -> None:
+        wakeups.notify(topic)
+        relay.wake()
+
+    return tell
 
 
 async def serve() -> None:

@@ -22,9 +22,7 @@ def approvals() -> None:
 @approvals.command("list")
 @click.option("--all", "everything", is_flag=True, help="Also those that are decided, expired or canceled.")
 @click.option("--filter", "which", default="", help='For example: agent = "clerk" AND tool = "pay".')
-@click.option(
-    "--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="At most so many."
-)
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 @output_option
 @click.pass_obj
 def list_approvals(data_dir: str, which: str, limit: int, *, everything: bool, as_json: bool) -> None:
@@ -82,9 +80,7 @@ def watch_approvals(data_dir: str, *, as_json: bool) -> None:
         from interlock.gateway.v1 import approval_service_pb2 as messages
 
         async with client(data_dir, *_READ) as suite:
-            async for message in suite.approvals.WatchApprovals(
-                messages.WatchApprovalsRequest(cursor=cursor)
-            ):
+            async for message in suite.approvals.WatchApprovals(messages.WatchApprovalsRequest()):
                 for each in message.approvals:
                     if as_json:
                         display.emit_json(message_json(each))
