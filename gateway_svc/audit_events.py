@@ -115,6 +115,22 @@ def connection_event(
     return event
 
 
+def limit_event(
+    *, tenant: str, tool: str, action: str, event_id: uuid.UUID, time: datetime, actor: str
+) -> entry_pb2.Event:
+    """A limit of a tool, or (no tool) of all tools of a tenant, was set or removed; without its numbers."""
+    event = entry_pb2.Event(
+        event_id=str(event_id),
+        tenant=tenant,
+        type=entry_pb2.ENTRY_TYPE_POLICY_CHANGE,
+        actor=actor,
+        tool=tool,
+        status=action,
+    )
+    event.event_time.FromDatetime(time)
+    return event
+
+
 def to_message(kind: str, event: entry_pb2.Event, *, call_id: uuid.UUID | None = None) -> Message:
     """An event as an outbox message; its content stays where it is until the relay fetches it."""
     return Message(

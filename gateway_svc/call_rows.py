@@ -52,6 +52,8 @@ def to_row(call: ToolCall) -> dict[str, Any]:
         "policy_ids": list(call.policy_ids),
         "approval_id": call.approval_id,
         "owner": call.owner,
+        "reserved_tokens": call.reserve.tokens if call.reserve else None,
+        "reserved_micros": call.reserve.cost_micros if call.reserve else None,
         "audit_event": call.audit_event,
         "audit_index": call.audit_index,
         "create_time": call.create_time,

@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway_svc.call_rows import from_row, outcome_to_row, to_row
 from gateway_svc.call_write_store import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
 from gateway_svc.errors import refusal_in_doubt
+from gateway_svc.quota_store import begin_within_limits
+from gateway_svc.quotas import Ceiling
 from gateway_svc.tables import gateway, tool_call
 from gateway_svc.told_store import Told, write_told
 from gateway_svc.tool_call import CallKey, CallStatus, Outcome, ToolCall
@@ -97,12 +99,13 @@ class CallStore:
             row = found.mappings().one_or_none()
         return from_row(row) if row is not None else None
 
-    async def begin(self, call: ToolCall, *, repeatable: bool) -> bool:
+    async def begin(self, call: ToolCall, *, repeatable: bool, ceilings: tuple[Ceiling, ...] = ()) -> bool:
         """Store a call as RUNNING. False when it stands already and was not refused.
 
-        `repeatable`: a call whose outcome is UNKNOWN may begin again too.
+        `repeatable`: a call whose outcome is UNKNOWN may begin again too. Raises QUOTA_EXCEEDED when there is
+        no room under the ceilings, or under what operators limit.
         """
-        return await self._beginnings.submit(Beginning(call=call, repeatable=repeatable))
+        return await self._beginnings.submit(Beginning(call=call, repeatable=repeatable, ceilings=ceilings))
 
     async def refuse(self, call: ToolCall, told: Told) -> None:
         """Store a refusal, unless the call stands already and was not refused, and tell of it in any case."""
@@ -232,9 +235,15 @@ class CallStore:
         """The audit log has them."""
         await connection.execute(_FORGET, {"event_ids": list(event_ids)})
 
-    async def _begin(self, rows: Sequence[Beginning]) -> list[bool]:
+    async def _begin(self, rows: Sequence[Beginning]) -> list[bool | DomainError]:
         async with self._database.autocommit() as connection:
-            return await begin_calls(connection, rows)
+            done = await begin_calls(connection, rows)
+        limited = [row for row, each in zip(rows, done, strict=True) if each is None]
+        if not limited:
+            return [bool(each) for each in done]
+        async with self._database.transaction() as connection:
+            answers = iter(await begin_within_limits(connection, limited))
+        return [next(answers) if each is None else each for each in done]
 
     async def _refuse(self, rows: Sequence[Refusing]) -> list[bool | DomainError]:
         try:

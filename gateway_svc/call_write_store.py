@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway_svc.call_rows import outcome_to_row, to_row
+from gateway_svc.quotas import Ceiling
 from gateway_svc.told_store import Told
 from gateway_svc.tool_call import Outcome, ToolCall
 from svc_kit.group_commit import in_row_order
@@ -29,6 +30,10 @@ class Beginning:
 
     call: ToolCall
     repeatable: bool
+    ceilings: tuple[Ceiling, ...] = ()
+    """What its tool's publisher, or its connection, limits."""
+    counted: bool = False
+    """Whether room was found for it under every limit."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +79,8 @@ _ASKED = {
     "policy_ids": "text",
     "approval_id": "uuid",
     "owner": "uuid",
+    "reserved_tokens": "bigint",
+    "reserved_micros": "bigint",
     "create_time": "timestamptz",
     "end_time": "timestamptz",
 }
@@ -148,22 +155,28 @@ def _tell(*, before: str) -> str:
     )
 
 
+# What nothing limits begins at once; the rest is counted first.
+_OPEN = (
+    "(row.counted OR NOT (row.limited OR row.called = 'TOOL' AND EXISTS (SELECT FROM call_limit"
+    " WHERE call_limit.tenant = row.tenant AND call_limit.tool IN (row.tool, '')"
+    " OR call_limit.tenant = 'system' AND call_limit.tool = '')))"
+)
 _BEGIN = sa.text(
-    f"WITH {_rows(_KEY | _FIRST | _ASKED | {'repeatable': 'bool'})}, "
+    f"WITH {_rows(_KEY | _FIRST | _ASKED | {'repeatable': 'bool', 'limited': 'bool', 'counted': 'bool'})}, "
     # A call that needs an approval begins with it or not at all.
     "used AS (UPDATE approval SET used_by = row.audit_event FROM row"
     " WHERE approval.tenant = row.tenant AND approval.approval_id = row.approval_id"
     " AND approval.call_id = row.call_id AND approval.status = 'APPROVED'"
     " AND (approval.used_by IS NULL AND approval.expire_time > clock_timestamp()"
-    " OR approval.used_by = row.audit_event) RETURNING approval.approval_id), "
+    f" OR approval.used_by = row.audit_event) AND {_OPEN} RETURNING approval.approval_id), "
     + _put(
-        which="approval_id IS NULL OR approval_id IN (SELECT used.approval_id FROM used)",
+        which=f"{_OPEN} AND (approval_id IS NULL OR approval_id IN (SELECT used.approval_id FROM used))",
         over="tool_call.status = 'REFUSED'"
         " OR tool_call.status = 'RUNNING' AND tool_call.audit_event = excluded.audit_event"
         " OR tool_call.status = 'UNKNOWN' AND excluded.audit_event IN"
         " (SELECT audit_event FROM row WHERE repeatable)",
     )
-    + " SELECT row.ordinal, row.tenant, put.audit_event IS NOT NULL AS done"
+    + f" SELECT row.ordinal, row.tenant, CASE WHEN {_OPEN} THEN put.audit_event IS NOT NULL END AS done"
     " FROM row LEFT JOIN put USING (tenant, call_id, audit_event)"
 )
 _REFUSE = sa.text(
@@ -197,9 +210,16 @@ _END = sa.text(
 )
 
 
-async def begin_calls(connection: AsyncConnection, rows: Sequence[Beginning]) -> list[bool]:
-    """Whether each stands as RUNNING by this now; a call that was refused begins anew."""
-    values = [_call(row.call) | {"repeatable": row.repeatable} for row in rows]
+async def begin_calls(connection: AsyncConnection, rows: Sequence[Beginning]) -> list[bool | None]:
+    """Whether each stands as RUNNING by this now; None for one that something limits, and was not counted.
+
+    A call that was refused begins anew.
+    """
+    values = [
+        _call(row.call)
+        | {"repeatable": row.repeatable, "limited": bool(row.ceilings), "counted": row.counted}
+        for row in rows
+    ]
     return await _run(connection, _BEGIN, values)
 
 
@@ -241,7 +261,7 @@ async def end_calls(connection: AsyncConnection, rows: Sequence[Ending]) -> list
 
 async def _run(
     connection: AsyncConnection, statement: sa.TextClause, values: Sequence[Mapping[str, Any]]
-) -> list[bool]:
+) -> list[Any]:
     parameters = {name: [row[name] for row in values] for name in values[0]}
     found = (await connection.execute(statement, parameters)).all()
     return in_row_order([row["tenant"] for row in values], [(r.ordinal, r.tenant, r.done) for r in found])

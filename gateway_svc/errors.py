@@ -91,6 +91,26 @@ def overloaded(retry_after: float) -> DomainError:
     )
 
 
+class QuotaExceededError(ResourceExhausted):
+    """No room under a limit for now; nothing was begun."""
+
+
+def quota_exceeded(where: str, limit: str, *, most: int, said_by: str, retry_after: float) -> DomainError:
+    """As much is called as may be."""
+    what = {
+        "max_running": f"has as many calls under way as it may ({most})",
+        "max_per_minute": f"was called as often as it may be in a minute ({most})",
+        "max_tokens_per_day": f"has used up or set aside the tokens of this day ({most})",
+        "max_cost_micros_per_day": f"has used up or set aside the money of this day ({most} millionths)",
+    }[limit]
+    return QuotaExceededError(
+        ErrorReason.ERROR_REASON_QUOTA_EXCEEDED,
+        f"{where} {what}; the limit {limit} is set by {said_by}",
+        metadata={"limit": limit, "at": where, "most": str(most)},
+        retry_after=retry_after,
+    )
+
+
 def no_time_left() -> DomainError:
     """The caller's deadline passed before the call could start."""
     return DeadlineExceeded(

@@ -17,6 +17,7 @@ from gateway_svc import (
     cancels,
     connection_servicer,
     kill_switch,
+    limit_servicer,
     policy_servicer,
     servicer,
 )
@@ -26,6 +27,8 @@ from gateway_svc.approvals import TOPIC as APPROVALS
 from gateway_svc.approvals import Approvals
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
+from gateway_svc.call_limit_store import CallLimitStore
+from gateway_svc.call_limits import CallLimits
 from gateway_svc.call_store import CallStore
 from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
@@ -68,6 +71,7 @@ from interlock.gateway.v1 import (
     approval_service_pb2_grpc,
     connection_service_pb2_grpc,
     gateway_service_pb2_grpc,
+    limit_service_pb2_grpc,
     policy_service_pb2_grpc,
 )
 from interlock_sandbox import IsolationLevel, Sandbox
@@ -262,11 +266,17 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
             connection_servicer.ConnectionServicer(connections), server
         )
 
+    limits = limit_servicer.LimitServicer(CallLimits(CallLimitStore(database), clock, committed=relay.wake))
+
+    def add_limits(server: grpc.aio.Server) -> None:
+        limit_service_pb2_grpc.add_LimitServiceServicer_to_server(limits, server)
+
     return App(
         services=(
             Service(name=servicer.NAME, add=add_gateway, roles=servicer.ROLES),
             Service(name=policy_servicer.NAME, add=add_policies, roles=policy_servicer.ROLES),
             Service(name=approval_servicer.NAME, add=add_approvals, roles=approval_servicer.ROLES),
+            Service(name=limit_servicer.NAME, add=add_limits, roles=limit_servicer.ROLES),
             Service(name=connection_servicer.NAME, add=add_connections, roles=connection_servicer.ROLES),
         ),
         lifespan=lifespan,

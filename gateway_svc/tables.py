@@ -56,6 +56,9 @@ tool_call = sa.Table(
     sa.Column("input_tokens", sa.BigInteger),
     sa.Column("output_tokens", sa.BigInteger),
     sa.Column("cost_micros", sa.BigInteger),
+    # What it counts for in the quotas of its connection until that is known.
+    sa.Column("reserved_tokens", sa.BigInteger),
+    sa.Column("reserved_micros", sa.BigInteger),
     # That it waits for, or was started with.
     sa.Column("approval_id", sa.Uuid),
 )
@@ -153,4 +156,17 @@ connection = sa.Table(
     sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
     sa.Column("creator", sa.Text, nullable=False),
     sa.Column("etag", sa.Text, nullable=False),
+)
+
+# What operators limit: a tool, or all tools of the tenant (an empty name); those of `system` of each tenant.
+call_limit = sa.Table(
+    "call_limit",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("tool", sa.Text, primary_key=True),
+    # 0 = not limited.
+    sa.Column("max_running", sa.Integer, nullable=False),
+    sa.Column("max_per_minute", sa.Integer, nullable=False),
+    sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("updater", sa.Text, nullable=False),
 )

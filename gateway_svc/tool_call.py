@@ -99,6 +99,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """What a model call may use up, set aside from the quotas of its connection until it is known."""
+
+    tokens: int
+    cost_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a started call ended.
 
@@ -132,6 +140,7 @@ class ToolCall:
     """That it waits for, or was started with."""
     reason: str = ""
     message: str = ""
+    reserve: Reserve | None = None
     owner: uuid.UUID | None = None
     """The gateway process that took it; None when it was refused."""
     audit_event: uuid.UUID

@@ -165,6 +165,9 @@ def _limits(limits: Mapping[str, Any]) -> Iterator[Flaw]:
     result = int(limits.get("result_bytes", 0))
     if not 0 <= result <= MAX_RESULT_BYTES:
         yield "spec.limits.result_bytes", f"must be at most {MAX_RESULT_BYTES}, or 0 for the default"
+    for name in ("max_running", "max_calls_per_minute"):
+        if int(limits.get(name, 0)) < 0:
+            yield f"spec.limits.{name}", "must be at least 1, or 0 for no limit"
 
 
 def _memory(limits: Mapping[str, Any], field: str) -> Iterator[Flaw]:

@@ -3,6 +3,7 @@
 GRANTS = {
     "approval": "SELECT, INSERT, UPDATE",
     "audit_payload": "SELECT, INSERT, DELETE",
+    "call_limit": "SELECT, INSERT, UPDATE, DELETE",
     "gateway": "SELECT, INSERT, UPDATE, DELETE",
     "log_head": "SELECT, UPDATE",
     "outbox": "SELECT, INSERT, DELETE",

@@ -165,4 +165,6 @@ def _tool(version: tool_pb2.ToolVersion) -> Tool:
         memory_bytes=limits.memory_bytes or _DEFAULT_MEMORY_BYTES,
         result_bytes=min(limits.result_bytes or _MAX_RESULT_BYTES, _MAX_RESULT_BYTES),
         requires_approval=spec.requires_approval,
+        max_running=limits.max_running,
+        max_per_minute=limits.max_calls_per_minute,
     )

@@ -14,6 +14,7 @@ import structlog
 from gateway_svc.errors import (
     NOT_STARTED,
     UNKNOWN,
+    QuotaExceededError,
     broken,
     is_recorded,
     outcome_error,
@@ -147,11 +148,20 @@ class ExecuteCall:
             async with self._steps.admission.place(pending.seconds_left()):
                 async with self._refusals_recorded(pending):
                     cleared = await self._steps.work.clear(pending)
-                with self._measures.step("write_ahead"):
-                    begun = await self._steps.write_ahead.begin(cleared, repeatable=stored is not None)
+                begun = await self._begin(cleared, repeatable=stored is not None)
                 if begun is not None:
                     await self._confirm(begun)
                     return Answer(outcome=await self._perform(begun), replayed=False)
+
+    async def _begin(self, cleared: Cleared, *, repeatable: bool) -> Begun | None:
+        """Steps 8 and 9."""
+        with self._measures.step("write_ahead"):
+            try:
+                return await self._steps.write_ahead.begin(cleared, repeatable=repeatable)
+            except QuotaExceededError as error:
+                recorded = self._steps.refusal.record_once(cleared.pending, error)
+                await self._steps.flights.finish(recorded)
+                raise
 
     async def _confirm(self, begun: Begun) -> None:
         """The end of step 9: attempt, status, policy and permit may have changed during the write-ahead."""

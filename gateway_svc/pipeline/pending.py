@@ -5,7 +5,8 @@ import uuid
 from dataclasses import dataclass, field
 
 from gateway_svc.connection import Connection
-from gateway_svc.tool_call import Asked, ToolCall
+from gateway_svc.quotas import Ceiling
+from gateway_svc.tool_call import Asked, Reserve, ToolCall
 from gateway_svc.verdicts import Verdicts
 from interlock.common.v1.permit_pb2 import StepPermit
 from svc_kit.strict_json import JsonValue
@@ -25,6 +26,9 @@ class Tool:
     memory_bytes: int
     result_bytes: int
     requires_approval: bool = False
+    max_running: int = 0
+    """Calls at a time, as its publisher says; 0 = any."""
+    max_per_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,9 @@ class Cleared:
     """That decided."""
     approval_id: uuid.UUID | None = None
     """That it starts with."""
+    ceilings: tuple[Ceiling, ...] = ()
+    """What its tool's publisher, or its connection, limits."""
+    reserve: Reserve | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 from gateway_svc.audit_events import TOOL_CALL, asked_part, call_event, to_message
 from gateway_svc.pipeline.pending import Pending
 from gateway_svc.told_store import Told
-from gateway_svc.tool_call import CallStatus, ToolCall
+from gateway_svc.tool_call import CallKey, CallStatus, ToolCall
 from svc_kit.clock import Clock
 from svc_kit.errors import DomainError
 from svc_kit.ids import uuid7
@@ -20,6 +20,9 @@ class Refusals(Protocol):
     async def refuse(self, call: ToolCall, told: Told) -> None:
         """Store a refusal and what the log is told of it, in one transaction."""
 
+    async def find(self, key: CallKey) -> ToolCall | None:
+        """One call."""
+
 
 class Refusal:
     """Stores refusals; a refused call may be asked for again under the same id."""
@@ -28,6 +31,12 @@ class Refusal:
         self._store = store
         self._clock = clock
         self._wake = wake
+
+    async def record_once(self, pending: Pending, error: DomainError) -> None:
+        """Record what will be asked for again and again until it is let in, the first time alone."""
+        stored = await self._store.find(pending.asked.key)
+        if stored is None or (stored.status, stored.reason) != (CallStatus.REFUSED, error.reason_name):
+            await self.record(pending, error)
 
     async def record(self, pending: Pending, error: DomainError) -> None:
         """The log gets the arguments as they came, if they are within what it takes."""

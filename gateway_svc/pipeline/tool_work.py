@@ -14,7 +14,8 @@ from gateway_svc.pipeline.pending import Begun, Cleared, Pending, Tool
 from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.result import ResultCheck, canceled, lost
 from gateway_svc.pipeline.run import ToolRunner
-from gateway_svc.tool_call import Asked, Outcome
+from gateway_svc.quotas import Ceiling, Gate, ceilings
+from gateway_svc.tool_call import Asked, CallKind, Outcome
 from interlock_sandbox import Outcome as SandboxOutcome
 from svc_kit.clock import Clock
 
@@ -63,6 +64,7 @@ class ToolWork:
             arguments=arguments,
             policy_ids=decision.policy_ids,
             approval_id=approval_id,
+            ceilings=_ceilings(pending.asked, tool),
         )
 
     async def confirm(self, cleared: Cleared) -> None:
@@ -100,3 +102,12 @@ class ToolWork:
 def _decider(tool: Tool, decision: Decision) -> str:
     """The least role that has to say yes; empty when nobody has to."""
     return strictest([decision.approval, DECIDER_ROLES[0] if tool.requires_approval else ""])
+
+
+def _ceilings(asked: Asked, tool: Tool) -> tuple[Ceiling, ...]:
+    return ceilings(
+        Gate(asked.tenant, CallKind.TOOL, asked.tool),
+        said_by="its publisher",
+        max_running=tool.max_running,
+        max_per_minute=tool.max_per_minute,
+    )

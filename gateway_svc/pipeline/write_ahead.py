@@ -9,9 +9,10 @@ import structlog
 
 from gateway_svc.audit_events import TOOL_CALL, add_json, asked_part, call_event, to_message
 from gateway_svc.audit_log import AuditLog, NotRecordedError
-from gateway_svc.errors import audit_unavailable, broken
+from gateway_svc.errors import QuotaExceededError, audit_unavailable, broken
 from gateway_svc.pipeline.flights import Flights
 from gateway_svc.pipeline.pending import Begun, Cleared
+from gateway_svc.quotas import Ceiling
 from gateway_svc.told_store import Told
 from gateway_svc.tool_call import CallStatus, ToolCall
 from svc_kit.clock import Clock
@@ -27,8 +28,8 @@ _WITHDRAW_SECONDS = 1.0
 class Beginnings(Protocol):
     """What this step asks of the store."""
 
-    async def begin(self, call: ToolCall, *, repeatable: bool) -> bool:
-        """Store a call as RUNNING; False when it stands already."""
+    async def begin(self, call: ToolCall, *, repeatable: bool, ceilings: tuple[Ceiling, ...]) -> bool:
+        """Store a call as RUNNING; False when it stands already. Raises QUOTA_EXCEEDED."""
 
     async def withdraw(self, call: ToolCall, *, reason: str, message: str, now: datetime, told: Told) -> None:
         """Turn it into a refused one, of which nothing was executed."""
@@ -57,11 +58,16 @@ class WriteAhead:
         self._beside = beside
 
     async def begin(self, cleared: Cleared, *, repeatable: bool) -> Begun | None:
-        """The call, recorded; None when somebody else began it first. Raises AUDIT_UNAVAILABLE."""
+        """The call, recorded; None when somebody else began it first.
+
+        Raises AUDIT_UNAVAILABLE, and QUOTA_EXCEEDED, by which nothing was begun.
+        """
         call = self._running(cleared)
         try:
-            if not await self._store.begin(call, repeatable=repeatable):
+            if not await self._store.begin(call, repeatable=repeatable, ceilings=cleared.ceilings):
                 return None
+        except QuotaExceededError:
+            raise
         except Exception as error:
             # Its commit may have been done without our hearing of it.
             await self._withdraw_soon(call, error if isinstance(error, DomainError) else broken())
@@ -115,6 +121,7 @@ class WriteAhead:
             verdicts=cleared.pending.verdicts.all(),
             policy_ids=cleared.policy_ids,
             approval_id=cleared.approval_id,
+            reserve=cleared.reserve,
             owner=self._ownership.owner(),
             audit_event=uuid7(),
             create_time=self._clock.now(),

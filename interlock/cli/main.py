@@ -43,6 +43,7 @@ COMMANDS = {
     "approve": "interlock.cli.approvals:approve",
     "deny": "interlock.cli.approvals:deny",
     "connections": "interlock.cli.connections:connections",
+    "limits": "interlock.cli.limits:limits",
     "disable": "interlock.cli.switches:disable",
     "enable": "interlock.cli.switches:enable",
     "why": "interlock.cli.policies:why",

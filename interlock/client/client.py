@@ -26,6 +26,7 @@ from interlock.gateway.v1 import (
     approval_service_pb2_grpc,
     connection_service_pb2_grpc,
     gateway_service_pb2_grpc,
+    limit_service_pb2_grpc,
     policy_service_pb2_grpc,
 )
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
@@ -108,6 +109,11 @@ class Client:
     def connections(self) -> "connection_service_pb2_grpc.ConnectionServiceAsyncStub":
         """ConnectionService."""
         return connection_service_pb2_grpc.ConnectionServiceStub(self.channel("gateway"))
+
+    @property
+    def limits(self) -> "limit_service_pb2_grpc.LimitServiceAsyncStub":
+        """LimitService."""
+        return limit_service_pb2_grpc.LimitServiceStub(self.channel("gateway"))
 
     @property
     def audit(self) -> "audit_service_pb2_grpc.AuditServiceAsyncStub":

@@ -7,6 +7,7 @@ _TOOLS = "/interlock.registry.v1.ToolService"
 _GATEWAY = "/interlock.gateway.v1.GatewayService"
 _POLICIES = "/interlock.gateway.v1.PolicyService"
 _APPROVALS = "/interlock.gateway.v1.ApprovalService"
+_LIMITS = "/interlock.gateway.v1.LimitService"
 _CONNECTIONS = "/interlock.gateway.v1.ConnectionService"
 _AUDIT = "/interlock.audit.v1.AuditService"
 
@@ -63,6 +64,7 @@ SAFE_METHODS = frozenset(
         _POLICIES: ("GetPolicy", "ListPolicies"),
         _APPROVALS: ("GetApproval", "ListApprovals", "DecideApproval"),
         _CONNECTIONS: ("GetConnection", "ListConnections"),
+        _LIMITS: ("ListCallLimits",),
         _AUDIT: (
             "GetEntry",
             "GetAuditTrail",

@@ -12,7 +12,13 @@ from interlock.client import Client, InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
 from interlock.common.channel import channel
 from interlock.common.v1 import options_pb2
-from interlock.gateway.v1 import connection_service_pb2, gateway_service_pb2, policy_service_pb2
+from interlock.gateway.v1 import (
+    approval_service_pb2,
+    connection_service_pb2,
+    gateway_service_pb2,
+    limit_service_pb2,
+    policy_service_pb2,
+)
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import orchestrator_service_pb2_grpc, queue_service_pb2
 from interlock.registry.v1 import registry_service_pb2, tool_service_pb2
@@ -77,9 +83,11 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
             queue_service_pb2,
             registry_service_pb2,
             tool_service_pb2,
+            approval_service_pb2,
             gateway_service_pb2,
             policy_service_pb2,
             connection_service_pb2,
+            limit_service_pb2,
             audit_service_pb2,
         )
         for service in module.DESCRIPTOR.services_by_name.values()
@@ -101,6 +109,7 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "DeleteQueue",
         "EndWorker",
         "SetAgentStatus",
+        "SetCallLimit",
         "SetConnectionCredential",
         "SetToolStatus",
         "UpdateConnection",

@@ -130,6 +130,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "WatchApprovals": _READERS,
         "DecideApproval": frozenset({Role.DEVELOPER}),
     },
+    "interlock.gateway.v1.LimitService": {"SetCallLimit": _ADMINS, "ListCallLimits": _ADMINS},
     "interlock.gateway.v1.ConnectionService": dict.fromkeys(
         (
             "CreateConnection",

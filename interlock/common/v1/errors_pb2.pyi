@@ -162,6 +162,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 163
     """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 164
+    """RESOURCE_EXHAUSTED. As much of a tool, of a tenant's tools or of a connection is called as may be; RetryInfo says when to come back. metadata: limit, at, most."""
     ERROR_REASON_MODEL_BUSY: _ErrorReason.ValueType  # 165
     """RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
     ERROR_REASON_BLOB_QUOTA: _ErrorReason.ValueType  # 170
@@ -340,6 +342,8 @@ ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 162
 """RESOURCE_EXHAUSTED. A tool call used up one of its limits. metadata: limit."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 163
 """RESOURCE_EXHAUSTED. As many tasks wait in the queue as it takes; RetryInfo says when to come back. metadata: queue, limit."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 164
+"""RESOURCE_EXHAUSTED. As much of a tool, of a tenant's tools or of a connection is called as may be; RetryInfo says when to come back. metadata: limit, at, most."""
 ERROR_REASON_MODEL_BUSY: ErrorReason.ValueType  # 165
 """RESOURCE_EXHAUSTED. The provider of the model takes no more requests for now; RetryInfo says when to come back. metadata: connection, http_status."""
 ERROR_REASON_BLOB_QUOTA: ErrorReason.ValueType  # 170

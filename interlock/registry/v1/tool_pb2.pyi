@@ -107,10 +107,16 @@ class ToolLimits(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CPU_FIELD_NUMBER: _builtins.int
     RESULT_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_RUNNING_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     memory_bytes: _builtins.int
     """Memory of each process. Default 256 MiB."""
     result_bytes: _builtins.int
     """Size of the result. Default and maximum 256 KiB."""
+    max_running: _builtins.int
+    """Calls of the tool, of whatever version, that may be under way at a time before this version is refused one more; 0 = any. Operators may say less."""
+    max_calls_per_minute: _builtins.int
+    """The same for calls that began within the last minute."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """Wall-clock time of the whole process tree. Default 5 s."""
@@ -126,10 +132,12 @@ class ToolLimits(_message.Message):
         memory_bytes: _builtins.int = ...,
         cpu: _duration_pb2.Duration | None = ...,
         result_bytes: _builtins.int = ...,
+        max_running: _builtins.int = ...,
+        max_calls_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "memory_bytes", b"memory_bytes", "result_bytes", b"result_bytes", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu", b"cpu", "max_calls_per_minute", b"max_calls_per_minute", "max_running", b"max_running", "memory_bytes", b"memory_bytes", "result_bytes", b"result_bytes", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
