@@ -1,6 +1,7 @@
 """What may be called: allow, why, trace, and the switches of the registry."""
 
 import json
+import time
 import uuid
 from typing import Any
 
@@ -44,6 +45,32 @@ def test_an_allow_holds_under_its_condition_alone(suite: Suite) -> None:
     suite.json("allow", CONDITIONAL, "bench_echo", "--when", 'context.arguments.text == "yes"')
     assert ended(suite, CONDITIONAL, "yes")["result"] == {"echo": "yes"}
     assert ended(suite, CONDITIONAL, "no")["error"]["error_class"] == "POLICY_DENIED"
+
+
+@pytest.mark.parametrize(("says", "state"), [("approve", "COMPLETED"), ("deny", "FAILED")])
+def test_a_call_waits_for_a_person_who_sees_what_it_is_and_decides(
+    suite: Suite, says: str, state: str
+) -> None:
+    text = f"ask\x1b[2J {says}"
+    suite.json(
+        *("allow", CONDITIONAL, "bench_echo", "--approve", "DEVELOPER"),
+        *("--when", 'context.arguments.text like "ask*"'),
+    )
+    task_id = suite.json("submit", CONDITIONAL, json.dumps({"text": text}))["task_id"]
+
+    deadline = time.monotonic() + 60
+    while not (found := suite.json("approvals", "list", "--filter", f'task_id = "{task_id}"')):
+        assert time.monotonic() < deadline
+    approval_id = found[0]["approval_id"]
+    assert "arguments_json" not in found[0]
+    shown = suite.cli("approvals", "show", approval_id).stdout
+    assert "\x1b" not in shown
+    assert "ask\\u001b[2J" in shown
+    assert suite.json(says, approval_id, "--reason", "said so")["decision_reason"] == "said so"
+    done = json.loads(suite.cli("wait", task_id, "-o", "json").stdout)
+    assert done["state"] == f"TASK_STATE_{state}"
+    error = suite.error("deny" if says == "approve" else "approve", approval_id)
+    assert error["reason"] == "APPROVAL_CLOSED"
 
 
 def test_a_dry_run_checks_and_stores_nothing(suite: Suite) -> None:

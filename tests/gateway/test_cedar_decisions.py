@@ -243,3 +243,28 @@ def test_brackets_in_texts_and_comments_are_no_nesting() -> None:
     condition = f'context.agent_version != "{"[" * 90}"'
     text = f"// {'(' * 90}\npermit (principal, action, resource) when {{ {condition} }};"
     assert parse_policy("p", text).policy_id == "p"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('@aproval("ADMIN") permit (principal, action, resource);', "@aproval"),
+        ('@approval("NOBODY") permit (principal, action, resource);', "DEVELOPER"),
+        ("@approval permit (principal, action, resource);", "DEVELOPER"),
+        ('@approval("ADMIN") forbid (principal, action, resource);', "forbid"),
+    ],
+)
+def test_an_annotation_that_would_do_nothing_is_no_policy(text: str, said: str) -> None:
+    with pytest.raises(PolicyTextError, match=said):
+        parse_policy("p", text)
+
+
+def test_the_strictest_approval_of_those_that_allow_counts_and_none_of_the_others() -> None:
+    large = (
+        '@approval("ADMIN") permit (principal, action, resource)'
+        " when { context.arguments has amount && context.arguments.amount > 100 };"
+    )
+    policies = (PERMIT, f'@approval("DEVELOPER") {PERMIT}', large)
+    found = [decide(*policies, arguments={"amount": amount}).approval for amount in (100, 101)]
+    assert found == ["DEVELOPER", "ADMIN"]
+    assert decide(PERMIT, large, arguments={"amount": 100}).approval == ""

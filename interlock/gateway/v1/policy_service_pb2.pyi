@@ -36,6 +36,7 @@ class Policy(_message.Message):
     cedar: _builtins.str
     """Exactly one Cedar policy, at most 10 KiB. Principal `Interlock::Agent::"<name>"`, action `Interlock::Action::"call_tool"`, resource
     `Interlock::Tool::"<name>"`; context: `arguments` (record), `agent_version`, `submitter` (record of tenant, subject, roles), `attempt`.
+    A permit may bear `@approval("DEVELOPER")` or `@approval("ADMIN")`: then somebody with that role at least has to say yes to the call. No other annotation is known.
     """
     description: _builtins.str
     """What it is for; at most 500 characters."""
