@@ -17,6 +17,11 @@ MAX_AGENTS = 256
 MAX_URL = 512
 MAX_CREDENTIAL = 4096
 MAX_PRICE = 10**12
+MAX_QUOTAS = {
+    "max_requests_per_minute": 10**6,
+    "max_tokens_per_day": 10**15,
+    "max_cost_micros_per_day": 10**15,
+}
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
@@ -56,6 +61,10 @@ class ConnectionContent:
     description: str
     disabled: bool = False
     """Nothing goes out through it."""
+    max_requests_per_minute: int = 0
+    """Quotas of a connection to models; 0 = none."""
+    max_tokens_per_day: int = 0
+    max_cost_micros_per_day: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +115,7 @@ def content_flaws(content: ConnectionContent) -> Iterator[Violation]:
         for side, micros in (("input", price.input_micros), ("output", price.output_micros)):
             if not 0 <= micros <= MAX_PRICE:
                 yield Violation(f"{where}.{side}_price_micros", f"must be 0 to {MAX_PRICE}")
+    yield from _quota_flaws(content)
     if len(content.agents) > MAX_AGENTS:
         yield Violation("connection.agents", f"at most {MAX_AGENTS}")
     for index, agent in enumerate(content.agents):
@@ -121,6 +131,12 @@ def credential_flaws(credential: str) -> Iterator[Violation]:
         yield Violation(
             "credential", f"must be at most {MAX_CREDENTIAL} printable ASCII characters without spaces"
         )
+
+
+def _quota_flaws(content: ConnectionContent) -> Iterator[Violation]:
+    for name, most in MAX_QUOTAS.items():
+        if not 0 <= getattr(content, name) <= most:
+            yield Violation(f"connection.{name}", f"must be 1 to {most}, or 0 for no quota")
 
 
 def _url_flaws(content: ConnectionContent) -> Iterator[Violation]:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from gateway_svc.connection import Connection, ConnectionContent, ConnectionKind, ModelPrice
+from gateway_svc.connection import MAX_QUOTAS, Connection, ConnectionContent, ConnectionKind, ModelPrice
 from gateway_svc.connections import Connections
 from interlock.gateway.v1 import connection_service_pb2 as messages
 from interlock.gateway.v1 import connection_service_pb2_grpc
@@ -34,6 +34,7 @@ _CHANGEABLE = {
     "allow_private_addresses": "allow_private",
     "description": "description",
     "disabled": "disabled",
+    **{name: name for name in MAX_QUOTAS},
 }
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -135,6 +136,7 @@ def _to_content(message: messages.Connection) -> ConnectionContent:
         allow_private=message.allow_private_addresses,
         description=message.description,
         disabled=message.disabled,
+        **{name: getattr(message, name) for name in MAX_QUOTAS},
     )
 
 
@@ -154,6 +156,7 @@ def _from_connection(stored: Connection) -> messages.Connection:
         allow_private_addresses=content.allow_private,
         description=content.description,
         disabled=content.disabled,
+        **{name: getattr(content, name) for name in MAX_QUOTAS},
         has_credential=stored.sealed is not None,
         creator=stored.creator,
         etag=stored.etag,

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from gateway_svc.connection import (
+    MAX_QUOTAS,
     Connection,
     ConnectionContent,
     ConnectionKey,
@@ -105,6 +106,7 @@ def _to_row(stored: Connection) -> dict[str, Any]:
         "allow_private": content.allow_private,
         "description": content.description,
         "disabled": content.disabled,
+        **{name: getattr(content, name) for name in MAX_QUOTAS},
         "sealed": stored.sealed,
         "create_time": stored.create_time,
         "update_time": stored.update_time,
@@ -130,6 +132,7 @@ def _from_row(row: sa.RowMapping) -> Connection:
             allow_private=row["allow_private"],
             description=row["description"],
             disabled=row["disabled"],
+            **{name: row[name] for name in MAX_QUOTAS},
         ),
         sealed=row["sealed"],
         create_time=row["create_time"],

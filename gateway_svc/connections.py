@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from gateway_svc.audit_events import POLICY_CHANGE, connection_event, to_message
 from gateway_svc.connection import (
+    MAX_QUOTAS,
     Connection,
     ConnectionContent,
     ConnectionKind,
@@ -172,6 +173,7 @@ class Connections:
             "connection_id": stored.connection_id,
             "description": content.description,
             "disabled": content.disabled,
+            **{name: getattr(content, name) for name in MAX_QUOTAS},
             "etag": stored.etag,
             "has_credential": stored.sealed is not None,
             "models": {

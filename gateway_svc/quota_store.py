@@ -47,8 +47,10 @@ _COUNTS = sa.text(
     " END AS used, CASE gate.bound WHEN 'max_running' THEN 1"
     " WHEN 'max_per_minute' THEN (SELECT extract(epoch FROM min(call.create_time) + interval '1 minute'"
     f" - statement_timestamp()) {_OF_THE_GATE} AND {_MINUTE})"
+    # What a call that runs has set aside may be more than it uses.
+    f" ELSE CASE WHEN EXISTS (SELECT {_OF_THE_GATE} AND call.status = 'RUNNING') THEN 5"
     " ELSE extract(epoch FROM date_trunc('day', statement_timestamp(), 'UTC') + interval '1 day'"
-    " - statement_timestamp()) END AS wait"
+    " - statement_timestamp()) END END AS wait"
     " FROM unnest(CAST(:tenants AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]),"
     " CAST(:bounds AS text[])) WITH ORDINALITY AS gate (tenant, called, name, bound, ordinal)"
     " ORDER BY gate.ordinal"

@@ -150,6 +150,10 @@ connection = sa.Table(
     sa.Column("allow_private", sa.Boolean, nullable=False),
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("disabled", sa.Boolean, nullable=False),
+    # Quotas; 0 = none.
+    sa.Column("max_requests_per_minute", sa.Integer, nullable=False),
+    sa.Column("max_tokens_per_day", sa.BigInteger, nullable=False),
+    sa.Column("max_cost_micros_per_day", sa.BigInteger, nullable=False),
     # The credential, encrypted with the gateways' key.
     sa.Column("sealed", sa.LargeBinary),
     sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),

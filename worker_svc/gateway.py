@@ -11,7 +11,7 @@ from worker_svc.patience import until_answered
 # The gateway bounds each call itself; this only ends a call whose gateway has vanished without a word.
 _SLACK_SECONDS = 30.0
 _NOT_DECIDED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
-_OF_THE_PROVIDER = frozenset({"MODEL_BUSY", "MODEL_UNAVAILABLE"})
+_OF_THE_PROVIDER = frozenset({"MODEL_BUSY", "MODEL_UNAVAILABLE", "QUOTA_EXCEEDED"})
 
 
 class Gateway:
@@ -37,7 +37,8 @@ class Gateway:
     ) -> gateway_service_pb2.CallModelResponse:
         """The outcome of a model call; the call id within the permit makes a repeat safe. Raises RemoteError.
 
-        A provider that is away or busy is told at once: how long to leave it alone is for the task to wait.
+        A provider that is away or busy, and a quota that is used up, are told at once: how long to leave it
+        alone is for the task to wait.
         """
         request = gateway_service_pb2.CallModelRequest(permit=permit, request_json=request_json)
         return await until_answered(

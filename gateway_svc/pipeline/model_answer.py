@@ -8,6 +8,7 @@ from typing import Any
 from gateway_svc.connection import ModelPrice
 from gateway_svc.errors import model_busy, model_refused, model_unavailable
 from gateway_svc.model_http import HttpAnswer
+from gateway_svc.pipeline.model_quota import cost
 from gateway_svc.pipeline.pending import Begun, Model
 from gateway_svc.tool_call import CallStatus, Outcome, Usage
 from svc_kit.errors import DomainError, InvalidArgument
@@ -21,7 +22,6 @@ _REDIRECTS = range(300, 400)
 _LEAST_WAIT, _LONGEST_WAIT, _USUAL_WAIT = 1.0, 3600.0, 5.0
 _MAX_SAID = 500
 _SECRET_CHARACTERS = 4
-_PER = 1_000_000
 
 
 def judge(answer: HttpAnswer, begun: Begun, model: Model, *, credential: str, now: datetime) -> Outcome:
@@ -119,8 +119,9 @@ def _usage(value: dict[str, JsonValue], begun: Begun, body: bytes, price: ModelP
     # Of what the provider does not count, each byte counts as a token: no budget is outrun by silence.
     tokens_in = _count(told.get("prompt_tokens"), len(begun.cleared.arguments.canonical))
     tokens_out = _count(told.get("completion_tokens"), len(body))
-    cost = tokens_in * price.input_micros + tokens_out * price.output_micros
-    return Usage(input_tokens=tokens_in, output_tokens=tokens_out, cost_micros=-(-cost // _PER))
+    return Usage(
+        input_tokens=tokens_in, output_tokens=tokens_out, cost_micros=cost(price, tokens_in, tokens_out)
+    )
 
 
 def _count(told: JsonValue, otherwise: int) -> int:

@@ -14,6 +14,7 @@ from gateway_svc.pipeline.arguments import parse_arguments
 from gateway_svc.pipeline.cancelable import CallCanceledError, Cancelable
 from gateway_svc.pipeline.model_answer import judge, too_large
 from gateway_svc.pipeline.model_binding import ModelBinding
+from gateway_svc.pipeline.model_quota import quotas, reserve
 from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Model, Pending
 from gateway_svc.pipeline.result import canceled
 from gateway_svc.tool_call import Asked, CallStatus, Outcome
@@ -70,7 +71,12 @@ class ModelWork:
         pending.verdicts.passed(Check.REACH, f"Sent by the gateway to {host} alone; no redirects.")
         asked = replace(pending.asked, tool_version=model.name)
         return Cleared(
-            pending=replace(pending, asked=asked), called=model, arguments=arguments, policy_ids=()
+            pending=replace(pending, asked=asked),
+            called=model,
+            arguments=arguments,
+            policy_ids=(),
+            ceilings=quotas(model.connection),
+            reserve=reserve(arguments, model),
         )
 
     async def confirm(self, cleared: Cleared) -> None:

@@ -31,6 +31,24 @@ _CONTENT = (
     click.option(
         "--private/--no-private", default=None, help="Whether it may be at a loopback or private address."
     ),
+    click.option(
+        "--max-per-minute",
+        type=click.IntRange(min=0),
+        default=None,
+        help="Requests that may begin within a minute; 0 = any.",
+    ),
+    click.option(
+        "--max-tokens-per-day",
+        type=click.IntRange(min=0),
+        default=None,
+        help="Tokens in and out since midnight UTC; 0 = any.",
+    ),
+    click.option(
+        "--max-cost-per-day",
+        default=None,
+        metavar="AMOUNT",
+        help="What a day may cost, in the currency of the prices; 0 = anything.",
+    ),
     click.option("--description", default=None, help="For people."),
 )
 
@@ -217,6 +235,9 @@ def _asked(connection_id: str, content: dict[str, Any]) -> "tuple[messages.Conne
         "agents": content["agents"] or None,
         "allow_private_addresses": content["private"],
         "description": content["description"],
+        "max_requests_per_minute": content["max_per_minute"],
+        "max_tokens_per_day": content["max_tokens_per_day"],
+        "max_cost_micros_per_day": _cost(content["max_cost_per_day"]),
     }
     given = {name: value for name, value in fields.items() if value is not None}
     return messages.Connection(connection_id=connection_id, **given), list(given)
@@ -231,6 +252,13 @@ def _model(text: str) -> "messages.ConnectionModel":
     except (ValueError, InvalidOperation):
         raise click.UsageError(f"--model {text}: prices are two numbers, NAME=IN,OUT") from None
     return messages.ConnectionModel(name=name, input_price_micros=cost_in, output_price_micros=cost_out)
+
+
+def _cost(text: str | None) -> int | None:
+    try:
+        return None if text is None else _micros(text)
+    except (ValueError, InvalidOperation):
+        raise click.UsageError(f"--max-cost-per-day {text}: an amount like 12.50") from None
 
 
 def _micros(text: str) -> int:
@@ -261,8 +289,19 @@ def _show(data_dir: str, ask: "Callable[[_Suite], Awaitable[messages.Connection]
         )
     display.emit(f"  agents: {', '.join(found.agents) or 'nobody'}")
     display.emit(f"  credential: {'stored' if found.has_credential else 'none'}")
+    for quota in _quotas(found):
+        display.emit(f"  at most {quota}")
     if found.disabled:
         display.emit("  disabled: nothing goes out through it")
     if found.allow_private_addresses:
         display.emit("  may be at a loopback or private address")
     display.emit(f"  etag: {found.etag}")
+
+
+def _quotas(found: "messages.Connection") -> list[str]:
+    quotas = (
+        (found.max_requests_per_minute, "requests a minute"),
+        (found.max_tokens_per_day, "tokens a day"),
+        (found.max_cost_micros_per_day / _MICROS, "of cost a day"),
+    )
+    return [f"{most:,.10g} {what}" for most, what in quotas if most]

@@ -90,6 +90,9 @@ class Connection(_message.Message):
     CREATOR_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     DISABLED_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_COST_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
     connection_id: _builtins.str
     """Id, `[a-z0-9][a-z0-9-]{0,62}`, unique in the tenant."""
     kind: Global___ConnectionKind.ValueType
@@ -110,6 +113,14 @@ class Connection(_message.Message):
     """Changes with every change of this message or of the credential."""
     disabled: _builtins.bool
     """True: no call goes out through it, and those under way are ended. `UpdateConnection` switches it."""
+    max_requests_per_minute: _builtins.int
+    """Requests that may begin within any minute; 0 = any. This quota and the next two hold exactly, over all gateways and agents."""
+    max_tokens_per_day: _builtins.int
+    """Tokens, in and out, of the requests that began since midnight UTC; 0 = any. A request sets aside as many as it has bytes, and as many as it asks for in answer
+    (`max_completion_tokens` or `max_tokens`; 4,096 when it says nothing, each `n` times), until what it used is known. What a lost request used is taken to be that.
+    """
+    max_cost_micros_per_day: _builtins.int
+    """The same for what they cost, in millionths of the currency of the prices."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectionModel]:
         """The models that agents may name; 1 to 64."""
@@ -142,10 +153,13 @@ class Connection(_message.Message):
         creator: _builtins.str = ...,
         etag: _builtins.str = ...,
         disabled: _builtins.bool = ...,
+        max_requests_per_minute: _builtins.int = ...,
+        max_tokens_per_day: _builtins.int = ...,
+        max_cost_micros_per_day: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "models", b"models", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "max_cost_micros_per_day", b"max_cost_micros_per_day", "max_requests_per_minute", b"max_requests_per_minute", "max_tokens_per_day", b"max_tokens_per_day", "models", b"models", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,7 +331,7 @@ class UpdateConnectionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of `base_url`, `models`, `agents`, `allow_private_addresses`, `description` and `disabled`; at least one."""
+        """Of `base_url`, `models`, `agents`, `allow_private_addresses`, `description`, `disabled` and the quotas; at least one."""
 
     def __init__(
         self,
