@@ -10,6 +10,7 @@ from gateway_svc.errors import model_busy, model_refused, model_unavailable
 from gateway_svc.model_http import HttpAnswer
 from gateway_svc.pipeline.model_quota import cost
 from gateway_svc.pipeline.pending import Begun, Model
+from gateway_svc.redaction import Redaction
 from gateway_svc.tool_call import CallStatus, Outcome, Usage
 from svc_kit.errors import DomainError, InvalidArgument
 from svc_kit.strict_json import MAX_BYTES, JsonValue, canonical, parse
@@ -21,7 +22,6 @@ _CLIENT_ERRORS = range(400, 500)
 _REDIRECTS = range(300, 400)
 _LEAST_WAIT, _LONGEST_WAIT, _USUAL_WAIT = 1.0, 3600.0, 5.0
 _MAX_SAID = 500
-_SECRET_CHARACTERS = 4
 
 
 def judge(answer: HttpAnswer, begun: Begun, model: Model, *, credential: str, now: datetime) -> Outcome:
@@ -29,9 +29,9 @@ def judge(answer: HttpAnswer, begun: Begun, model: Model, *, credential: str, no
 
     Raises MODEL_BUSY, MODEL_UNAVAILABLE or MODEL_REFUSED for one by which the provider did nothing.
     """
-    body = without(answer.body, credential)
+    body, redaction = answer.body, Redaction([credential])
     if answer.status != _OK:
-        raise _refusal(answer, body, model, now)
+        raise _refusal(answer, redaction.text(_said(body)), model, now)
     base = Outcome(status=CallStatus.FAILED, end_time=now, isolation="")
     try:
         value = parse(body, field="response")
@@ -45,7 +45,7 @@ def judge(answer: HttpAnswer, begun: Begun, model: Model, *, credential: str, no
         "output_tokens": usage.output_tokens,
         "cost_micros": usage.cost_micros,
     }
-    result = canonical({"response": value, "usage": used})
+    result = canonical({"response": redaction.value(value), "usage": used})
     if len(result) > MAX_BYTES:
         return too_large(now)
     return Outcome(
@@ -59,13 +59,6 @@ def too_large(now: datetime) -> Outcome:
     return _failed(base, "LIMIT_EXCEEDED", f"The model's answer has more than {MAX_BYTES} bytes.")
 
 
-def without(body: bytes, credential: str) -> bytes:
-    """A body in which the provider cannot hand the credential on."""
-    if len(credential) < _SECRET_CHARACTERS:
-        return body
-    return body.replace(credential.encode(), b"[redacted]")
-
-
 def _failed(base: Outcome, reason: str, message: str) -> Outcome:
     return Outcome(
         status=base.status,
@@ -77,14 +70,14 @@ def _failed(base: Outcome, reason: str, message: str) -> Outcome:
     )
 
 
-def _refusal(answer: HttpAnswer, body: bytes, model: Model, now: datetime) -> DomainError:
+def _refusal(answer: HttpAnswer, said: str, model: Model, now: datetime) -> DomainError:
     connection_id, status = model.connection.connection_id, answer.status
     if status == _BUSY:
         return model_busy(connection_id, status, retry_after=_wait(answer, now, _USUAL_WAIT))
     if status in _REDIRECTS:
         return model_refused(connection_id, status, "a redirect, which is never followed")
     if status in _CLIENT_ERRORS and status not in _FOR_NOW:
-        return model_refused(connection_id, status, _said(body))
+        return model_refused(connection_id, status, said)
     return model_unavailable(connection_id, f"answered {status}", retry_after=_wait(answer, now, _LEAST_WAIT))
 
 
