@@ -1,8 +1,11 @@
 """Between the contract's messages and the gateway's values."""
 
+from gateway_svc.call_check import AllowedTool, Checked
+from gateway_svc.cedar.decision import Voice
 from gateway_svc.pipeline.execute import Answer
 from gateway_svc.policy_store import Policy
 from gateway_svc.tool_call import CallKind, SignedReceipt, ToolCall, Usage
+from gateway_svc.verdicts import Verdict
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2, tool_call_pb2
 from interlock_sandbox import LayerStatus
@@ -54,15 +57,7 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
         status=tool_call_pb2.ToolCallStatus.Value(f"TOOL_CALL_STATUS_{call.status}"),
         reason=call.reason,
         message=call.message,
-        verdicts=[
-            tool_call_pb2.Verdict(
-                check=verdict.check,
-                passed=verdict.passed,
-                skipped=verdict.skipped,
-                explanation=verdict.explanation,
-            )
-            for verdict in call.verdicts
-        ],
+        verdicts=map(_from_verdict, call.verdicts),
         policy_ids=call.policy_ids,
         audit_index=-1 if call.audit_index is None else call.audit_index,
         approval_id=str(call.approval_id) if call.approval_id else "",
@@ -84,6 +79,35 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
     return message
 
 
+def from_checked(checked: Checked) -> gateway_service_pb2.CheckToolCallResponse:
+    """What would become of a call."""
+    refusal = checked.refusal
+    return gateway_service_pb2.CheckToolCallResponse(
+        allowed=refusal is None,
+        reason=refusal.reason_name if refusal else "",
+        message=refusal.message if refusal else "",
+        verdicts=map(_from_verdict, checked.verdicts),
+        violations=[
+            gateway_service_pb2.ArgumentViolation(field=each.field, description=each.message)
+            for each in (refusal.violations if refusal else ())
+        ],
+        policies=map(_from_voice, checked.voices),
+        approval_role=checked.approval_role,
+        tool_version=checked.tool_version,
+    )
+
+
+def from_allowed(allowed: AllowedTool) -> gateway_service_pb2.AllowedTool:
+    """One tool of an agent version."""
+    return gateway_service_pb2.AllowedTool(
+        tool=allowed.tool,
+        tool_version=allowed.tool_version,
+        callable=not allowed.hindrance,
+        message=allowed.hindrance,
+        policies=map(_from_voice, allowed.voices),
+    )
+
+
 def from_policy(policy: Policy) -> policy_service_pb2.Policy:
     """A policy as stored."""
     message = policy_service_pb2.Policy(
@@ -101,6 +125,26 @@ def from_layer(layer: LayerStatus) -> gateway_service_pb2.SandboxLayer:
     """One layer of the sandbox."""
     remedy = " ".join(part for part in (layer.reason, layer.remedy) if part)
     return gateway_service_pb2.SandboxLayer(name=layer.layer, active=layer.present, remedy=remedy)
+
+
+def _from_verdict(verdict: Verdict) -> tool_call_pb2.Verdict:
+    return tool_call_pb2.Verdict(
+        check=verdict.check,
+        passed=verdict.passed,
+        skipped=verdict.skipped,
+        explanation=verdict.explanation,
+    )
+
+
+def _from_voice(voice: Voice) -> gateway_service_pb2.PolicyVoice:
+    return gateway_service_pb2.PolicyVoice(
+        policy_id=voice.policy.policy_id,
+        permits=voice.policy.permits,
+        applies=voice.applies,
+        error=voice.error,
+        approval_role=voice.policy.approval,
+        conditional=voice.policy.conditional,
+    )
 
 
 def _from_receipt(receipt: SignedReceipt | None) -> permit_pb2.Signed | None:

@@ -167,6 +167,15 @@ def tool_not_bound(asked: Asked) -> DomainError:
     )
 
 
+def agent_version_not_found(agent: str, version: str) -> DomainError:
+    """No such version, or no such agent, in this tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_AGENT_VERSION_NOT_FOUND,
+        f"there is no version {version or 'at all'} of agent {agent}",
+        metadata={"agent": agent, "version": version},
+    )
+
+
 def not_active(kind: str, name: str) -> DomainError:
     """Somebody disabled it."""
     return FailedPrecondition(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway_svc.cedar.decision import Decision, PolicyIndex, Question
+from gateway_svc.cedar.decision import Decision, PolicyIndex, Question, Voice
 from gateway_svc.cedar.text import ParsedPolicy, PolicyTextError, parse_policy
 from gateway_svc.errors import stale
 from gateway_svc.policy_store import Policy, PolicyStore
@@ -42,13 +42,11 @@ class PolicyBook:
 
     def decide(self, tenant: str, question: Question) -> Decision:
         """See PolicyIndex; raises POLICY_STALE when the database has not been heard for too long."""
-        age = float("inf") if self._read_at is None else self._monotonic() - self._read_at
-        if age > MAX_SILENCE_SECONDS:
-            raise stale("policy store", age)
-        index = self._indexes.get(tenant)
-        if index is None:
-            index = self._indexes[tenant] = PolicyIndex(self._policies(tenant))
-        return index.decide(question)
+        return self._index(tenant).decide(question)
+
+    def voices(self, tenant: str, agent: str, tool: str, question: Question | None) -> list[Voice]:
+        """See PolicyIndex; raises POLICY_STALE as `decide` does."""
+        return self._index(tenant).voices(agent, tool, question)
 
     async def refresh(self) -> None:
         """Read what changed since the last time; what was committed before the call is in force after it."""
@@ -82,6 +80,15 @@ class PolicyBook:
             self._indexes.clear()
         else:
             self._indexes.pop(tenant, None)
+
+    def _index(self, tenant: str) -> PolicyIndex:
+        age = float("inf") if self._read_at is None else self._monotonic() - self._read_at
+        if age > MAX_SILENCE_SECONDS:
+            raise stale("policy store", age)
+        index = self._indexes.get(tenant)
+        if index is None:
+            index = self._indexes[tenant] = PolicyIndex(self._policies(tenant))
+        return index
 
     def _policies(self, tenant: str) -> list[ParsedPolicy]:
         tenants = {SYSTEM_TENANT, tenant}

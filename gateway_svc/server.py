@@ -27,6 +27,7 @@ from gateway_svc.approvals import TOPIC as APPROVALS
 from gateway_svc.approvals import Approvals
 from gateway_svc.audit_events import AuditTrail
 from gateway_svc.audit_log import AuditLog
+from gateway_svc.call_check import CallChecks
 from gateway_svc.call_limit_store import CallLimitStore
 from gateway_svc.call_limits import CallLimits
 from gateway_svc.call_store import CallStore
@@ -154,22 +155,23 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     schemas = SchemaCache()
     keys = OrchestratorKeys(peers.orchestrator)
     timed = measures()
+    tool_work = ToolWork(
+        binding=Binding(feed),
+        arguments=ArgumentCheck(schemas),
+        policies=PolicyCheck(book),
+        approvals=ApprovalCheck(approvals, asked=delivery.expect),
+        runner=runner,
+        results=ResultCheck(schemas),
+        measures=timed,
+        clock=clock,
+    )
     tool_steps = Steps(
         admission=admission,
         permits=PermitCheck(keys, CallKind.TOOL),
         attempts=AttemptCheck(attempts),
         flights=flights,
         replay=Replay(call_store),
-        work=ToolWork(
-            binding=Binding(feed),
-            arguments=ArgumentCheck(schemas),
-            policies=PolicyCheck(book),
-            approvals=ApprovalCheck(approvals, asked=delivery.expect),
-            runner=runner,
-            results=ResultCheck(schemas),
-            measures=timed,
-            clock=clock,
-        ),
+        work=tool_work,
         write_ahead=WriteAhead(
             call_store, AuditLog(peers.audit), ownership=ownership, clock=clock, beside=flights
         ),
@@ -209,6 +211,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         call_model=ExecuteCall(model_steps, clock, timed),
         calls=Calls(call_store),
         cancels=canceling,
+        checks=CallChecks(tool_work, feed, book),
         runner=runner,
         receipt_key=receipt_key,
     )

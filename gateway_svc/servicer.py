@@ -8,9 +8,18 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from gateway_svc.call_check import CallChecks
 from gateway_svc.calls import Calls
 from gateway_svc.cancels import Cancels
-from gateway_svc.convert import from_answer, from_call, from_layer, from_model_answer
+from gateway_svc.cedar.decision import Submitter
+from gateway_svc.convert import (
+    from_allowed,
+    from_answer,
+    from_call,
+    from_checked,
+    from_layer,
+    from_model_answer,
+)
 from gateway_svc.pipeline.execute import ExecuteCall
 from gateway_svc.pipeline.run import ToolRunner
 from interlock.gateway.v1 import gateway_service_pb2 as messages
@@ -27,6 +36,8 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "ExecuteTool": frozenset({Role.WORKER}),
     "CancelToolCall": frozenset({Role.DEVELOPER}),
     "CallModel": frozenset({Role.WORKER}),
+    "CheckToolCall": frozenset({Role.DEVELOPER, Role.AUDITOR}),
+    "ListAllowedTools": frozenset({Role.DEVELOPER, Role.AUDITOR}),
     "GetToolCall": _READERS,
     "ListToolCalls": _READERS,
     "GetSandboxStatus": frozenset({Role.VIEWER}),
@@ -46,6 +57,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         call_model: ExecuteCall,
         calls: Calls,
         cancels: Cancels,
+        checks: CallChecks,
         runner: ToolRunner,
         receipt_key: SigningKey,
     ) -> None:
@@ -53,6 +65,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
         self._call_model = call_model
         self._calls = calls
         self._cancels = cancels
+        self._checks = checks
         self._runner = runner
         self._receipt_key = receipt_key
 
@@ -73,6 +86,30 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
     ) -> messages.CallModelResponse:
         answer = await self._call_model(request.permit, request.request_json, principal(), _seconds_left())
         return from_model_answer(answer)
+
+    async def CheckToolCall(
+        self, request: messages.CheckToolCallRequest, context: Context
+    ) -> messages.CheckToolCallResponse:
+        caller = principal()
+        roles = request.submitter_roles if request.submitter else sorted(caller.roles)
+        checked = await self._checks.check(
+            Submitter(
+                tenant=acting_tenant(), subject=request.submitter or caller.subject, roles=tuple(roles)
+            ),
+            agent=request.agent,
+            agent_version=request.agent_version,
+            tool=request.tool,
+            arguments_json=request.arguments_json,
+        )
+        return from_checked(checked)
+
+    async def ListAllowedTools(
+        self, request: messages.ListAllowedToolsRequest, context: Context
+    ) -> messages.ListAllowedToolsResponse:
+        version, tools = await self._checks.allowed_tools(
+            acting_tenant(), agent=request.agent, agent_version=request.agent_version
+        )
+        return messages.ListAllowedToolsResponse(agent_version=version, tools=map(from_allowed, tools))
 
     async def GetToolCall(
         self, request: messages.GetToolCallRequest, context: Context

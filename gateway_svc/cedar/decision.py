@@ -57,6 +57,18 @@ class Decision:
     explanation: str
     approval: str = ""
     """The least role that has to say yes to the call; empty when nobody has to."""
+    doubtful: bool = False
+    """Denied because a policy could not be evaluated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """What one policy alone says to a call."""
+
+    policy: ParsedPolicy
+    applies: bool = False
+    error: str = ""
+    """Why it could not be evaluated; empty when it could."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,11 @@ class PolicyIndex:
             arguments = converted.record
         return _ask(part, question, arguments)
 
+    def voices(self, agent: str, tool: str, question: Question | None) -> list[Voice]:
+        """What each policy that looks at such calls says; of one call, or when that is None, of any."""
+        part = self._slice(agent, tool)
+        return [Voice(policy=each) if question is None else _voice(each, question) for each in part.policies]
+
     def _slice(self, agent: str, tool: str) -> _Slice:
         part = self._slices.get((agent, tool))
         if part is None:
@@ -106,6 +123,14 @@ class PolicyIndex:
             if len(self._slices) > _MAX_SLICES:
                 self._slices.popitem(last=False)
         return part
+
+
+def _voice(policy: ParsedPolicy, question: Question) -> Voice:
+    alone = PolicyIndex([policy]).decide(question)
+    spoke = policy.policy_id in alone.policy_ids
+    # Alone, a permit that applies allows, a forbid that applies is named, and doubt denies.
+    applies = alone.allowed or (spoke and not policy.permits and not alone.doubtful)
+    return Voice(policy=policy, applies=applies, error=alone.explanation if alone.doubtful else "")
 
 
 def _make_slice(policies: Sequence[ParsedPolicy]) -> _Slice:
@@ -194,6 +219,7 @@ def _undecidable(policy_ids: tuple[str, ...], why: str) -> Decision:
         allowed=False,
         policy_ids=policy_ids,
         explanation=f"{subject} could not be evaluated, and what cannot be decided is refused: {why}.",
+        doubtful=True,
     )
 
 

@@ -39,6 +39,10 @@ class ParsedPolicy:
     tool: str | None
     """The one tool it speaks of; None when that is not a constant of its scope."""
     reads: Reads
+    permits: bool
+    """False: it forbids."""
+    conditional: bool
+    """Whether it says more than whom and what it is about."""
     approval: str
     """Of DECIDER_ROLES, for a permit that counts only if a person says yes to the call; else empty."""
 
@@ -74,6 +78,8 @@ def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
         agent=_constant(body["principal"], "principal", AGENT_TYPE),
         tool=_constant(body["resource"], "resource", TOOL_TYPE),
         reads=reads,
+        permits=body["effect"] == "permit",
+        conditional=bool(body["conditions"]),
         approval=_approval(body),
     )
 

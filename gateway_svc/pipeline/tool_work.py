@@ -1,5 +1,7 @@
 """What a call of a tool is checked against, and how it is executed."""
 
+from dataclasses import dataclass
+
 import structlog
 
 from gateway_svc.cedar.decision import Decision, strictest
@@ -10,7 +12,7 @@ from gateway_svc.pipeline.approval import ApprovalCheck
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.cancelable import CallCanceledError
-from gateway_svc.pipeline.pending import Begun, Cleared, Pending, Tool
+from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Pending, Tool
 from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.result import ResultCheck, canceled, lost
 from gateway_svc.pipeline.run import ToolRunner
@@ -20,6 +22,17 @@ from interlock_sandbox import Outcome as SandboxOutcome
 from svc_kit.clock import Clock
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A call that may start, if a person agrees where one has to."""
+
+    tool: Tool
+    arguments: Arguments
+    decision: Decision
+    approval_role: str
+    """The least role that has to say yes; empty when nobody has to."""
 
 
 class ToolWork:
@@ -46,17 +59,25 @@ class ToolWork:
         self._measures = measures
         self._clock = clock
 
-    async def clear(self, pending: Pending) -> Cleared:
-        """The call, if it passes; raises the refusal."""
+    async def judge(self, pending: Pending) -> Judged:
+        """The call, if every check that needs nobody's word lets it pass; raises the refusal."""
         await self._binding.catch_up(pending.asked)
         with self._measures.step("checks"):
             tool = self._binding.check(pending)
             arguments = self._arguments.check(pending, tool)
             decision = self._policies.check(pending, arguments)
             self._runner.check_reach(pending)
+        return Judged(
+            tool=tool, arguments=arguments, decision=decision, approval_role=_decider(tool, decision)
+        )
+
+    async def clear(self, pending: Pending) -> Cleared:
+        """The call, if it passes; raises the refusal."""
+        judged = await self.judge(pending)
+        tool, arguments, decision = judged.tool, judged.arguments, judged.decision
         # Last: nobody is asked about a call that could not run anyway.
         approval_id = await self._approvals.check(
-            pending, arguments, role=_decider(tool, decision), policy_ids=decision.policy_ids
+            pending, arguments, role=judged.approval_role, policy_ids=decision.policy_ids
         )
         return Cleared(
             pending=pending,

@@ -47,6 +47,7 @@ COMMANDS = {
     "disable": "interlock.cli.switches:disable",
     "enable": "interlock.cli.switches:enable",
     "why": "interlock.cli.policies:why",
+    "check": "interlock.cli.policies:check",
     "cancel-call": "interlock.cli.policies:cancel_call",
     "audit": "interlock.cli.audit:audit",
     "call": "interlock.cli.call:call",

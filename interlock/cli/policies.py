@@ -1,5 +1,8 @@
 """What an agent may call, and why a call was let pass or refused: allow, why."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import click
 
 from interlock.cli import display
@@ -79,6 +82,67 @@ def why(data_dir: str, call_id: str, *, as_json: bool) -> None:
             display.emit(line)
 
     run(work)
+
+
+@click.command(short_help="Say what would become of a call, and do nothing.")
+@click.argument("agent")
+@click.argument("tool", default="")
+@click.argument("arguments", default="{}")
+@click.option("--version", "agent_version", default="", help="Version of the agent; by default the newest.")
+@click.option("--as", "submitter", default="", help="Who would have submitted the task; by default you.")
+@click.option("--role", "roles", multiple=True, help="A role of that submitter; give all of them.")
+@output_option
+@click.pass_obj
+def check(
+    data_dir: str,
+    agent: str,
+    tool: str,
+    arguments: str,
+    agent_version: str,
+    submitter: str,
+    roles: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Say what would become of AGENT's call of TOOL with ARGUMENTS (JSON), and which policies say what.
+
+    Without TOOL: which of its tools the agent may call at all. Exits with 1 where the call would be refused.
+    """
+
+    async def work() -> bool:
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+        from interlock.cli.verdicts import allowed_lines, checked_lines
+        from interlock.gateway.v1 import gateway_service_pb2 as messages
+
+        async with client(data_dir, "DEVELOPER") as suite:
+            if not tool:
+                question = messages.ListAllowedToolsRequest(agent=agent, agent_version=agent_version)
+                listed = await suite.call(suite.gateway.ListAllowedTools, question)
+                _emit(message_json(listed) if as_json else allowed_lines(listed))
+                return True
+            asked = messages.CheckToolCallRequest(
+                agent=agent,
+                agent_version=agent_version,
+                tool=tool,
+                arguments_json=arguments,
+                submitter=submitter,
+                submitter_roles=roles,
+            )
+            found = await suite.call(suite.gateway.CheckToolCall, asked)
+        _emit(message_json(found) if as_json else checked_lines(found))
+        return found.allowed
+
+    if not run(work):
+        raise SystemExit(1)
+
+
+def _emit(found: "dict[str, Any] | Iterable[str]") -> None:
+    if isinstance(found, dict):
+        display.emit_json(found)
+        return
+    for line in found:
+        display.emit(line)
 
 
 @click.command("cancel-call", short_help="End a running tool call.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from interlock.cli.display import name_of
 from interlock.cli.escaping import one_line
-from interlock.gateway.v1 import tool_call_pb2
+from interlock.gateway.v1 import gateway_service_pb2, tool_call_pb2
 
 
 def call_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
@@ -18,7 +18,38 @@ def call_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
         yield f"  audit entry #{call.audit_index}, task {call.task_id}, step {call.step_key}"
 
 
-def verdict_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
+def checked_lines(checked: gateway_service_pb2.CheckToolCallResponse) -> Iterator[str]:
+    """What would become of a call, and which policies say what to it."""
+    if checked.allowed:
+        role = checked.approval_role
+        yield f"would start once somebody with {role} has approved it" if role else "would start"
+    else:
+        yield f"would be refused ({checked.reason}): {one_line(checked.message)}"
+    yield from verdict_lines(checked)
+    for wrong in checked.violations:
+        yield f"  {one_line(wrong.field or 'the arguments')}: {one_line(wrong.description)}"
+    for voice in checked.policies:
+        said = "could not be evaluated" if voice.error else "applies" if voice.applies else "does not apply"
+        yield f"  {_voice(voice)} {said}"
+
+
+def allowed_lines(listed: gateway_service_pb2.ListAllowedToolsResponse) -> Iterator[str]:
+    """Which tools an agent version may call, and on whose word."""
+    for each in listed.tools:
+        mark = "✓" if each.callable else "✗"
+        yield f"{mark} {each.tool} {each.tool_version}  {one_line(each.message)}".rstrip()
+        for voice in each.policies:
+            yield f"    {_voice(voice)}{', on a condition' if voice.conditional else ''}"
+
+
+def _voice(voice: gateway_service_pb2.PolicyVoice) -> str:
+    asks = f" with approval by {voice.approval_role}" if voice.approval_role else ""
+    return f"{'permit' if voice.permits else 'forbid'} {one_line(voice.policy_id)}{asks}"
+
+
+def verdict_lines(
+    call: tool_call_pb2.ToolCall | gateway_service_pb2.CheckToolCallResponse,
+) -> Iterator[str]:
     """The five verdicts, in the order of the permission model."""
     for verdict in call.verdicts:
         mark = "·" if verdict.skipped else "✓" if verdict.passed else "✗"

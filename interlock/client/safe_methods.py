@@ -56,6 +56,8 @@ SAFE_METHODS = frozenset(
         _TOOLS: ("GetTool", "ListTools", "GetToolVersion", "ListToolVersions", "PublishToolVersion"),
         _GATEWAY: (
             "CancelToolCall",
+            "CheckToolCall",
+            "ListAllowedTools",
             "GetToolCall",
             "ListToolCalls",
             "GetSandboxStatus",

@@ -47,6 +47,19 @@ def test_an_allow_holds_under_its_condition_alone(suite: Suite) -> None:
     assert ended(suite, CONDITIONAL, "no")["error"]["error_class"] == "POLICY_DENIED"
 
 
+def test_a_check_says_what_would_become_of_a_call_and_which_tools_an_agent_has(suite: Suite) -> None:
+    refused = suite.cli("check", CONDITIONAL, "bench_echo", '{"text": "never"}')
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("would be refused (POLICY_DENIED)")
+    unfit = suite.cli("check", CONDITIONAL, "bench_echo", '{"text": 7}', "-o", "json")
+    assert json.loads(unfit.stdout)["violations"][0]["field"] == "/text"
+    suite.json("allow", CONDITIONAL, "bench_echo", "--when", 'context.arguments.text == "checked"')
+    allowed = suite.cli("check", CONDITIONAL, "bench_echo", '{"text": "checked"}')
+    assert (allowed.returncode, allowed.stdout.splitlines()[0]) == (0, "would start")
+    listed = suite.cli("check", CONDITIONAL).stdout
+    assert "✓ bench_echo" in listed and ", on a condition" in listed
+
+
 @pytest.mark.parametrize(("says", "state"), [("approve", "COMPLETED"), ("deny", "FAILED")])
 def test_a_call_waits_for_a_person_who_sees_what_it_is_and_decides(
     suite: Suite, says: str, state: str

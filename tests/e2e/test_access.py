@@ -113,6 +113,8 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "ExecuteTool": _WORKERS,
         "CallModel": _WORKERS,
         "CancelToolCall": frozenset({Role.DEVELOPER}),
+        "CheckToolCall": _POLICY_READERS,
+        "ListAllowedTools": _POLICY_READERS,
         "GetToolCall": _READERS,
         "ListToolCalls": _READERS,
         "GetSandboxStatus": frozenset({Role.VIEWER}),
@@ -358,7 +360,7 @@ def test_its_own_tenant_sees_it_by_the_very_same_requests(
                 seen.add(method.name)
     assert seen == {
         *("GetTask", "ListTasks", "ListTaskSteps", "ListTaskEvents", "WatchTask", "WatchTasks"),
-        *("GetToolCall", "ListToolCalls"),
+        *("GetToolCall", "ListToolCalls", "ListAllowedTools"),
         *("GetAgent", "ListAgents", "GetAgentVersion", "ListAgentVersions", "FindAgentsForTask"),
         *("GetTool", "ListTools", "GetToolVersion", "ListToolVersions"),
         *("GetPolicy", "ListPolicies", "GetEntry", "GetAuditTrail"),

@@ -206,10 +206,15 @@ class World:
         self, policy_id: str = "all", cedar: str = "permit (principal, action, resource);"
     ) -> None:
         """Store a policy."""
+        await self.allow_as(self.tenant, policy_id, cedar)
+
+    async def allow_as(self, tenant: str, policy_id: str, cedar: str) -> None:
+        """Store a policy of some tenant."""
         stub = policy_service_pb2_grpc.PolicyServiceStub(self.public)
         policy = policy_service_pb2.Policy(policy_id=policy_id, cedar=cedar)
         await stub.CreatePolicy(
-            policy_service_pb2.CreatePolicyRequest(policy=policy), metadata=self.token(Role.ADMIN)
+            policy_service_pb2.CreatePolicyRequest(policy=policy),
+            metadata=self.token(Role.ADMIN, tenant=tenant),
         )
 
     # Oracles

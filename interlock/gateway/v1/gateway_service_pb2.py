@@ -28,7 +28,7 @@ from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_pe
 from interlock.gateway.v1 import tool_call_pb2 as interlock_dot_gateway_dot_v1_dot_tool__call__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/gateway/v1/gateway_service.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/gateway/v1/tool_call.proto\"Y\n\x12\x45xecuteToolRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"\xa8\x01\n\x13\x45xecuteToolResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x06 \x01(\x08\"(\n\x15\x43\x61ncelToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"K\n\x16\x43\x61ncelToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"U\n\x10\x43\x61llModelRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x14\n\x0crequest_json\x18\x02 \x01(\t\"h\n\x11\x43\x61llModelResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"%\n\x12GetToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"H\n\x13GetToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"d\n\x15ListToolCallsResponse\x12\x32\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17GetSandboxStatusRequest\"<\n\x0cSandboxLayer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x9e\x01\n\x18GetSandboxStatusResponse\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07minimum\x18\x02 \x01(\t\x12\x32\n\x06layers\x18\x03 \x03(\x0b\x32\".interlock.gateway.v1.SandboxLayer\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\x94\x06\n\x0eGatewayService\x12h\n\x0b\x45xecuteTool\x12(.interlock.gateway.v1.ExecuteToolRequest\x1a).interlock.gateway.v1.ExecuteToolResponse\"\x04\xe8\xe0\x18\x02\x12q\n\x0e\x43\x61ncelToolCall\x12+.interlock.gateway.v1.CancelToolCallRequest\x1a,.interlock.gateway.v1.CancelToolCallResponse\"\x04\xe8\xe0\x18\x01\x12\x62\n\tCallModel\x12&.interlock.gateway.v1.CallModelRequest\x1a\'.interlock.gateway.v1.CallModelResponse\"\x04\xe8\xe0\x18\x02\x12h\n\x0bGetToolCall\x12(.interlock.gateway.v1.GetToolCallRequest\x1a).interlock.gateway.v1.GetToolCallResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rListToolCalls\x12*.interlock.gateway.v1.ListToolCallsRequest\x1a+.interlock.gateway.v1.ListToolCallsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10GetSandboxStatus\x12-.interlock.gateway.v1.GetSandboxStatusRequest\x1a..interlock.gateway.v1.GetSandboxStatusResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetPublicKeys\x12*.interlock.gateway.v1.GetPublicKeysRequest\x1a+.interlock.gateway.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/gateway/v1/gateway_service.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\x1a$interlock/gateway/v1/tool_call.proto\"Y\n\x12\x45xecuteToolRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"\xa8\x01\n\x13\x45xecuteToolResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x13\n\x0b\x65rror_class\x18\x03 \x01(\t\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12,\n\x07receipt\x18\x05 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x06 \x01(\x08\"(\n\x15\x43\x61ncelToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"K\n\x16\x43\x61ncelToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"U\n\x10\x43\x61llModelRequest\x12+\n\x06permit\x18\x01 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x14\n\x0crequest_json\x18\x02 \x01(\t\"h\n\x11\x43\x61llModelResponse\x12\x13\n\x0bresult_json\x18\x01 \x01(\t\x12,\n\x07receipt\x18\x02 \x01(\x0b\x32\x1b.interlock.common.v1.Signed\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x8e\x01\n\x14\x43heckToolCallRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x11\n\tsubmitter\x18\x05 \x01(\t\x12\x17\n\x0fsubmitter_roles\x18\x06 \x03(\t\"\x99\x02\n\x15\x43heckToolCallResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12/\n\x08verdicts\x18\x04 \x03(\x0b\x32\x1d.interlock.gateway.v1.Verdict\x12;\n\nviolations\x18\x05 \x03(\x0b\x32\'.interlock.gateway.v1.ArgumentViolation\x12\x33\n\x08policies\x18\x06 \x03(\x0b\x32!.interlock.gateway.v1.PolicyVoice\x12\x15\n\rapproval_role\x18\x07 \x01(\t\x12\x14\n\x0ctool_version\x18\x08 \x01(\t\"7\n\x11\x41rgumentViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"}\n\x0bPolicyVoice\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0f\n\x07permits\x18\x02 \x01(\x08\x12\x0f\n\x07\x61pplies\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x15\n\rapproval_role\x18\x05 \x01(\t\x12\x13\n\x0b\x63onditional\x18\x06 \x01(\x08\"?\n\x17ListAllowedToolsRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\"\x89\x01\n\x0b\x41llowedTool\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61llable\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x33\n\x08policies\x18\x05 \x03(\x0b\x32!.interlock.gateway.v1.PolicyVoice\"c\n\x18ListAllowedToolsResponse\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x30\n\x05tools\x18\x02 \x03(\x0b\x32!.interlock.gateway.v1.AllowedTool\"%\n\x12GetToolCallRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"H\n\x13GetToolCallResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\"M\n\x14ListToolCallsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"d\n\x15ListToolCallsResponse\x12\x32\n\ntool_calls\x18\x01 \x03(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17GetSandboxStatusRequest\"<\n\x0cSandboxLayer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x9e\x01\n\x18GetSandboxStatusResponse\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07minimum\x18\x02 \x01(\t\x12\x32\n\x06layers\x18\x03 \x03(\x0b\x32\".interlock.gateway.v1.SandboxLayer\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14GetPublicKeysRequest\"E\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey2\xfd\x07\n\x0eGatewayService\x12h\n\x0b\x45xecuteTool\x12(.interlock.gateway.v1.ExecuteToolRequest\x1a).interlock.gateway.v1.ExecuteToolResponse\"\x04\xe8\xe0\x18\x02\x12q\n\x0e\x43\x61ncelToolCall\x12+.interlock.gateway.v1.CancelToolCallRequest\x1a,.interlock.gateway.v1.CancelToolCallResponse\"\x04\xe8\xe0\x18\x01\x12\x62\n\tCallModel\x12&.interlock.gateway.v1.CallModelRequest\x1a\'.interlock.gateway.v1.CallModelResponse\"\x04\xe8\xe0\x18\x02\x12n\n\rCheckToolCall\x12*.interlock.gateway.v1.CheckToolCallRequest\x1a+.interlock.gateway.v1.CheckToolCallResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10ListAllowedTools\x12-.interlock.gateway.v1.ListAllowedToolsRequest\x1a..interlock.gateway.v1.ListAllowedToolsResponse\"\x04\xe8\xe0\x18\x01\x12h\n\x0bGetToolCall\x12(.interlock.gateway.v1.GetToolCallRequest\x1a).interlock.gateway.v1.GetToolCallResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rListToolCalls\x12*.interlock.gateway.v1.ListToolCallsRequest\x1a+.interlock.gateway.v1.ListToolCallsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10GetSandboxStatus\x12-.interlock.gateway.v1.GetSandboxStatusRequest\x1a..interlock.gateway.v1.GetSandboxStatusResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetPublicKeys\x12*.interlock.gateway.v1.GetPublicKeysRequest\x1a+.interlock.gateway.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATEWAYSERVICE'].methods_by_name['CancelToolCall']._serialized_options = b'\350\340\030\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['CallModel']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['CallModel']._serialized_options = b'\350\340\030\002'
+  _globals['_GATEWAYSERVICE'].methods_by_name['CheckToolCall']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['CheckToolCall']._serialized_options = b'\350\340\030\001'
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListAllowedTools']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListAllowedTools']._serialized_options = b'\350\340\030\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['GetToolCall']._loaded_options = None
   _globals['_GATEWAYSERVICE'].methods_by_name['GetToolCall']._serialized_options = b'\350\340\030\001'
   _globals['_GATEWAYSERVICE'].methods_by_name['ListToolCalls']._loaded_options = None
@@ -61,24 +65,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLMODELREQUEST']._serialized_end=674
   _globals['_CALLMODELRESPONSE']._serialized_start=676
   _globals['_CALLMODELRESPONSE']._serialized_end=780
-  _globals['_GETTOOLCALLREQUEST']._serialized_start=782
-  _globals['_GETTOOLCALLREQUEST']._serialized_end=819
-  _globals['_GETTOOLCALLRESPONSE']._serialized_start=821
-  _globals['_GETTOOLCALLRESPONSE']._serialized_end=893
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=895
-  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=972
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=974
-  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1074
-  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_start=1076
-  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_end=1101
-  _globals['_SANDBOXLAYER']._serialized_start=1103
-  _globals['_SANDBOXLAYER']._serialized_end=1163
-  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_start=1166
-  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_end=1324
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1326
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1348
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1350
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1419
-  _globals['_GATEWAYSERVICE']._serialized_start=1422
-  _globals['_GATEWAYSERVICE']._serialized_end=2210
+  _globals['_CHECKTOOLCALLREQUEST']._serialized_start=783
+  _globals['_CHECKTOOLCALLREQUEST']._serialized_end=925
+  _globals['_CHECKTOOLCALLRESPONSE']._serialized_start=928
+  _globals['_CHECKTOOLCALLRESPONSE']._serialized_end=1209
+  _globals['_ARGUMENTVIOLATION']._serialized_start=1211
+  _globals['_ARGUMENTVIOLATION']._serialized_end=1266
+  _globals['_POLICYVOICE']._serialized_start=1268
+  _globals['_POLICYVOICE']._serialized_end=1393
+  _globals['_LISTALLOWEDTOOLSREQUEST']._serialized_start=1395
+  _globals['_LISTALLOWEDTOOLSREQUEST']._serialized_end=1458
+  _globals['_ALLOWEDTOOL']._serialized_start=1461
+  _globals['_ALLOWEDTOOL']._serialized_end=1598
+  _globals['_LISTALLOWEDTOOLSRESPONSE']._serialized_start=1600
+  _globals['_LISTALLOWEDTOOLSRESPONSE']._serialized_end=1699
+  _globals['_GETTOOLCALLREQUEST']._serialized_start=1701
+  _globals['_GETTOOLCALLREQUEST']._serialized_end=1738
+  _globals['_GETTOOLCALLRESPONSE']._serialized_start=1740
+  _globals['_GETTOOLCALLRESPONSE']._serialized_end=1812
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_start=1814
+  _globals['_LISTTOOLCALLSREQUEST']._serialized_end=1891
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_start=1893
+  _globals['_LISTTOOLCALLSRESPONSE']._serialized_end=1993
+  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_start=1995
+  _globals['_GETSANDBOXSTATUSREQUEST']._serialized_end=2020
+  _globals['_SANDBOXLAYER']._serialized_start=2022
+  _globals['_SANDBOXLAYER']._serialized_end=2082
+  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_start=2085
+  _globals['_GETSANDBOXSTATUSRESPONSE']._serialized_end=2243
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2245
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2267
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2269
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2338
+  _globals['_GATEWAYSERVICE']._serialized_start=2341
+  _globals['_GATEWAYSERVICE']._serialized_end=3362
 # @@protoc_insertion_point(module_scope)

@@ -202,6 +202,268 @@ class CallModelResponse(_message.Message):
 Global___CallModelResponse: _TypeAlias = CallModelResponse  # noqa: Y015
 
 @_typing.final
+class CheckToolCallRequest(_message.Message):
+    """Request of CheckToolCall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    SUBMITTER_FIELD_NUMBER: _builtins.int
+    SUBMITTER_ROLES_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Name of the agent."""
+    agent_version: _builtins.str
+    """Version of the agent; empty = the newest."""
+    tool: _builtins.str
+    """Name of the tool."""
+    arguments_json: _builtins.str
+    """The arguments, a JSON object; empty = `{}`."""
+    submitter: _builtins.str
+    """Who would have submitted the task; empty = the caller, with the caller's roles."""
+    @_builtins.property
+    def submitter_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Roles of that submitter."""
+
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        submitter: _builtins.str = ...,
+        submitter_roles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "arguments_json", b"arguments_json", "submitter", b"submitter", "submitter_roles", b"submitter_roles", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckToolCallRequest: _TypeAlias = CheckToolCallRequest  # noqa: Y015
+
+@_typing.final
+class CheckToolCallResponse(_message.Message):
+    """Response of CheckToolCall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    APPROVAL_ROLE_FIELD_NUMBER: _builtins.int
+    TOOL_VERSION_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """True when the call would start, after an approval if one is asked for."""
+    reason: _builtins.str
+    """Reason of the refusal, for example `POLICY_DENIED`; empty when allowed."""
+    message: _builtins.str
+    """One sentence for people; empty when allowed."""
+    approval_role: _builtins.str
+    """The least role that would have to approve the call; empty when nobody would."""
+    tool_version: _builtins.str
+    """Version of the tool that the agent version binds; empty when it binds none."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[_tool_call_pb2.Verdict]:
+        """The five verdicts, in the order of the permission model."""
+
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArgumentViolation]:
+        """Places in the arguments that do not fit, of ARGUMENTS_INVALID: a JSON pointer and what is wrong."""
+
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVoice]:
+        """Every policy that looks at such calls, also those of tenant `system`, up to 200."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        verdicts: _abc.Iterable[_tool_call_pb2.Verdict] | None = ...,
+        violations: _abc.Iterable[Global___ArgumentViolation] | None = ...,
+        policies: _abc.Iterable[Global___PolicyVoice] | None = ...,
+        approval_role: _builtins.str = ...,
+        tool_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "approval_role", b"approval_role", "message", b"message", "policies", b"policies", "reason", b"reason", "tool_version", b"tool_version", "verdicts", b"verdicts", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckToolCallResponse: _TypeAlias = CheckToolCallResponse  # noqa: Y015
+
+@_typing.final
+class ArgumentViolation(_message.Message):
+    """One place in arguments that does not fit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """JSON pointer, empty for the whole."""
+    description: _builtins.str
+    """What is wrong and what would be right."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArgumentViolation: _TypeAlias = ArgumentViolation  # noqa: Y015
+
+@_typing.final
+class PolicyVoice(_message.Message):
+    """What one policy says to a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_ID_FIELD_NUMBER: _builtins.int
+    PERMITS_FIELD_NUMBER: _builtins.int
+    APPLIES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    APPROVAL_ROLE_FIELD_NUMBER: _builtins.int
+    CONDITIONAL_FIELD_NUMBER: _builtins.int
+    policy_id: _builtins.str
+    """Id; of tenant `system` with `system/` before it."""
+    permits: _builtins.bool
+    """True: it permits, false: it forbids, where it applies."""
+    applies: _builtins.bool
+    """True when it applies to this very call; not set in ListAllowedTools."""
+    error: _builtins.str
+    """Why it could not be evaluated, which denies the call; empty when it could."""
+    approval_role: _builtins.str
+    """The least role that has to approve, of a permit on that condition."""
+    conditional: _builtins.bool
+    """True when it looks at the call, its arguments or its submitter, and so may apply to one call and not to another."""
+    def __init__(
+        self,
+        *,
+        policy_id: _builtins.str = ...,
+        permits: _builtins.bool = ...,
+        applies: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        approval_role: _builtins.str = ...,
+        conditional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies", b"applies", "approval_role", b"approval_role", "conditional", b"conditional", "error", b"error", "permits", b"permits", "policy_id", b"policy_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyVoice: _TypeAlias = PolicyVoice  # noqa: Y015
+
+@_typing.final
+class ListAllowedToolsRequest(_message.Message):
+    """Request of ListAllowedTools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    """Name of the agent."""
+    agent_version: _builtins.str
+    """Version of the agent; empty = the newest."""
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAllowedToolsRequest: _TypeAlias = ListAllowedToolsRequest  # noqa: Y015
+
+@_typing.final
+class AllowedTool(_message.Message):
+    """One tool that an agent version names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    TOOL_VERSION_FIELD_NUMBER: _builtins.int
+    CALLABLE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Name of the tool."""
+    tool_version: _builtins.str
+    """Version of the tool."""
+    callable: _builtins.bool
+    """True when some call of it could start: it is bound and active, a policy permits some, and none forbids all."""
+    message: _builtins.str
+    """Why not; empty when callable."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyVoice]:
+        """Every policy that looks at such calls."""
+
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        tool_version: _builtins.str = ...,
+        callable: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        policies: _abc.Iterable[Global___PolicyVoice] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callable", b"callable", "message", b"message", "policies", b"policies", "tool", b"tool", "tool_version", b"tool_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowedTool: _TypeAlias = AllowedTool  # noqa: Y015
+
+@_typing.final
+class ListAllowedToolsResponse(_message.Message):
+    """Response of ListAllowedTools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    agent_version: _builtins.str
+    """Version of the agent."""
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllowedTool]:
+        """In the order of the agent version."""
+
+    def __init__(
+        self,
+        *,
+        agent_version: _builtins.str = ...,
+        tools: _abc.Iterable[Global___AllowedTool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "tools", b"tools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAllowedToolsResponse: _TypeAlias = ListAllowedToolsResponse  # noqa: Y015
+
+@_typing.final
 class GetToolCallRequest(_message.Message):
     """Request of GetToolCall."""
 

@@ -50,6 +50,16 @@ class GatewayServiceStub:
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.SerializeToString,
                 response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.FromString,
                 _registered_method=True)
+        self.CheckToolCall = channel.unary_unary(
+                '/interlock.gateway.v1.GatewayService/CheckToolCall',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallResponse.FromString,
+                _registered_method=True)
+        self.ListAllowedTools = channel.unary_unary(
+                '/interlock.gateway.v1.GatewayService/ListAllowedTools',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsResponse.FromString,
+                _registered_method=True)
         self.GetToolCall = channel.unary_unary(
                 '/interlock.gateway.v1.GatewayService/GetToolCall',
                 request_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.GetToolCallRequest.SerializeToString,
@@ -110,6 +120,22 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckToolCall(self, request, context):
+        """Says what would become of a call: takes it through every check and executes nothing, asks nobody and records nothing. Quotas are not looked at. A refusal is an answer, not
+        an error. Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAllowedTools(self, request, context):
+        """Lists the tools that an agent version names, and whether it may call them: what stands in the way of each whatever the arguments are, and which policies look at them.
+        Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetToolCall(self, request, context):
         """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND.
         """
@@ -155,6 +181,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.CallModel,
                     request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.FromString,
                     response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.SerializeToString,
+            ),
+            'CheckToolCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckToolCall,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallResponse.SerializeToString,
+            ),
+            'ListAllowedTools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllowedTools,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsResponse.SerializeToString,
             ),
             'GetToolCall': grpc.unary_unary_rpc_method_handler(
                     servicer.GetToolCall,
@@ -259,6 +295,60 @@ class GatewayService:
             '/interlock.gateway.v1.GatewayService/CallModel',
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelRequest.SerializeToString,
             interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CallModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckToolCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.GatewayService/CheckToolCall',
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.CheckToolCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAllowedTools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.GatewayService/ListAllowedTools',
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_gateway__service__pb2.ListAllowedToolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

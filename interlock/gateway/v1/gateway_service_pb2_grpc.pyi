@@ -55,6 +55,14 @@ class GatewayServiceStub:
     FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
     MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
     """
+    CheckToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CheckToolCallRequest, _gateway_service_pb2.CheckToolCallResponse]
+    """Says what would become of a call: takes it through every check and executes nothing, asks nobody and records nothing. Quotas are not looked at. A refusal is an answer, not
+    an error. Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+    """
+    ListAllowedTools: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListAllowedToolsRequest, _gateway_service_pb2.ListAllowedToolsResponse]
+    """Lists the tools that an agent version names, and whether it may call them: what stands in the way of each whatever the arguments are, and which policies look at them.
+    Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+    """
     GetToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
     ListToolCalls: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.ListToolCallsRequest, _gateway_service_pb2.ListToolCallsResponse]
@@ -90,6 +98,14 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
     FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
     MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
+    """
+    CheckToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CheckToolCallRequest, _gateway_service_pb2.CheckToolCallResponse]  # type: ignore[assignment]
+    """Says what would become of a call: takes it through every check and executes nothing, asks nobody and records nothing. Quotas are not looked at. A refusal is an answer, not
+    an error. Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+    """
+    ListAllowedTools: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.ListAllowedToolsRequest, _gateway_service_pb2.ListAllowedToolsResponse]  # type: ignore[assignment]
+    """Lists the tools that an agent version names, and whether it may call them: what stands in the way of each whatever the arguments are, and which policies look at them.
+    Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
     """
     GetToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.GetToolCallRequest, _gateway_service_pb2.GetToolCallResponse]  # type: ignore[assignment]
     """Reads one call with its verdicts. Needs VIEWER or AUDITOR. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND."""
@@ -141,6 +157,26 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
         FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
         MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckToolCall(
+        self,
+        request: _gateway_service_pb2.CheckToolCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.CheckToolCallResponse, _abc.Awaitable[_gateway_service_pb2.CheckToolCallResponse]]:
+        """Says what would become of a call: takes it through every check and executes nothing, asks nobody and records nothing. Quotas are not looked at. A refusal is an answer, not
+        an error. Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAllowedTools(
+        self,
+        request: _gateway_service_pb2.ListAllowedToolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gateway_service_pb2.ListAllowedToolsResponse, _abc.Awaitable[_gateway_service_pb2.ListAllowedToolsResponse]]:
+        """Lists the tools that an agent version names, and whether it may call them: what stands in the way of each whatever the arguments are, and which policies look at them.
+        Needs DEVELOPER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, NOT_FOUND AGENT_VERSION_NOT_FOUND, UNAVAILABLE POLICY_STALE.
         """
 
     @_abc_1.abstractmethod
