@@ -37,6 +37,16 @@ def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: st
     return event
 
 
+def query_event(
+    call: ToolCall, *, connection_id: str, statement: str, event_id: uuid.UUID, time: datetime
+) -> entry_pb2.Event:
+    """A running tool is about to have a statement of a connection run; without its parameters."""
+    event = _event(call, entry_pb2.ENTRY_TYPE_TOOL_CALL, event_id, time, call.asked.worker)
+    event.status = "QUERY"
+    event.attributes["connection"], event.attributes["statement"] = connection_id, statement
+    return event
+
+
 def result_event(
     call: ToolCall, outcome: Outcome, *, event_id: uuid.UUID, audit_index: int | None
 ) -> entry_pb2.Event:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from gateway_svc.statements import Statement, statement_flaws
 from svc_kit.errors import Violation
 
 MAX_DESCRIPTION = 500
@@ -17,6 +18,7 @@ MAX_AGENTS = 256
 MAX_URL = 512
 MAX_CREDENTIAL = 4096
 MAX_PRICE = 10**12
+MAX_TOOLS = 256
 MAX_QUOTAS = {
     "max_requests_per_minute": 10**6,
     "max_tokens_per_day": 10**15,
@@ -25,6 +27,9 @@ MAX_QUOTAS = {
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
+_DATABASE_URL = re.compile(r"postgresql://[A-Za-z0-9._:\[\]-]+/[A-Za-z0-9_-]+")
+_DATABASE_NAME = re.compile(r"/[A-Za-z0-9_-]{1,63}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CREDENTIAL = re.compile(r"[\x21-\x7e]*")
 _WANTED_URL = "must be like https://api.example.com/v1: no user, no query, no fragment"
 
@@ -40,6 +45,7 @@ class ConnectionKind(StrEnum):
     """What a connection leads to; the names are those of the contract."""
 
     MODEL = "MODEL"
+    DATABASE = "DATABASE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,10 @@ class ConnectionContent:
     """Quotas of a connection to models; 0 = none."""
     max_tokens_per_day: int = 0
     max_cost_micros_per_day: int = 0
+    tool_digests: tuple[str, ...] = ()
+    """The tool versions that may use it."""
+    statements: tuple[Statement, ...] = ()
+    """Of a database: what may be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,26 +113,55 @@ def id_flaws(connection_id: str) -> Iterator[Violation]:
         )
 
 
-def content_flaws(content: ConnectionContent) -> Iterator[Violation]:
+def content_flaws(kind: ConnectionKind, content: ConnectionContent) -> Iterator[Violation]:
     """Everything that is wrong with the rest."""
+    if kind is ConnectionKind.DATABASE:
+        yield from _database_flaws(content)
+    else:
+        yield from _model_flaws(content)
+    if len(content.description) > MAX_DESCRIPTION or "\0" in content.description:
+        yield Violation("connection.description", f"at most {MAX_DESCRIPTION} characters, and no NUL")
+
+
+def _model_flaws(content: ConnectionContent) -> Iterator[Violation]:
     yield from _url_flaws(content)
     if not 1 <= len(content.models) <= MAX_MODELS:
         yield Violation("connection.models", f"must be 1 to {MAX_MODELS} models of different names")
     for index, (name, price) in enumerate(content.models.items()):
-        where = f"connection.models[{index}]"
-        if not 1 <= len(name) <= MAX_MODEL or not name.isprintable():
-            yield Violation(f"{where}.name", f"must be 1 to {MAX_MODEL} printable characters")
-        for side, micros in (("input", price.input_micros), ("output", price.output_micros)):
-            if not 0 <= micros <= MAX_PRICE:
-                yield Violation(f"{where}.{side}_price_micros", f"must be 0 to {MAX_PRICE}")
+        yield from _price_flaws(f"connection.models[{index}]", name, price)
     yield from _quota_flaws(content)
     if len(content.agents) > MAX_AGENTS:
         yield Violation("connection.agents", f"at most {MAX_AGENTS}")
     for index, agent in enumerate(content.agents):
         if not _NAME.fullmatch(agent):
             yield Violation(f"connection.agents[{index}]", "must be the name of an agent")
-    if len(content.description) > MAX_DESCRIPTION or "\0" in content.description:
-        yield Violation("connection.description", f"at most {MAX_DESCRIPTION} characters, and no NUL")
+    for name in ("tool_digests", "statements"):
+        if getattr(content, name):
+            yield Violation(f"connection.{name}", "must be empty: it leads to models")
+
+
+def _price_flaws(where: str, name: str, price: ModelPrice) -> Iterator[Violation]:
+    if not 1 <= len(name) <= MAX_MODEL or not name.isprintable():
+        yield Violation(f"{where}.name", f"must be 1 to {MAX_MODEL} printable characters")
+    for side, micros in (("input", price.input_micros), ("output", price.output_micros)):
+        if not 0 <= micros <= MAX_PRICE:
+            yield Violation(f"{where}.{side}_price_micros", f"must be 0 to {MAX_PRICE}")
+
+
+def _database_flaws(content: ConnectionContent) -> Iterator[Violation]:
+    parts = _split(content.base_url)
+    named = parts is not None and parts.hostname and _DATABASE_NAME.fullmatch(parts.path)
+    if not named or len(content.base_url) > MAX_URL or not _DATABASE_URL.fullmatch(content.base_url):
+        yield Violation("connection.base_url", "must be like postgresql://db.example.com:5432/orders")
+    yield from statement_flaws(content.statements)
+    if len(content.tool_digests) > MAX_TOOLS:
+        yield Violation("connection.tool_digests", f"at most {MAX_TOOLS}")
+    for index, digest in enumerate(content.tool_digests):
+        if not _DIGEST.fullmatch(digest):
+            yield Violation(f"connection.tool_digests[{index}]", "must be the digest of a tool version")
+    for name in ("models", "agents", *MAX_QUOTAS):
+        if getattr(content, name):
+            yield Violation(f"connection.{name}", "must be empty: it leads to a database")
 
 
 def credential_flaws(credential: str) -> Iterator[Violation]:

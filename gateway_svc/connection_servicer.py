@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 import grpc
 
 from gateway_svc.connection import MAX_QUOTAS, Connection, ConnectionContent, ConnectionKind, ModelPrice
 from gateway_svc.connections import Connections
+from gateway_svc.statements import Statement
 from interlock.gateway.v1 import connection_service_pb2 as messages
 from interlock.gateway.v1 import connection_service_pb2_grpc
 from svc_kit.errors import Violation, invalid
@@ -25,7 +27,10 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "DeleteConnection": _ADMIN,
     "SetConnectionCredential": _ADMIN,
 }
-_KINDS = {messages.CONNECTION_KIND_MODEL: ConnectionKind.MODEL}
+_KINDS = {
+    messages.CONNECTION_KIND_MODEL: ConnectionKind.MODEL,
+    messages.CONNECTION_KIND_DATABASE: ConnectionKind.DATABASE,
+}
 # Field of the contract → field of the content.
 _CHANGEABLE = {
     "base_url": "base_url",
@@ -35,6 +40,8 @@ _CHANGEABLE = {
     "description": "description",
     "disabled": "disabled",
     **{name: name for name in MAX_QUOTAS},
+    "tool_digests": "tool_digests",
+    "statements": "statements",
 }
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -137,6 +144,8 @@ def _to_content(message: messages.Connection) -> ConnectionContent:
         description=message.description,
         disabled=message.disabled,
         **{name: getattr(message, name) for name in MAX_QUOTAS},
+        tool_digests=tuple(dict.fromkeys(message.tool_digests)),
+        statements=tuple(map(_to_statement, message.statements)),
     )
 
 
@@ -157,10 +166,31 @@ def _from_connection(stored: Connection) -> messages.Connection:
         description=content.description,
         disabled=content.disabled,
         **{name: getattr(content, name) for name in MAX_QUOTAS},
+        tool_digests=content.tool_digests,
+        statements=map(_from_statement, content.statements),
         has_credential=stored.sealed is not None,
         creator=stored.creator,
         etag=stored.etag,
     )
     message.create_time.FromDatetime(stored.create_time)
     message.update_time.FromDatetime(stored.update_time)
+    return message
+
+
+def _to_statement(message: messages.DatabaseStatement) -> Statement:
+    return Statement(
+        name=message.name,
+        sql=message.sql,
+        writes=message.writes,
+        max_rows=message.max_rows,
+        seconds=message.timeout.ToTimedelta().total_seconds(),
+    )
+
+
+def _from_statement(statement: Statement) -> messages.DatabaseStatement:
+    message = messages.DatabaseStatement(
+        name=statement.name, sql=statement.sql, writes=statement.writes, max_rows=statement.max_rows
+    )
+    if statement.seconds:
+        message.timeout.FromTimedelta(timedelta(seconds=statement.seconds))
     return message

@@ -1,5 +1,6 @@
 """Statements on connections: one method per question."""
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,7 @@ from gateway_svc.connection import (
     ModelPrice,
 )
 from gateway_svc.policy_store import UNIQUE_VIOLATION
+from gateway_svc.statements import Statement
 from gateway_svc.tables import connection
 from gateway_svc.told_store import Told, write_told
 from svc_kit.database import Database
@@ -107,6 +109,8 @@ def _to_row(stored: Connection) -> dict[str, Any]:
         "description": content.description,
         "disabled": content.disabled,
         **{name: getattr(content, name) for name in MAX_QUOTAS},
+        "tool_digests": list(content.tool_digests),
+        "statements": [dataclasses.asdict(each) for each in content.statements],
         "sealed": stored.sealed,
         "create_time": stored.create_time,
         "update_time": stored.update_time,
@@ -133,6 +137,8 @@ def _from_row(row: sa.RowMapping) -> Connection:
             description=row["description"],
             disabled=row["disabled"],
             **{name: row[name] for name in MAX_QUOTAS},
+            tool_digests=tuple(row["tool_digests"]),
+            statements=tuple(Statement(**each) for each in row["statements"]),
         ),
         sealed=row["sealed"],
         create_time=row["create_time"],

@@ -1,5 +1,6 @@
 """Connections of a tenant: stored when they make sense, every change in the audit log, credentials sealed."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,9 +53,10 @@ class Connections:
         validate_only: bool,
     ) -> Connection:
         """The connection as stored; raises INVALID_FIELDS or NAME_TAKEN."""
-        found = [*id_flaws(connection_id), *content_flaws(content)]
+        found = [*id_flaws(connection_id), *content_flaws(kind or ConnectionKind.MODEL, content)]
         if kind is None:
-            found.append(Violation("connection.kind", "must be CONNECTION_KIND_MODEL"))
+            wanted = "must be CONNECTION_KIND_MODEL or CONNECTION_KIND_DATABASE"
+            found.append(Violation("connection.kind", wanted))
         if found or kind is None:
             raise invalid(found)
         now = self._clock.now()
@@ -101,7 +103,7 @@ class Connections:
         """The connection as stored; raises INVALID_FIELDS, CONNECTION_NOT_FOUND or ETAG_MISMATCH."""
         stored = await self._expected(tenant, connection_id, etag)
         content = change(stored.content)
-        if found := list(content_flaws(content)):
+        if found := list(content_flaws(stored.kind, content)):
             raise invalid(found)
         # A credential was given for one place: who may not read it shall not have it sent elsewhere.
         elsewhere = origin(content) != origin(stored.content) or (
@@ -174,6 +176,8 @@ class Connections:
             "description": content.description,
             "disabled": content.disabled,
             **{name: getattr(content, name) for name in MAX_QUOTAS},
+            "statements": [dataclasses.asdict(each) for each in content.statements],
+            "tool_digests": list(content.tool_digests),
             "etag": stored.etag,
             "has_credential": stored.sealed is not None,
             "models": {

@@ -531,6 +531,16 @@ def connection_not_bound(asked: Asked) -> DomainError:
     )
 
 
+def connection_not_granted(asked: Asked, connection_id: str) -> DomainError:
+    """Not listed by the tool, not listing it, or not there at all: all answer alike."""
+    return PermissionDenied(
+        ErrorReason.ERROR_REASON_CONNECTION_NOT_BOUND,
+        f"tool {asked.tool} {asked.tool_version} may not use connection {connection_id[:64]}",
+        metadata={"tool": asked.tool, "connection": connection_id[:64], "call_id": str(asked.call_id)},
+        help="The tool version must list the connection, and the connection the digest of the tool version.",
+    )
+
+
 def address_forbidden(connection_id: str, host: str) -> DomainError:
     """The name leads where the connection may not."""
     return PermissionDenied(

@@ -78,6 +78,8 @@ def _closed(asked: Asked, connection: Connection | None) -> str:
         return "was deleted"
     if connection.content.disabled:
         return "was disabled"
+    if asked.kind is CallKind.TOOL and asked.tool_digest not in connection.content.tool_digests:
+        return "lists the tool no more"
     if asked.kind is CallKind.MODEL:
         agents = [asked.agent, *(above.agent for above in asked.ancestors)]
         if not set(agents) <= set(connection.content.agents):

@@ -35,6 +35,7 @@ from gateway_svc.calls import Calls
 from gateway_svc.config import GatewaySettings
 from gateway_svc.connection_store import ConnectionStore
 from gateway_svc.connections import Connections
+from gateway_svc.database_client import DatabaseClient
 from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.kill_switch import KillSwitch
 from gateway_svc.live_attempts import LiveAttempts
@@ -47,6 +48,7 @@ from gateway_svc.pipeline.approval import ApprovalCheck
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.attempt import AttemptCheck
 from gateway_svc.pipeline.binding import Binding
+from gateway_svc.pipeline.broker import Broker
 from gateway_svc.pipeline.cancelable import Cancelable
 from gateway_svc.pipeline.execute import Answer, ExecuteCall, Steps
 from gateway_svc.pipeline.flights import Flights
@@ -155,12 +157,25 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     schemas = SchemaCache()
     keys = OrchestratorKeys(peers.orchestrator)
     timed = measures()
+    connection_store = ConnectionStore(database)
+
+    def connections_committed() -> None:
+        wakeups.notify(kill_switch.TOPIC)
+        relay.wake()
+
+    connections = Connections(
+        connection_store,
+        SecretBox.load_or_create(settings.keys_dir / "connections.key"),
+        clock,
+        committed=connections_committed,
+    )
     tool_work = ToolWork(
         binding=Binding(feed),
         arguments=ArgumentCheck(schemas),
         policies=PolicyCheck(book),
         approvals=ApprovalCheck(approvals, asked=delivery.expect),
         runner=runner,
+        broker=Broker(connections, DatabaseClient(), AuditLog(peers.audit), clock),
         results=ResultCheck(schemas),
         measures=timed,
         clock=clock,
@@ -177,18 +192,6 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         ),
         outcomes=Outcomes(call_store, receipt_key, wake=relay.wake, abandon=ownership.abandon),
         refusal=Refusal(call_store, clock, wake=relay.wake),
-    )
-    connection_store = ConnectionStore(database)
-
-    def connections_committed() -> None:
-        wakeups.notify(kill_switch.TOPIC)
-        relay.wake()
-
-    connections = Connections(
-        connection_store,
-        SecretBox.load_or_create(settings.keys_dir / "connections.key"),
-        clock,
-        committed=connections_committed,
     )
     switch = KillSwitch(feed, connection_store, running)
     feed.on_change(switch.registry_changed)

@@ -154,6 +154,9 @@ connection = sa.Table(
     sa.Column("max_requests_per_minute", sa.Integer, nullable=False),
     sa.Column("max_tokens_per_day", sa.BigInteger, nullable=False),
     sa.Column("max_cost_micros_per_day", sa.BigInteger, nullable=False),
+    sa.Column("tool_digests", ARRAY(sa.Text), nullable=False),
+    # A list of {name, sql, writes, max_rows, seconds}.
+    sa.Column("statements", JSONB, nullable=False),
     # The credential, encrypted with the gateways' key.
     sa.Column("sealed", sa.LargeBinary),
     sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),

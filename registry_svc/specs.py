@@ -37,6 +37,9 @@ MAX_MODEL_CALLS = 200
 MAX_TEMPERATURE = 2
 
 # (field, what is wrong and what would be right)
+MAX_CONNECTIONS = 16
+_CONNECTION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
 Flaw = tuple[str, str]
 
 
@@ -50,6 +53,7 @@ def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
         yield "spec.python", "an implementation is required"
     else:
         yield from _source(python, ast.FunctionDef, "function")
+    yield from _connections(spec.get("connections", []))
     yield from _limits(spec.get("limits", {}))
 
 
@@ -156,6 +160,16 @@ def _source(
     defined = {node.name for node in module.body if isinstance(node, wanted)}
     if entrypoint not in defined:
         yield "spec.python.entrypoint", f"the source defines no {what} {entrypoint!r} at its top level"
+
+
+def _connections(connections: list[str]) -> Iterator[Flaw]:
+    if len(connections) > MAX_CONNECTIONS:
+        yield "spec.connections", f"at most {MAX_CONNECTIONS}"
+    for index, connection in enumerate(connections):
+        if not _CONNECTION.fullmatch(connection):
+            yield f"spec.connections[{index}]", "must be the id of a connection"
+        elif connection in connections[:index]:
+            yield f"spec.connections[{index}]", f"{connection!r} is listed twice"
 
 
 def _limits(limits: Mapping[str, Any]) -> Iterator[Flaw]:

@@ -167,4 +167,5 @@ def _tool(version: tool_pb2.ToolVersion) -> Tool:
         requires_approval=spec.requires_approval,
         max_running=limits.max_running,
         max_per_minute=limits.max_calls_per_minute,
+        connections=tuple(spec.connections),
     )

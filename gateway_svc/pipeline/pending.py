@@ -29,6 +29,8 @@ class Tool:
     max_running: int = 0
     """Calls at a time, as its publisher says; 0 = any."""
     max_per_minute: int = 0
+    connections: tuple[str, ...] = ()
+    """That its code may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Step 11: the tool runs in the sandbox, and nowhere else."""
 
 import time
+from pathlib import Path
 
 import structlog
 
@@ -9,6 +10,7 @@ from gateway_svc.pipeline.cancelable import Cancelable
 from gateway_svc.pipeline.pending import Begun, Pending, Tool
 from gateway_svc.verdicts import Check
 from interlock_sandbox import (
+    Host,
     IsolationLevel,
     Limits,
     Outcome,
@@ -19,8 +21,13 @@ from interlock_sandbox import (
     ToolProgram,
 )
 from svc_kit.clock import Clock
+from svc_kit.strict_json import JsonValue, canonical
 
 log = structlog.get_logger(__name__)
+
+
+# Read once: it goes into the sandbox with every tool that has connections.
+_DRIVER = (Path(__file__).parent.parent / "inside" / "driver.py").read_text()
 
 
 class ToolRunner:
@@ -62,7 +69,7 @@ class ToolRunner:
         """Name of the isolation level in force."""
         return (self._status.level if self._status else IsolationLevel.NONE).name
 
-    def check_reach(self, pending: Pending) -> None:
+    def check_reach(self, pending: Pending, tool: Tool) -> None:
         """The last line of the permission model; raises SANDBOX_UNAVAILABLE."""
         if self._refusal:
             pending.verdicts.failed(Check.REACH, f"Code is not run on this host: {self._refusal}")
@@ -71,23 +78,20 @@ class ToolRunner:
                 level=self.level,
                 minimum=self.minimum.name,
             )
+        asks = f" The gateway asks {', '.join(tool.connections)} for it." if tool.connections else ""
         pending.verdicts.passed(
-            Check.REACH, f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets."
+            Check.REACH,
+            f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets.{asks}",
         )
 
-    async def run(self, begun: Begun, tool: Tool) -> Outcome:
-        """How the program ended.
+    async def run(self, begun: Begun, tool: Tool, host: Host | None) -> Outcome:
+        """How the program ended, which may ask its host, if it has one.
 
         Raises SANDBOX_UNAVAILABLE or OVERLOADED when nothing was executed, and CallCanceledError.
         """
         pending = begun.cleared.pending
         seconds = min(tool.wall_seconds, pending.seconds_left())
-        program = ToolProgram(
-            source=tool.source,
-            entrypoint=tool.entrypoint,
-            arguments_json=begun.cleared.arguments.canonical,
-            filename=f"{pending.asked.tool}.py",
-        )
+        program = _program(begun, tool)
         limits = Limits(
             wall_seconds=tool.wall_seconds,
             cpu_seconds=tool.cpu_seconds,
@@ -97,7 +101,9 @@ class ToolRunner:
         deadline = time.monotonic() + seconds
         try:
             outcome = await self._running.run(
-                pending.asked, self._sandbox.run(program, limits=limits, deadline=deadline)
+                pending.asked,
+                self._sandbox.run(program, limits=limits, deadline=deadline, host=host),
+                connections=tool.connections,
             )
         except (SandboxUnavailable, SandboxClosed) as error:
             log.warning("sandbox_failed", call_id=str(pending.asked.call_id), error=str(error))
@@ -105,3 +111,21 @@ class ToolRunner:
         if not outcome.started:
             raise no_time_left()
         return outcome
+
+
+def _program(begun: Begun, tool: Tool) -> ToolProgram:
+    filename, arguments = f"{begun.call.asked.tool}.py", begun.cleared.arguments
+    if not tool.connections:
+        return ToolProgram(
+            source=tool.source,
+            entrypoint=tool.entrypoint,
+            arguments_json=arguments.canonical,
+            filename=filename,
+        )
+    carried: dict[str, JsonValue] = {
+        "source": tool.source,
+        "entrypoint": tool.entrypoint,
+        "filename": filename,
+        "arguments": arguments.value,
+    }
+    return ToolProgram(source=_DRIVER, arguments_json=canonical(carried), filename="driver.py")

@@ -11,6 +11,7 @@ from gateway_svc.measures import Measures
 from gateway_svc.pipeline.approval import ApprovalCheck
 from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.binding import Binding
+from gateway_svc.pipeline.broker import Broker
 from gateway_svc.pipeline.cancelable import CallCanceledError
 from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Pending, Tool
 from gateway_svc.pipeline.policy import PolicyCheck
@@ -46,6 +47,7 @@ class ToolWork:
         policies: PolicyCheck,
         approvals: ApprovalCheck,
         runner: ToolRunner,
+        broker: Broker,
         results: ResultCheck,
         measures: Measures,
         clock: Clock,
@@ -55,6 +57,7 @@ class ToolWork:
         self._policies = policies
         self._approvals = approvals
         self._runner = runner
+        self._broker = broker
         self._results = results
         self._measures = measures
         self._clock = clock
@@ -66,7 +69,8 @@ class ToolWork:
             tool = self._binding.check(pending)
             arguments = self._arguments.check(pending, tool)
             decision = self._policies.check(pending, arguments)
-            self._runner.check_reach(pending)
+            self._runner.check_reach(pending, tool)
+        await self._broker.check_reach(pending, tool)
         return Judged(
             tool=tool, arguments=arguments, decision=decision, approval_role=_decider(tool, decision)
         )
@@ -106,7 +110,7 @@ class ToolWork:
         if not isinstance(tool, Tool):
             raise TypeError("this is a call of a model")
         try:
-            ended = await self._runner.run(begun, tool)
+            ended = await self._runner.run(begun, tool, self._broker.host(begun, tool))
         except CallCanceledError as error:
             return canceled(now=self._clock.now(), isolation=self._runner.level, why=error.why)
         return self._judged(ended, tool, begun)

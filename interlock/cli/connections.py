@@ -1,4 +1,4 @@
-"""Connections: where agents' models are, who may use them, and at what price."""
+"""Connections: where agents' models and tools' databases are, who may use them, and at what price."""
 
 import sys
 from decimal import Decimal, InvalidOperation
@@ -29,6 +29,19 @@ _CONTENT = (
     ),
     click.option("--agent", "agents", multiple=True, help="An agent that may use it; give all of them."),
     click.option(
+        "--statements",
+        type=click.File("rb"),
+        default=None,
+        help='Of a database: a JSON file, {"statements": [{"name": …, "sql": …, "writes": …}, …]}.',
+    ),
+    click.option(
+        "--tool-digest",
+        "tool_digests",
+        multiple=True,
+        metavar="sha256:…",
+        help="Of a database: a tool version that may use it; give all of them.",
+    ),
+    click.option(
         "--private/--no-private", default=None, help="Whether it may be at a loopback or private address."
     ),
     click.option(
@@ -53,9 +66,9 @@ _CONTENT = (
 )
 
 
-@click.group(short_help="Connections to models: see, make, change, delete them.")
+@click.group(short_help="Connections to models and databases: see, make, change them.")
 def connections() -> None:
-    """Connections to language models: see, make, change, delete them."""
+    """Connections to language models and databases: see, make, change, delete them."""
 
 
 def _with_content(command: "Callable[..., None]") -> "Callable[..., None]":
@@ -121,17 +134,26 @@ def get_connection(data_dir: str, connection_id: str, *, as_json: bool) -> None:
 
 @connections.command("create")
 @click.argument("connection_id")
+@click.option(
+    "--kind",
+    type=click.Choice(["model", "database"]),
+    default="model",
+    show_default=True,
+    help="What it leads to.",
+)
 @_with_content
 @output_option
 @click.pass_obj
-def create_connection(data_dir: str, /, connection_id: str, *, as_json: bool, **content: Any) -> None:
-    """Make a connection to language models behind an OpenAI-compatible interface."""
+def create_connection(
+    data_dir: str, /, connection_id: str, kind: str, *, as_json: bool, **content: Any
+) -> None:
+    """Make a connection to language models behind an OpenAI-compatible interface, or to a database."""
 
     async def ask(suite: "_Suite") -> "messages.Connection":
         from interlock.gateway.v1 import connection_service_pb2 as messages
 
         connection, _ = _asked(connection_id, content)
-        connection.kind = messages.CONNECTION_KIND_MODEL
+        connection.kind = messages.ConnectionKind.Value(f"CONNECTION_KIND_{kind.upper()}")
         request = messages.CreateConnectionRequest(connection=connection)
         return (await suite.call(suite.connections.CreateConnection, request)).connection
 
@@ -233,6 +255,8 @@ def _asked(connection_id: str, content: dict[str, Any]) -> "tuple[messages.Conne
         "base_url": content["url"],
         "models": [_model(each) for each in content["models"]] or None,
         "agents": content["agents"] or None,
+        "statements": _statements(content["statements"]),
+        "tool_digests": content["tool_digests"] or None,
         "allow_private_addresses": content["private"],
         "description": content["description"],
         "max_requests_per_minute": content["max_per_minute"],
@@ -241,6 +265,20 @@ def _asked(connection_id: str, content: dict[str, Any]) -> "tuple[messages.Conne
     }
     given = {name: value for name, value in fields.items() if value is not None}
     return messages.Connection(connection_id=connection_id, **given), list(given)
+
+
+def _statements(file: BinaryIO | None) -> "list[messages.DatabaseStatement] | None":
+    if file is None:
+        return None
+    from google.protobuf.json_format import Parse, ParseError
+
+    from interlock.gateway.v1 import connection_service_pb2 as messages
+
+    try:
+        read = Parse(file.read(), messages.Connection())
+    except (ParseError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--statements: {error}") from None
+    return list(read.statements)
 
 
 def _model(text: str) -> "messages.ConnectionModel":
@@ -287,7 +325,11 @@ def _show(data_dir: str, ask: "Callable[[_Suite], Awaitable[messages.Connection]
         display.emit(
             f"  model {one_line(model.name)}: {cost_in:g} in, {cost_out:g} out, for a million tokens"
         )
-    display.emit(f"  agents: {', '.join(found.agents) or 'nobody'}")
+    for statement in found.statements:
+        how = "writes" if statement.writes else "reads"
+        display.emit(f"  statement {statement.name} ({how}): {one_line(statement.sql)}")
+    who, users = ("tools", found.tool_digests) if found.statements else ("agents", found.agents)
+    display.emit(f"  {who}: {', '.join(users) or 'nobody'}")
     display.emit(f"  credential: {'stored' if found.has_credential else 'none'}")
     for quota in _quotas(found):
         display.emit(f"  at most {quota}")

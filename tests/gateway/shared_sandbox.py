@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from interlock_sandbox import (
     Host,
@@ -80,7 +81,7 @@ class SharedSandbox(Sandbox):
         """As the shared one does."""
         if self._closed:
             raise SandboxClosed("the sandbox is closed")
-        running = self._host.sandbox.run(program, limits=limits, deadline=deadline, host=host)
+        running = self._host.sandbox.run(program, limits=limits, deadline=deadline, host=_at_home(host))
         future = asyncio.run_coroutine_threadsafe(running, self._host.loop)
         self._mine.add(future)
         try:
@@ -88,3 +89,18 @@ class SharedSandbox(Sandbox):
         finally:
             self._mine.discard(future)
             self._ended += 1
+
+
+def _at_home(host: Host | None) -> Host | None:
+    """Who answers on the loop that runs now, asked from the sandbox's own."""
+    if host is None:
+        return None
+    home, answer = asyncio.get_running_loop(), host.answer
+
+    async def ask(method: str, params: Mapping[str, Any]) -> bytes:
+        async def answered() -> bytes:
+            return await answer(method, params)
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered(), home))
+
+    return replace(host, answer=ask)

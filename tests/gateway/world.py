@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -75,6 +75,7 @@ class World:
         output_schema: Any = None,
         side_effect: tool_pb2.SideEffect.ValueType = tool_pb2.SIDE_EFFECT_AT_MOST_ONCE,
         bound: bool = True,
+        connections: Sequence[str] = (),
         **limits: Any,
     ) -> tool_pb2.ToolVersion:
         """A tool, and by default an agent version that lists it."""
@@ -84,6 +85,7 @@ class World:
             python=tool_pb2.PythonTool(source=source),
             limits=tool_pb2.ToolLimits(**limits),
             side_effect=side_effect,
+            connections=connections,
         )
         version = tool_pb2.ToolVersion(
             tool=name,

@@ -221,3 +221,24 @@ def test_everything_wrong_with_a_model_agent_is_named_at_once() -> None:
             "temperature",
         )
     ]
+
+
+def test_a_tool_names_its_connections_once_and_limits_are_not_below_nothing() -> None:
+    spec = {
+        "description": "Asks.",
+        "python": {"source": "def run():\n    return 1\n"},
+        "connections": ["orders", "Orders", "orders", "no/such"],
+        "limits": {"max_running": -1, "max_calls_per_minute": -2},
+    }
+    assert [field for field, _ in specs.tool_flaws(spec)] == [
+        "spec.connections[1]",
+        "spec.connections[2]",
+        "spec.connections[3]",
+        "spec.limits.max_running",
+        "spec.limits.max_calls_per_minute",
+    ]
+    fine = {**spec, "connections": ["orders"], "limits": {"max_running": 2}}
+    assert list(specs.tool_flaws(fine)) == []
+    assert [
+        field for field, _ in specs.tool_flaws({**fine, "connections": [f"c{n}" for n in range(17)]})
+    ] == ["spec.connections"]

@@ -5,6 +5,7 @@ Connections: named things outside, each with its credential and the agents that 
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -31,6 +32,8 @@ class _ConnectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Connec
     """Never stored."""
     CONNECTION_KIND_MODEL: _ConnectionKind.ValueType  # 1
     """Language models behind an OpenAI-compatible HTTP interface."""
+    CONNECTION_KIND_DATABASE: _ConnectionKind.ValueType  # 3
+    """A PostgreSQL database, of which tools have named statements run."""
 
 class ConnectionKind(_ConnectionKind, metaclass=_ConnectionKindEnumTypeWrapper):
     """What a connection leads to."""
@@ -39,6 +42,8 @@ CONNECTION_KIND_UNSPECIFIED: ConnectionKind.ValueType  # 0
 """Never stored."""
 CONNECTION_KIND_MODEL: ConnectionKind.ValueType  # 1
 """Language models behind an OpenAI-compatible HTTP interface."""
+CONNECTION_KIND_DATABASE: ConnectionKind.ValueType  # 3
+"""A PostgreSQL database, of which tools have named statements run."""
 Global___ConnectionKind: _TypeAlias = ConnectionKind  # noqa: Y015
 
 @_typing.final
@@ -72,6 +77,48 @@ class ConnectionModel(_message.Message):
 Global___ConnectionModel: _TypeAlias = ConnectionModel  # noqa: Y015
 
 @_typing.final
+class DatabaseStatement(_message.Message):
+    """One SQL statement that tools may have run, by its name alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SQL_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
+    MAX_ROWS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, `[a-z][a-z0-9_]{0,62}`, unique in the connection."""
+    sql: _builtins.str
+    """The statement, at most 10,000 characters. Parameters are written `%(name)s`, all of them have to be given, and they reach the server apart from the text; a
+    percent sign is written `%%`.
+    """
+    writes: _builtins.bool
+    """True: it may change the database; false: it runs in a read-only transaction."""
+    max_rows: _builtins.int
+    """Rows that it may bring, at most 10,000; 0 = 1,000. More rows, or more than 1 MiB of them, and the tool gets none."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may take, at most 60 s; missing = 5 s."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sql: _builtins.str = ...,
+        writes: _builtins.bool = ...,
+        max_rows: _builtins.int = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_rows", b"max_rows", "name", b"name", "sql", b"sql", "timeout", b"timeout", "writes", b"writes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatabaseStatement: _TypeAlias = DatabaseStatement  # noqa: Y015
+
+@_typing.final
 class Connection(_message.Message):
     """One connection."""
 
@@ -93,13 +140,16 @@ class Connection(_message.Message):
     MAX_REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
     MAX_COST_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
+    TOOL_DIGESTS_FIELD_NUMBER: _builtins.int
+    STATEMENTS_FIELD_NUMBER: _builtins.int
     connection_id: _builtins.str
     """Id, `[a-z0-9][a-z0-9-]{0,62}`, unique in the tenant."""
     kind: Global___ConnectionKind.ValueType
     """What it leads to; never changes."""
     base_url: _builtins.str
     """Where `/chat/completions` is added to, for example `https://api.example.com/v1`: scheme, host and port are the only ones that are ever called, and no redirect is
-    followed. `http` only with `allow_private_addresses`, and then only private addresses are called.
+    followed. `http` only with `allow_private_addresses`, and then only private addresses are called. Of a database: `postgresql://db.example.com:5432/orders`; a
+    server at a public address has to prove who it is (TLS).
     """
     allow_private_addresses: _builtins.bool
     """True: the host may be at a loopback or private address, for a model in one's own network; never at a link-local one."""
@@ -123,7 +173,7 @@ class Connection(_message.Message):
     """The same for what they cost, in millionths of the currency of the prices."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectionModel]:
-        """The models that agents may name; 1 to 64."""
+        """The models that agents may name; 1 to 64, and none of a database."""
 
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -136,6 +186,16 @@ class Connection(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it, or its credential, changed."""
+
+    @_builtins.property
+    def tool_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a database: digests of the tool versions that may use it, which have to list it too (`ToolSpec.connections`); at most 256. None = nobody. A new version of a
+        tool has another digest, and gets nothing by itself.
+        """
+
+    @_builtins.property
+    def statements(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatabaseStatement]:
+        """Of a database: what may be asked of it; 1 to 64."""
 
     def __init__(
         self,
@@ -156,10 +216,12 @@ class Connection(_message.Message):
         max_requests_per_minute: _builtins.int = ...,
         max_tokens_per_day: _builtins.int = ...,
         max_cost_micros_per_day: _builtins.int = ...,
+        tool_digests: _abc.Iterable[_builtins.str] | None = ...,
+        statements: _abc.Iterable[Global___DatabaseStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "max_cost_micros_per_day", b"max_cost_micros_per_day", "max_requests_per_minute", b"max_requests_per_minute", "max_tokens_per_day", b"max_tokens_per_day", "models", b"models", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "max_cost_micros_per_day", b"max_cost_micros_per_day", "max_requests_per_minute", b"max_requests_per_minute", "max_tokens_per_day", b"max_tokens_per_day", "models", b"models", "statements", b"statements", "tool_digests", b"tool_digests", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,7 +393,7 @@ class UpdateConnectionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of `base_url`, `models`, `agents`, `allow_private_addresses`, `description`, `disabled` and the quotas; at least one."""
+        """Of `base_url`, `models`, `agents`, `allow_private_addresses`, `description`, `disabled`, the quotas, `tool_digests` and `statements`; at least one."""
 
     def __init__(
         self,
@@ -426,7 +488,7 @@ class SetConnectionCredentialRequest(_message.Message):
     connection_id: _builtins.str
     """Id of the connection."""
     credential: _builtins.str
-    """The provider's key, sent as a bearer token; at most 4,096 printable ASCII characters."""
+    """The provider's key, sent as a bearer token, or `user:password` of a database; at most 4,096 printable ASCII characters."""
     etag: _builtins.str
     """The connection's etag; empty = whatever it is."""
     def __init__(

@@ -3,10 +3,12 @@
 isort:skip_file
 What a tool is."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -157,6 +159,7 @@ class ToolSpec(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SIDE_EFFECT_FIELD_NUMBER: _builtins.int
     REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """Name for people."""
     description: _builtins.str
@@ -177,6 +180,12 @@ class ToolSpec(_message.Message):
     def limits(self) -> Global___ToolLimits:
         """Bounds of one call."""
 
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the connections that it may use, each of which has to list this version's digest too; at most 16. Its code then has a module `interlock_tool`, whose
+        `query(connection, statement, params)` has the gateway run a statement and returns the rows.
+        """
+
     def __init__(
         self,
         *,
@@ -188,10 +197,11 @@ class ToolSpec(_message.Message):
         limits: Global___ToolLimits | None = ...,
         side_effect: Global___SideEffect.ValueType = ...,
         requires_approval: _builtins.bool = ...,
+        connections: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["implementation", b"implementation", "limits", b"limits", "python", b"python"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "requires_approval", b"requires_approval", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "description", b"description", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "requires_approval", b"requires_approval", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_implementation: _TypeAlias = _typing.Literal["python"]  # noqa: Y015
     _WhichOneofArgType_implementation: _TypeAlias = _typing.Literal["implementation", b"implementation"]  # noqa: Y015
