@@ -14,11 +14,14 @@ import sqlalchemy as sa
 from gateway_svc.call_store import CallStore
 from gateway_svc.call_write_store import Beginning, Ending, Refusing, begin_calls, end_calls, refuse_calls
 from gateway_svc.cedar.decision import Submitter
+from gateway_svc.quota_store import begin_within_limits
+from gateway_svc.quotas import Ceiling, Gate, ceilings
 from gateway_svc.told_store import Told
-from gateway_svc.tool_call import Asked, CallStatus, Outcome, ToolCall
+from gateway_svc.tool_call import Asked, CallKind, CallStatus, Outcome, ToolCall
 from gateway_svc.verdicts import Check, Verdict
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.database import Database
+from svc_kit.errors import DomainError
 from svc_kit.ids import uuid7
 from svc_kit.outbox import Message
 from tests.suite_fixtures import PostgresServer
@@ -235,3 +238,61 @@ async def test_a_row_that_the_database_refuses_fails_alone(stored: Stored) -> No
     )
     assert [each is True for each in begun] == [True, False, True]
     assert isinstance(begun[1], Exception)
+
+
+def limits(stored: Stored, **most: int) -> tuple[Ceiling, ...]:
+    return ceilings(Gate(stored.tenant, CallKind.TOOL, "echo"), said_by="a test", **most)
+
+
+async def begun(stored: Stored, *rows: Beginning) -> list[bool | str]:
+    """One batch within limits; the reasons of those that have no room."""
+    async with stored.database.transaction() as connection:
+        answers = await begin_within_limits(connection, rows)
+    return [each.reason_name if isinstance(each, DomainError) else each for each in answers]
+
+
+@pytest.mark.parametrize("bound", ["max_running", "max_per_minute"])
+async def test_a_limited_call_whose_commit_nobody_heard_of_does_not_stand_in_its_own_way(
+    stored: Stored, bound: str
+) -> None:
+    row = Beginning(call=stored.call(), repeatable=False, ceilings=limits(stored, **{bound: 1}))
+    assert await begun(stored, row) == [True]
+    assert await begun(stored, row) == [True]
+    assert await begun(stored, replace(row, call=stored.call())) == ["QUOTA_EXCEEDED"]
+
+
+async def test_each_of_one_batch_is_counted_for_those_behind_it(stored: Stored) -> None:
+    most = limits(stored, max_running=2, max_per_minute=3)
+    calls = [stored.call() for _ in range(4)]
+    rows = [Beginning(call=each, repeatable=False, ceilings=most) for each in calls]
+    assert await begun(stored, *rows) == [True, True, "QUOTA_EXCEEDED", "QUOTA_EXCEEDED"]
+    await stored.run(end_calls, *(stored.ending(each) for each in calls[:2]))
+    again = [replace(row, call=stored.call()) for row in rows]
+    assert await begun(stored, *again) == [True, "QUOTA_EXCEEDED", "QUOTA_EXCEEDED", "QUOTA_EXCEEDED"]
+
+
+async def test_a_limit_holds_over_stores_that_begin_at_the_same_time(stored: Stored) -> None:
+    other = CallStore(stored.database)
+    most = limits(stored, max_running=5)
+    tries = [
+        store.begin(stored.call(), repeatable=False, ceilings=most)
+        for store in (stored.store, other)
+        for _ in range(20)
+    ]
+    ends = await asyncio.gather(*tries, return_exceptions=True)
+    await other.close()
+    assert ends.count(True) == 5
+    assert {each.reason_name for each in ends if isinstance(each, DomainError)} == {"QUOTA_EXCEEDED"}
+
+
+async def test_what_nothing_limits_begins_beside_what_something_does(stored: Stored) -> None:
+    limited = [stored.call() for _ in range(3)]
+    free = [stored.call() for _ in range(3)]
+    ends = await asyncio.gather(
+        *(stored.store.begin(c, repeatable=False, ceilings=limits(stored, max_running=1)) for c in limited),
+        *(stored.store.begin(c, repeatable=False) for c in free),
+        return_exceptions=True,
+    )
+    assert ends[3:] == [True] * 3
+    # Those that nothing limits are of the same tool, and fill it.
+    assert ends[:3].count(True) <= 1

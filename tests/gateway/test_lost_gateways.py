@@ -193,3 +193,11 @@ async def test_an_outcome_that_comes_after_its_call_was_given_up_is_stored_never
         ]
         await other.end()
         await database.close()
+
+
+async def test_the_place_of_a_lost_call_is_free_again(closed_world: World) -> None:
+    permit = await killed_in_the_middle(closed_world, max_running=1)
+    async with gateway(closed_world) as world:
+        assert (await world.get(permit)).status == tool_call_pb2.TOOL_CALL_STATUS_UNKNOWN
+        short = {"seconds": 0}
+        await world.execute(world.permit(short, tool="slow"), short)

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -61,7 +61,10 @@ class Bridge:
 
     port: int = 0
     connections: int = 0
-    open: set[asyncio.Task[None]] = field(default_factory=set)
+    cut_at: bytes = b""
+    """What must not pass: the connection is cut there instead."""
+    silent: bool = False
+    """Whether it takes connections and says nothing."""
 
 
 @asynccontextmanager
@@ -71,12 +74,18 @@ async def bridge(socket: str) -> AsyncIterator[Bridge]:
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if made.cut_at and made.cut_at in data:
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         made.connections += 1
+        if made.silent:
+            await reader.read()
+            writer.close()
+            return
         back, forth = await asyncio.open_unix_connection(socket)
         await asyncio.gather(pipe(reader, forth), pipe(back, writer))
 
@@ -288,6 +297,30 @@ async def test_a_database_that_is_not_there_executed_nothing(shop: Shop) -> None
     await shop.connect(base_url="postgresql://127.0.0.1:9/orders")
     said = await shop.ask("of_customer", {"customer": "ada"})
     assert (said["reason"], said["executed"]) == ("DATABASE_AWAY", False)
+
+
+async def test_a_database_that_takes_the_connection_and_says_nothing_executed_nothing(
+    open_shop: Shop,
+) -> None:
+    open_shop.bridge.silent = True
+    said = await open_shop.ask("sleep")
+    assert (said["reason"], said["executed"]) == ("DATABASE_AWAY", False)
+
+
+@pytest.mark.parametrize(
+    ("statement", "cut_at", "executed"),
+    [("add", b"COMMIT", None), ("add", b"INSERT", None), ("of_customer", b"SELECT id", False)],
+)
+async def test_a_connection_that_is_cut_says_whether_it_can_have_had_an_effect(
+    open_shop: Shop, statement: str, cut_at: bytes, *, executed: bool | None
+) -> None:
+    open_shop.bridge.cut_at = cut_at
+    params = {"customer": "ada"} | ({"id": 5, "total": 1} if statement == "add" else {})
+    said = await open_shop.ask(statement, params)
+    assert (said["reason"], said["executed"]) == ("QUERY_FAILED", executed)
+    # Cut before the COMMIT came there, so nothing stands.
+    await until(lambda: open_shop.busy() == 0)
+    assert open_shop.stored() == [(1, "ada"), (2, "bob")]
 
 
 async def test_private_addresses_are_called_only_where_they_are_allowed(shop: Shop) -> None:
