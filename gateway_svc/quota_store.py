@@ -45,8 +45,9 @@ _COUNTS = sa.text(
     " WHEN 'max_cost_micros_per_day' THEN (SELECT coalesce(sum("
     f"coalesce(call.cost_micros, call.reserved_micros)), 0) {_OF_THE_GATE} AND {_DAY})"
     " END AS used, CASE gate.bound WHEN 'max_running' THEN 1"
-    " WHEN 'max_per_minute' THEN (SELECT extract(epoch FROM min(call.create_time) + interval '1 minute'"
-    f" - statement_timestamp()) {_OF_THE_GATE} AND {_MINUTE})"
+    # Not longer than ten seconds: the limit may be lifted meanwhile.
+    " WHEN 'max_per_minute' THEN (SELECT least(10, extract(epoch FROM min(call.create_time)"
+    f" + interval '1 minute' - statement_timestamp())) {_OF_THE_GATE} AND {_MINUTE})"
     # What a call that runs has set aside may be more than it uses.
     f" ELSE CASE WHEN EXISTS (SELECT {_OF_THE_GATE} AND call.status = 'RUNNING') THEN 5"
     " ELSE extract(epoch FROM date_trunc('day', statement_timestamp(), 'UTC') + interval '1 day'"

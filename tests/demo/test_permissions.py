@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,33 @@ def test_a_disabled_agent_takes_no_tasks(suite: Suite) -> None:
         assert suite.error("submit", "bench-raise", '{"text": "x"}')["reason"] == "NOT_ACTIVE"
     finally:
         suite.json("enable", "agent", "bench-raise")
+
+
+def test_a_limit_is_set_listed_and_removed(suite: Suite) -> None:
+    assert suite.json("limits", "set", "bench_raise", "--max-per-minute", "1")["max_per_minute"] == 1
+    try:
+        assert [each["tool"] for each in suite.json("limits", "list")] == ["bench_raise"]
+    finally:
+        suite.json("limits", "set", "bench_raise")
+    assert suite.json("limits", "list") == []
+
+
+def test_a_connection_to_a_database_is_made_shown_and_switched_off(suite: Suite, tmp_path: Path) -> None:
+    statements = tmp_path / "statements.json"
+    statements.write_text(
+        '{"statements": [{"name": "all", "sql": "SELECT id FROM orders", "timeout": "2s"}]}'
+    )
+    create = ("connections", "create", "orders", "--kind", "database", "--statements", str(statements))
+    made = suite.json(*create, "--url", "postgresql://db.example.com/orders")
+    try:
+        assert [each["name"] for each in made["statements"]] == ["all"]
+        assert suite.json("disable", "connection", "orders")["disabled"] is True
+        shown = suite.cli("connections", "get", "orders").stdout
+        assert "statement all (reads): SELECT id FROM orders" in shown
+        assert "disabled" in shown
+        assert suite.json("enable", "connection", "orders")["disabled"] is False
+    finally:
+        suite.json("connections", "delete", "orders")
 
 
 def test_a_trace_is_a_tree_with_isolation_and_audit_position_of_each_call(suite: Suite) -> None:

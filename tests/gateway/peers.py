@@ -186,6 +186,7 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
     def __init__(self) -> None:
         self.events: list[entry_pb2.Event] = []
         self.refuses = False
+        self.refuses_status = ""  # the one of what it does not take
         self.hangs = False
         self.takes_silently = False  # records, and does not say so
         self.refuses_batches = False
@@ -196,6 +197,8 @@ class Audit(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: audit_service_pb2.AppendRequest, context: Any
     ) -> audit_service_pb2.AppendResponse:
         await self._misbehave(context)
+        if self.refuses_status and request.event.status == self.refuses_status:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
         answer = await self._append(request.event, context)
         if self.takes_silently:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "lost on the way back")

@@ -38,9 +38,9 @@ class GatewayServiceStub:
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, CONNECTION_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
-    DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+    DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED, QUOTA_EXCEEDED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
     """
     CancelToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]
     """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
@@ -52,7 +52,7 @@ class GatewayServiceStub:
     by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
     Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
     Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
-    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, QUOTA_EXCEEDED, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
     MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
     """
     CheckToolCall: _grpc.UnaryUnaryMultiCallable[_gateway_service_pb2.CheckToolCallRequest, _gateway_service_pb2.CheckToolCallResponse]
@@ -82,9 +82,9 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
     call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
     A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+    Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, CONNECTION_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
     APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
-    DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+    DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED, QUOTA_EXCEEDED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
     """
     CancelToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CancelToolCallRequest, _gateway_service_pb2.CancelToolCallResponse]  # type: ignore[assignment]
     """Ends a running call, with everything its tool has started, and answers the call as it then stands; one that has ended already is answered as it is. The call ends
@@ -96,7 +96,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
     Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
     Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
-    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+    FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, QUOTA_EXCEEDED, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
     MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
     """
     CheckToolCall: _aio.UnaryUnaryMultiCallable[_gateway_service_pb2.CheckToolCallRequest, _gateway_service_pb2.CheckToolCallResponse]  # type: ignore[assignment]
@@ -129,9 +129,9 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         the stored outcome, or joins the running call. A tool's own error is an OK reply with `is_error`. Needs WORKER. Every error carries `execution_state`, and one of a
         call that was executed the receipt, an interlock.common.v1.Signed among the details of its status.
         A call of an attempt that is over is refused; a running one is ended as soon as its task is over or was asked to end.
-        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
+        Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, TOOL_NOT_BOUND, CONNECTION_NOT_BOUND, POLICY_DENIED, ANCESTOR_DENIED or APPROVAL_DENIED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, INVALID_ARGUMENT ARGUMENTS_INVALID, FAILED_PRECONDITION
         APPROVAL_REQUIRED (with `approval_id`), PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED or SANDBOX_UNAVAILABLE, UNAVAILABLE AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE,
-        DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
+        DEADLINE_EXCEEDED TOOL_TIMEOUT, RESOURCE_EXHAUSTED OVERLOADED, QUOTA_EXCEEDED or LIMIT_EXCEEDED, INTERNAL OUTPUT_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -155,7 +155,7 @@ class GatewayServiceServicer(metaclass=_abc_1.ABCMeta):
         by what the agent version and the connection say. The same call id again answers the stored outcome, so that a crash costs no tokens twice, or joins the running call.
         Needs WORKER. Every error carries `execution_state`; those of UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED may be sent again with the same permit while it lives.
         Errors: PERMISSION_DENIED PERMIT_MISMATCH, SIGNATURE_INVALID, CONNECTION_NOT_BOUND or ADDRESS_FORBIDDEN, INVALID_ARGUMENT ARGUMENTS_INVALID,
-        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
+        FAILED_PRECONDITION PERMIT_EXPIRED, NOT_ACTIVE, TOOL_DEFINITION_CHANGED, CREDENTIAL_MISSING or MODEL_REFUSED, ABORTED STALE_ATTEMPT or TOOL_CANCELED, RESOURCE_EXHAUSTED MODEL_BUSY, QUOTA_EXCEEDED, OVERLOADED or LIMIT_EXCEEDED, UNAVAILABLE
         MODEL_UNAVAILABLE, AUDIT_UNAVAILABLE, POLICY_STALE or DATABASE_UNAVAILABLE, DEADLINE_EXCEEDED MODEL_TIMEOUT, INTERNAL MODEL_OUTPUT_INVALID.
         """
 
