@@ -23,6 +23,11 @@ _PRIVATE = tuple(
 _TUNNELS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
 
 
+# All that was ever given out of IPv6 for the internet; the library knows some of the exceptions within.
+_INTERNET_6 = ipaddress.ip_network("2000::/3")
+_DOCUMENTATION_6 = ipaddress.ip_network("3fff::/20")
+
+
 def is_private(address: Address) -> bool:
     """Loopback, or of somebody's own network. Link-local is not: hosts keep their own secrets there."""
     return any(address in network for network in _PRIVATE)
@@ -30,8 +35,11 @@ def is_private(address: Address) -> bool:
 
 def is_public(address: Address) -> bool:
     """An ordinary address of the internet."""
-    tunnelled = any(address in network for network in _TUNNELS)
-    return address.is_global and not address.is_multicast and not address.is_reserved and not tunnelled
+    if any(address in network for network in _TUNNELS) or address in _DOCUMENTATION_6:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address not in _INTERNET_6:
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def vetted(addresses: list[str], *, allow_private: bool, public: bool) -> str | None:

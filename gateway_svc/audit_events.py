@@ -47,6 +47,15 @@ def query_event(
     return event
 
 
+def request_event(
+    call: ToolCall, *, event_id: uuid.UUID, time: datetime, status: str, reason: str
+) -> entry_pb2.Event:
+    """A running tool sends a request through a connection, or what became of that; without its content."""
+    event = _event(call, entry_pb2.ENTRY_TYPE_REQUEST, event_id, time, call.asked.worker)
+    event.status, event.reason = status, reason
+    return event
+
+
 def result_event(
     call: ToolCall, outcome: Outcome, *, event_id: uuid.UUID, audit_index: int | None
 ) -> entry_pb2.Event:

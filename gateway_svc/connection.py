@@ -1,7 +1,7 @@
 """What a connection is, and what it may hold. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +25,16 @@ MAX_QUOTAS = {
     "max_cost_micros_per_day": 10**15,
 }
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+READING = ("GET", "HEAD")
+
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_OUR_HEADERS = frozenset(
+    {
+        *("host", "content-type", "content-length", "accept", "accept-encoding", "user-agent"),
+        *("connection", "transfer-encoding", "te", "trailer", "upgrade", "cookie", "expect"),
+    }
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(?:/[A-Za-z0-9._~/-]*)?")
 _DATABASE_URL = re.compile(r"postgresql://[A-Za-z0-9._:\[\]-]+/[A-Za-z0-9_-]+")
@@ -45,6 +55,7 @@ class ConnectionKind(StrEnum):
     """What a connection leads to; the names are those of the contract."""
 
     MODEL = "MODEL"
+    HTTP = "HTTP"
     DATABASE = "DATABASE"
 
 
@@ -73,6 +84,10 @@ class ConnectionContent:
     max_cost_micros_per_day: int = 0
     tool_digests: tuple[str, ...] = ()
     """The tool versions that may use it."""
+    methods: tuple[str, ...] = ()
+    """Of an HTTP origin: what tools may do; none: GET and HEAD."""
+    credential_header: str = ""
+    """Of an HTTP origin: where the credential goes; empty: a bearer token in Authorization."""
     statements: tuple[Statement, ...] = ()
     """Of a database: what may be asked."""
 
@@ -115,10 +130,13 @@ def id_flaws(connection_id: str) -> Iterator[Violation]:
 
 def content_flaws(kind: ConnectionKind, content: ConnectionContent) -> Iterator[Violation]:
     """Everything that is wrong with the rest."""
-    if kind is ConnectionKind.DATABASE:
-        yield from _database_flaws(content)
-    else:
-        yield from _model_flaws(content)
+    match kind:
+        case ConnectionKind.DATABASE:
+            yield from _database_flaws(content)
+        case ConnectionKind.HTTP:
+            yield from _http_flaws(content)
+        case ConnectionKind.MODEL:
+            yield from _model_flaws(content)
     if len(content.description) > MAX_DESCRIPTION or "\0" in content.description:
         yield Violation("connection.description", f"at most {MAX_DESCRIPTION} characters, and no NUL")
 
@@ -135,9 +153,7 @@ def _model_flaws(content: ConnectionContent) -> Iterator[Violation]:
     for index, agent in enumerate(content.agents):
         if not _NAME.fullmatch(agent):
             yield Violation(f"connection.agents[{index}]", "must be the name of an agent")
-    for name in ("tool_digests", "statements"):
-        if getattr(content, name):
-            yield Violation(f"connection.{name}", "must be empty: it leads to models")
+    yield from _foreign(content, ("tool_digests", "statements", "methods", "credential_header"), "models")
 
 
 def _price_flaws(where: str, name: str, price: ModelPrice) -> Iterator[Violation]:
@@ -154,14 +170,35 @@ def _database_flaws(content: ConnectionContent) -> Iterator[Violation]:
     if not named or len(content.base_url) > MAX_URL or not _DATABASE_URL.fullmatch(content.base_url):
         yield Violation("connection.base_url", "must be like postgresql://db.example.com:5432/orders")
     yield from statement_flaws(content.statements)
+    yield from _tool_flaws(content)
+    names = ("models", "agents", *MAX_QUOTAS, "methods", "credential_header")
+    yield from _foreign(content, names, "a database")
+
+
+def _http_flaws(content: ConnectionContent) -> Iterator[Violation]:
+    yield from _url_flaws(content)
+    yield from _tool_flaws(content)
+    for index, method in enumerate(content.methods):
+        if method not in METHODS:
+            yield Violation(f"connection.methods[{index}]", f"must be one of {', '.join(METHODS)}")
+    header = content.credential_header
+    if header and (not _HEADER.fullmatch(header) or header.lower() in _OUR_HEADERS):
+        yield Violation("connection.credential_header", "must be the name of a header that nothing else sets")
+    yield from _foreign(content, ("models", "agents", *MAX_QUOTAS, "statements"), "an HTTP origin")
+
+
+def _tool_flaws(content: ConnectionContent) -> Iterator[Violation]:
     if len(content.tool_digests) > MAX_TOOLS:
         yield Violation("connection.tool_digests", f"at most {MAX_TOOLS}")
     for index, digest in enumerate(content.tool_digests):
         if not _DIGEST.fullmatch(digest):
             yield Violation(f"connection.tool_digests[{index}]", "must be the digest of a tool version")
-    for name in ("models", "agents", *MAX_QUOTAS):
+
+
+def _foreign(content: ConnectionContent, names: Iterable[str], where: str) -> Iterator[Violation]:
+    for name in names:
         if getattr(content, name):
-            yield Violation(f"connection.{name}", "must be empty: it leads to a database")
+            yield Violation(f"connection.{name}", f"must be empty: it leads to {where}")
 
 
 def credential_flaws(credential: str) -> Iterator[Violation]:

@@ -29,6 +29,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
 }
 _KINDS = {
     messages.CONNECTION_KIND_MODEL: ConnectionKind.MODEL,
+    messages.CONNECTION_KIND_HTTP: ConnectionKind.HTTP,
     messages.CONNECTION_KIND_DATABASE: ConnectionKind.DATABASE,
 }
 # Field of the contract → field of the content.
@@ -39,6 +40,8 @@ _CHANGEABLE = {
     "allow_private_addresses": "allow_private",
     "description": "description",
     "disabled": "disabled",
+    "methods": "methods",
+    "credential_header": "credential_header",
     **{name: name for name in MAX_QUOTAS},
     "tool_digests": "tool_digests",
     "statements": "statements",
@@ -143,6 +146,8 @@ def _to_content(message: messages.Connection) -> ConnectionContent:
         allow_private=message.allow_private_addresses,
         description=message.description,
         disabled=message.disabled,
+        methods=tuple(dict.fromkeys(message.methods)),
+        credential_header=message.credential_header,
         **{name: getattr(message, name) for name in MAX_QUOTAS},
         tool_digests=tuple(dict.fromkeys(message.tool_digests)),
         statements=tuple(map(_to_statement, message.statements)),
@@ -165,6 +170,8 @@ def _from_connection(stored: Connection) -> messages.Connection:
         allow_private_addresses=content.allow_private,
         description=content.description,
         disabled=content.disabled,
+        methods=content.methods,
+        credential_header=content.credential_header,
         **{name: getattr(content, name) for name in MAX_QUOTAS},
         tool_digests=content.tool_digests,
         statements=map(_from_statement, content.statements),

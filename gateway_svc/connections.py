@@ -55,7 +55,7 @@ class Connections:
         """The connection as stored; raises INVALID_FIELDS or NAME_TAKEN."""
         found = [*id_flaws(connection_id), *content_flaws(kind or ConnectionKind.MODEL, content)]
         if kind is None:
-            wanted = "must be CONNECTION_KIND_MODEL or CONNECTION_KIND_DATABASE"
+            wanted = "must be CONNECTION_KIND_MODEL, CONNECTION_KIND_HTTP or CONNECTION_KIND_DATABASE"
             found.append(Violation("connection.kind", wanted))
         if found or kind is None:
             raise invalid(found)
@@ -172,6 +172,8 @@ class Connections:
             "agents": list(content.agents),
             "allow_private_addresses": content.allow_private,
             "base_url": content.base_url,
+            "credential_header": content.credential_header,
+            "methods": list(content.methods),
             "connection_id": stored.connection_id,
             "description": content.description,
             "disabled": content.disabled,

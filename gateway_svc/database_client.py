@@ -31,7 +31,7 @@ _CANCELED = "57014"
 Session = psycopg.AsyncConnection[dict[str, Any]]
 
 
-class QueryFailed(Exception):
+class AskFailed(Exception):
     """Nothing came of it. `executed`: False, or None when nobody knows."""
 
     def __init__(self, reason: str, message: str, *, executed: bool | None = False) -> None:
@@ -60,16 +60,16 @@ class DatabaseClient:
         credential: str,
         seconds: float,
     ) -> Rows:
-        """The rows; raises QueryFailed. Ends, and has the server end it, when it is cancelled."""
+        """The rows; raises AskFailed. Ends, and has the server end it, when it is cancelled."""
         seconds = min(statement.seconds or DEFAULT_SECONDS, seconds)
         if seconds <= 0:
-            raise QueryFailed("QUERY_TIMEOUT", "no time was left for the statement")
+            raise AskFailed("QUERY_TIMEOUT", "no time was left for the statement")
         session = await self._connect(connection, statement, credential=credential, seconds=seconds)
         try:
             async with asyncio.timeout(seconds + _SLACK_SECONDS):
                 return await _execute(session, statement, params)
         except TimeoutError:
-            raise QueryFailed(
+            raise AskFailed(
                 "QUERY_TIMEOUT",
                 f"the statement was ended after {seconds:.3g} s",
                 executed=None if statement.writes else False,
@@ -110,7 +110,7 @@ class DatabaseClient:
                 )
         except (psycopg.Error, OSError, TimeoutError):
             # What libpq says may quote where and as whom.
-            raise QueryFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
+            raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
         await session.set_read_only(not statement.writes)
         return session
 
@@ -123,10 +123,10 @@ async def _execute(session: Session, statement: Statement, params: Mapping[str, 
             sent = statement.writes
     except psycopg.Error as error:
         if isinstance(error, psycopg.errors.QueryCanceled) or error.sqlstate == _CANCELED:
-            raise QueryFailed("QUERY_TIMEOUT", "the statement took too long and was ended") from None
+            raise AskFailed("QUERY_TIMEOUT", "the statement took too long and was ended") from None
         broken = error.sqlstate is None
         told = "the database broke off" if broken else f"{error.sqlstate} {type(error).__name__}"
-        raise QueryFailed(
+        raise AskFailed(
             "QUERY_FAILED",
             f"the database did not run the statement: {told}",
             # Who loses the answer to a COMMIT does not know.
@@ -165,11 +165,11 @@ class _Taken:
 
     def add(self, row: Mapping[str, Any]) -> None:
         if len(self.rows) >= self._most:
-            raise QueryFailed("TOO_MANY_ROWS", f"the statement brings more than {self._most} rows")
+            raise AskFailed("TOO_MANY_ROWS", f"the statement brings more than {self._most} rows")
         value = {name: _json(each) for name, each in row.items()}
         self._bytes += len(json.dumps(value))
         if self._bytes > MAX_BYTES:
-            raise QueryFailed("TOO_MANY_BYTES", f"the statement brings more than {MAX_BYTES} bytes")
+            raise AskFailed("TOO_MANY_BYTES", f"the statement brings more than {MAX_BYTES} bytes")
         self.rows.append(value)
 
 
@@ -193,14 +193,14 @@ async def _address(connection: Connection, host: str, port: int) -> str:
         async with asyncio.timeout(_CONNECT_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, TimeoutError):
-        raise QueryFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
+        raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
     address = vetted(
         [str(sockaddr[0]) for *_, sockaddr in found],
         allow_private=connection.content.allow_private,
         public=True,
     )
     if address is None:
-        raise QueryFailed(
+        raise AskFailed(
             "ADDRESS_FORBIDDEN", "the database is at an address that may not be called; nothing was sent"
         )
     return address

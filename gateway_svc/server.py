@@ -36,12 +36,13 @@ from gateway_svc.config import GatewaySettings
 from gateway_svc.connection_store import ConnectionStore
 from gateway_svc.connections import Connections
 from gateway_svc.database_client import DatabaseClient
+from gateway_svc.fetcher import Fetcher
 from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.kill_switch import KillSwitch
 from gateway_svc.live_attempts import LiveAttempts
 from gateway_svc.measures import measures
-from gateway_svc.model_http import ModelHttp
 from gateway_svc.orchestrator_keys import OrchestratorKeys
+from gateway_svc.outgoing_http import OutgoingHttp
 from gateway_svc.ownership import Ownership
 from gateway_svc.pipeline.admission import Admission
 from gateway_svc.pipeline.approval import ApprovalCheck
@@ -130,6 +131,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         wake=relay.wake,
     )
     running = Cancelable()
+    http, audit = OutgoingHttp(), AuditLog(peers.audit)
     runner = ToolRunner(
         sandbox or make_sandbox(settings),
         minimum=IsolationLevel[settings.sandbox_minimum],
@@ -175,7 +177,13 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         policies=PolicyCheck(book),
         approvals=ApprovalCheck(approvals, asked=delivery.expect),
         runner=runner,
-        broker=Broker(connections, DatabaseClient(), AuditLog(peers.audit), clock),
+        broker=Broker(
+            connections,
+            databases=DatabaseClient(),
+            fetches=Fetcher(http, audit, clock),
+            audit=audit,
+            clock=clock,
+        ),
         results=ResultCheck(schemas),
         measures=timed,
         clock=clock,
@@ -187,9 +195,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         flights=flights,
         replay=Replay(call_store),
         work=tool_work,
-        write_ahead=WriteAhead(
-            call_store, AuditLog(peers.audit), ownership=ownership, clock=clock, beside=flights
-        ),
+        write_ahead=WriteAhead(call_store, audit, ownership=ownership, clock=clock, beside=flights),
         outcomes=Outcomes(call_store, receipt_key, wake=relay.wake, abandon=ownership.abandon),
         refusal=Refusal(call_store, clock, wake=relay.wake),
     )
@@ -198,7 +204,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     models = ModelWork(
         binding=ModelBinding(feed, connections),
         credentials=connections,
-        http=ModelHttp(),
+        http=http,
         running=running,
         clock=clock,
     )

@@ -155,6 +155,8 @@ connection = sa.Table(
     sa.Column("max_tokens_per_day", sa.BigInteger, nullable=False),
     sa.Column("max_cost_micros_per_day", sa.BigInteger, nullable=False),
     sa.Column("tool_digests", ARRAY(sa.Text), nullable=False),
+    sa.Column("methods", ARRAY(sa.Text), nullable=False),
+    sa.Column("credential_header", sa.Text, nullable=False),
     # A list of {name, sql, writes, max_rows, seconds}.
     sa.Column("statements", JSONB, nullable=False),
     # The credential, encrypted with the gateways' key.

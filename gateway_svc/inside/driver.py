@@ -6,6 +6,7 @@ question, and believes nothing.
 """
 
 import asyncio
+import base64
 import inspect
 import json
 import linecache
@@ -45,10 +46,76 @@ def query(connection: str, statement: str, params: Mapping[str, Any] | None = No
     return said["rows"]
 
 
+class FetchError(Exception):
+    """A request that brought nothing; `reason` and `executed` as of QueryError."""
+
+    def __init__(self, message: str, *, reason: str, executed: bool | None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.executed = executed
+
+
+class Response:
+    """What came back, whatever its status: redirects are not followed."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        self.status = status
+        self.headers = headers  # names in lower case
+        self.content = content
+
+    @property
+    def text(self) -> str:
+        """The content as UTF-8."""
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The content as JSON."""
+        return json.loads(self.content)
+
+
+def fetch(
+    connection: str,
+    path: str = "",
+    *,
+    method: str = "GET",
+    query: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    json_body: Any = None,
+    body: bytes | str | None = None,
+) -> Response:
+    """Send a request through a connection to an HTTP origin; raises FetchError.
+
+    `path` begins with / and is added to the connection's own; `query` is encoded.
+    """
+    sent = dict(headers or {})
+    if json_body is not None:
+        body = _encode(json_body)
+        sent.setdefault("content-type", "application/json")
+    data = body.encode() if isinstance(body, str) else body or b""
+    asked = {
+        "connection": connection,
+        "path": path,
+        "method": method,
+        "query": [[str(name), str(each)] for name, value in (query or {}).items() for each in _each(value)],
+        "headers": sent,
+        "body": base64.b64encode(data).decode(),
+    }
+    said = _ask("fetch", asked)
+    if "error" in said:
+        raise FetchError(
+            said["error"]["message"], reason=said["error"]["reason"], executed=said["error"]["executed"]
+        )
+    return Response(said["status"], said["headers"], base64.b64decode(said["body"]))
+
+
+def _each(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def run(source: str, entrypoint: str, filename: str, arguments: dict[str, Any]) -> Any:
     """What the tool returns; raises what it raises."""
     offered = types.ModuleType("interlock_tool")
-    offered.__dict__.update(query=query, QueryError=QueryError)
+    offered.__dict__.update(query=query, QueryError=QueryError, fetch=fetch, FetchError=FetchError)
     sys.modules["interlock_tool"] = offered
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     module = types.ModuleType("tool")

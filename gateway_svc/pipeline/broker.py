@@ -9,12 +9,12 @@ import structlog
 from gateway_svc.audit_events import add_json, query_event
 from gateway_svc.audit_log import AuditLog, NotRecordedError
 from gateway_svc.connection import Connection, ConnectionKind
-from gateway_svc.database_client import QueryFailed, Rows
+from gateway_svc.database_client import AskFailed, Rows
 from gateway_svc.errors import connection_not_granted, not_active
 from gateway_svc.pipeline.pending import Begun, Pending, Tool
 from gateway_svc.redaction import Redaction
 from gateway_svc.statements import Statement, parameter_flaw
-from gateway_svc.tool_call import Asked
+from gateway_svc.tool_call import Asked, ToolCall
 from gateway_svc.verdicts import Check
 from interlock_sandbox import Host
 from svc_kit.clock import Clock
@@ -49,14 +49,32 @@ class Databases(Protocol):
         credential: str,
         seconds: float,
     ) -> Rows:
-        """The rows; raises QueryFailed."""
+        """The rows; raises AskFailed."""
+
+
+class Fetches(Protocol):
+    """Sends requests; see Fetcher."""
+
+    async def fetch(
+        self, call: ToolCall, connection: Connection, credential: str, asked: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What came back; raises AskFailed."""
 
 
 class Broker:
     """Believes nothing that a tool says: each question is checked against connections as they stand then."""
 
-    def __init__(self, connections: Connections, databases: Databases, audit: AuditLog, clock: Clock) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        databases: Databases,
+        fetches: Fetches,
+        audit: AuditLog,
+        clock: Clock,
+    ) -> None:
         self._connections = connections
+        self._fetches = fetches
         self._databases = databases
         self._audit = audit
         self._clock = clock
@@ -77,31 +95,41 @@ class Broker:
 
         async def answer(method: str, params: Mapping[str, Any]) -> bytes:
             try:
-                if method != "query":
-                    raise QueryFailed("UNKNOWN_METHOD", f"there is no method {method[:64]!r}")
-                return _json({"rows": await self._query(begun, tool, params)})
-            except QueryFailed as failed:
+                if method == "query":
+                    return _json({"rows": await self._query(begun, tool, params)})
+                if method == "fetch":
+                    return _json(await self._fetch(begun, tool, params))
+                raise AskFailed("UNKNOWN_METHOD", f"there is no method {method[:64]!r}")
+            except AskFailed as failed:
                 return _told(failed)
             except Unavailable:
-                return _told(QueryFailed("UNAVAILABLE", "the gateway cannot look the connection up now"))
+                return _told(AskFailed("UNAVAILABLE", "the gateway cannot look the connection up now"))
             except DomainError as error:
-                return _told(QueryFailed(error.reason_name, error.message))
+                return _told(AskFailed(error.reason_name, error.message))
             except Exception:
-                log.exception("query_lost", call_id=str(begun.call.asked.call_id))
-                return _told(QueryFailed("INTERNAL", "the gateway failed", executed=None))
+                log.exception("question_lost", call_id=str(begun.call.asked.call_id))
+                return _told(AskFailed("INTERNAL", "the gateway failed", executed=None))
 
         return Host(answer=answer, open_calls=1, calls=_MAX_ASKED)
+
+    async def _fetch(self, begun: Begun, tool: Tool, asked: Mapping[str, Any]) -> dict[str, Any]:
+        connection_id = asked.get("connection")
+        if not isinstance(connection_id, str):
+            raise AskFailed("INVALID_FIELDS", "a request names a connection")
+        connection = await self._granted(begun.call.asked, tool, connection_id)
+        credential = self._connections.credential(connection)
+        return await self._fetches.fetch(begun.call, connection, credential, asked)
 
     async def _query(self, begun: Begun, tool: Tool, asked: Mapping[str, Any]) -> list[JsonValue]:
         connection_id, name, params = asked.get("connection"), asked.get("statement"), asked.get("params")
         if not isinstance(connection_id, str) or not isinstance(name, str) or not isinstance(params, dict):
-            raise QueryFailed("BAD_QUERY", "a query has a connection, a statement and params")
+            raise AskFailed("BAD_QUERY", "a query has a connection, a statement and params")
         connection = await self._granted(begun.call.asked, tool, connection_id)
         statement = next((each for each in connection.content.statements if each.name == name), None)
         if statement is None or connection.kind is not ConnectionKind.DATABASE:
-            raise QueryFailed("NO_SUCH_STATEMENT", f"connection {connection_id} has no statement {name[:64]}")
+            raise AskFailed("NO_SUCH_STATEMENT", f"connection {connection_id} has no statement {name[:64]}")
         if flaw := parameter_flaw(statement, params):
-            raise QueryFailed("BAD_PARAMETERS", flaw)
+            raise AskFailed("BAD_PARAMETERS", flaw)
         credential = self._connections.credential(connection)
         await self._record(begun, connection_id, name, params)
         found = await self._databases.run(
@@ -141,12 +169,12 @@ class Broker:
         try:
             await self._audit.append(add_json(event, "arguments", _json(params)))
         except NotRecordedError:
-            raise QueryFailed(
+            raise AskFailed(
                 "AUDIT_UNAVAILABLE", "the audit log cannot record the query, so it was not sent"
             ) from None
 
 
-def _told(failed: QueryFailed) -> bytes:
+def _told(failed: AskFailed) -> bytes:
     error = {"reason": failed.reason, "message": failed.message, "executed": failed.executed}
     return _json({"error": error})
 

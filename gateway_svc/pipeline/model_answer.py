@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway_svc.connection import ModelPrice
 from gateway_svc.errors import model_busy, model_refused, model_unavailable
-from gateway_svc.model_http import HttpAnswer
+from gateway_svc.outgoing_http import HttpAnswer
 from gateway_svc.pipeline.model_quota import cost
 from gateway_svc.pipeline.pending import Begun, Model
 from gateway_svc.redaction import Redaction

@@ -9,7 +9,8 @@ import structlog
 
 from gateway_svc.connection import Connection
 from gateway_svc.errors import arguments_invalid, model_unavailable
-from gateway_svc.model_http import BrokenOffError, HttpAnswer, NotSentError, TooLargeError
+from gateway_svc.outgoing_http import BrokenOffError, HttpAnswer, NotSentError, TooLargeError
+from gateway_svc.outgoing_request import OutgoingRequest
 from gateway_svc.pipeline.arguments import parse_arguments
 from gateway_svc.pipeline.cancelable import CallCanceledError, Cancelable
 from gateway_svc.pipeline.model_answer import judge, too_large
@@ -33,7 +34,7 @@ _OURS = ("model", "stream", "stream_options")
 class Http(Protocol):
     """What this step asks of the network."""
 
-    async def post(self, connection: Connection, path: str, body: bytes, *, credential: str) -> HttpAnswer:
+    async def send(self, connection: Connection, request: OutgoingRequest, *, credential: str) -> HttpAnswer:
         """The answer, whatever its status."""
 
 
@@ -99,8 +100,8 @@ class ModelWork:
         connection_id = model.connection.connection_id
         credential = self._credentials.credential(model.connection)
         seconds = min(begun.cleared.pending.seconds_left(), MODEL_SECONDS)
-        post = self._http.post(
-            model.connection, PATH, begun.cleared.arguments.canonical, credential=credential
+        post = self._http.send(
+            model.connection, _posted(begun.cleared.arguments.canonical, connection_id), credential=credential
         )
         try:
             async with asyncio.timeout(seconds):
@@ -117,6 +118,11 @@ class ModelWork:
         except TimeoutError:
             return _open(self._clock.now(), "MODEL_TIMEOUT", "did not answer in time", begun.call.asked)
         return judge(answer, begun, model, credential=credential, now=self._clock.now())
+
+
+def _posted(body: bytes, connection_id: str) -> OutgoingRequest:
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    return OutgoingRequest(connection=connection_id, method="POST", target=PATH, headers=headers, body=body)
 
 
 def _request(pending: Pending, model: Model) -> Arguments:

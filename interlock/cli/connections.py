@@ -39,8 +39,10 @@ _CONTENT = (
         "tool_digests",
         multiple=True,
         metavar="sha256:…",
-        help="Of a database: a tool version that may use it; give all of them.",
+        help="Of a database or HTTP origin: a tool version that may use it; give all of them.",
     ),
+    click.option("--method", "methods", multiple=True, help="Of an HTTP origin: what tools may do."),
+    click.option("--credential-header", default=None, help="Of an HTTP origin: where the credential goes."),
     click.option(
         "--private/--no-private", default=None, help="Whether it may be at a loopback or private address."
     ),
@@ -66,9 +68,9 @@ _CONTENT = (
 )
 
 
-@click.group(short_help="Connections to models and databases: see, make, change them.")
+@click.group(short_help="Connections to models, HTTP origins and databases.")
 def connections() -> None:
-    """Connections to language models and databases: see, make, change, delete them."""
+    """Connections to language models, HTTP origins and databases: see, make, change, delete them."""
 
 
 def _with_content(command: "Callable[..., None]") -> "Callable[..., None]":
@@ -136,7 +138,7 @@ def get_connection(data_dir: str, connection_id: str, *, as_json: bool) -> None:
 @click.argument("connection_id")
 @click.option(
     "--kind",
-    type=click.Choice(["model", "database"]),
+    type=click.Choice(["model", "http", "database"]),
     default="model",
     show_default=True,
     help="What it leads to.",
@@ -257,6 +259,8 @@ def _asked(connection_id: str, content: dict[str, Any]) -> "tuple[messages.Conne
         "agents": content["agents"] or None,
         "statements": _statements(content["statements"]),
         "tool_digests": content["tool_digests"] or None,
+        "methods": content["methods"] or None,
+        "credential_header": content["credential_header"],
         "allow_private_addresses": content["private"],
         "description": content["description"],
         "max_requests_per_minute": content["max_per_minute"],
@@ -328,7 +332,7 @@ def _show(data_dir: str, ask: "Callable[[_Suite], Awaitable[messages.Connection]
     for statement in found.statements:
         how = "writes" if statement.writes else "reads"
         display.emit(f"  statement {statement.name} ({how}): {one_line(statement.sql)}")
-    who, users = ("tools", found.tool_digests) if found.statements else ("agents", found.agents)
+    who, users = ("tools", found.tool_digests) if not found.models else ("agents", found.agents)
     display.emit(f"  {who}: {', '.join(users) or 'nobody'}")
     display.emit(f"  credential: {'stored' if found.has_credential else 'none'}")
     for quota in _quotas(found):

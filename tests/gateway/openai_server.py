@@ -14,6 +14,7 @@ _REASONS = {200: "OK", 302: "Found", 400: "Bad Request", 429: "Too Many Requests
 class Request:
     """What came."""
 
+    method: str = "POST"
     path: str
     headers: dict[str, str]
     body: bytes
@@ -90,7 +91,8 @@ class OpenAiServer:
                 for name, _, value in (line.partition(":") for line in head[1:] if line)
             }
             body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.requests.append(Request(path=head[0].split(" ")[1], headers=headers, body=body))
+            method, path, _ = head[0].split(" ")
+            self.requests.append(Request(method=method, path=path, headers=headers, body=body))
             reply = self.script.pop(0) if len(self.script) > 1 else self.script[0]
             if reply.ready is not None and not await self._waited(reader, reply.ready):
                 self.gone += 1

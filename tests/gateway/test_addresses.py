@@ -3,6 +3,7 @@
 import pytest
 
 from gateway_svc.addresses import vetted
+from gateway_svc.outgoing_http import NotSentError, _resolve
 
 _LINK_LOCAL = "169.254.169.254"
 
@@ -32,6 +33,31 @@ def test_public_addresses_are_called(address: str) -> None:
 )
 def test_special_addresses_are_not_called(address: str) -> None:
     assert vetted([address], allow_private=False, public=True) is None
+
+
+# However a machine of one's own, or its secrets, may be written.
+_DISGUISED = [
+    *("localhost", "127.0.0.1", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1"),
+    *("017700000001", "127.0.0.1.", "127.255.255.254", "0.0.0.0", "0", "0x0"),
+    *("10.0.0.1", "10.255.255.255", "167772161", "172.16.0.1", "172.31.255.255", "192.168.0.1"),
+    *("0xc0a80001", "3232235521", "100.64.0.1", "100.127.255.255"),
+    *("169.254.169.254", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376"),
+    *("192.0.0.1", "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1"),
+    *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
+    *("::1", "::", "::ffff:127.0.0.1", "::ffff:7f00:1", "::ffff:169.254.169.254", "::127.0.0.1"),
+    *("64:ff9b::7f00:1", "64:ff9b::169.254.169.254", "64:ff9b:1::7f00:1", "2002:7f00:1::"),
+    *("2002:a9fe:a9fe::", "2001:0:7f00:1::", "fc00::1", "fd12:3456::1", "fe80::1", "fec0::1"),
+    *("ff02::1", "2001:db8::1", "100::1", "3fff::1"),
+]
+
+
+@pytest.mark.parametrize("host", _DISGUISED)
+async def test_no_way_to_write_a_special_address_leads_there(host: str) -> None:
+    try:
+        found = await _resolve(host, 443)
+    except NotSentError:
+        return  # it is not even a name of anything
+    assert vetted(found, allow_private=False, public=True) is None, found
 
 
 def test_private_addresses_are_called_where_they_are_allowed_but_never_link_local_ones() -> None:

@@ -52,6 +52,10 @@ class _EntryTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryType.V
     """A policy changed. Part `change`."""
     ENTRY_TYPE_PAYLOAD_READ: _EntryType.ValueType  # 12
     """Somebody read payloads."""
+    ENTRY_TYPE_REQUEST: _EntryType.ValueType  # 13
+    """A running tool sends a request through a connection (`status` SENT), and what became of it (ANSWERED, FAILED). Attributes: connection, method, target, http_status, bytes.
+    Part `request` where it has a body.
+    """
 
 class EntryType(_EntryType, metaclass=_EntryTypeEnumTypeWrapper):
     """What kind of thing an entry records."""
@@ -82,6 +86,10 @@ ENTRY_TYPE_POLICY_CHANGE: EntryType.ValueType  # 11
 """A policy changed. Part `change`."""
 ENTRY_TYPE_PAYLOAD_READ: EntryType.ValueType  # 12
 """Somebody read payloads."""
+ENTRY_TYPE_REQUEST: EntryType.ValueType  # 13
+"""A running tool sends a request through a connection (`status` SENT), and what became of it (ANSWERED, FAILED). Attributes: connection, method, target, http_status, bytes.
+Part `request` where it has a body.
+"""
 Global___EntryType: _TypeAlias = EntryType  # noqa: Y015
 
 @_typing.final

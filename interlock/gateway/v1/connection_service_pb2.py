@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-interlock/gateway/v1/connection_service.proto\x12\x14interlock.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\"X\n\x0f\x43onnectionModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\x12input_price_micros\x18\x02 \x01(\x03\x12\x1b\n\x13output_price_micros\x18\x03 \x01(\x03\"|\n\x11\x44\x61tabaseStatement\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03sql\x18\x02 \x01(\t\x12\x0e\n\x06writes\x18\x03 \x01(\x08\x12\x10\n\x08max_rows\x18\x04 \x01(\x05\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc2\x04\n\nConnection\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.interlock.gateway.v1.ConnectionKind\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x35\n\x06models\x18\x04 \x03(\x0b\x32%.interlock.gateway.v1.ConnectionModel\x12\x0e\n\x06\x61gents\x18\x05 \x03(\t\x12\x1f\n\x17\x61llow_private_addresses\x18\x06 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x16\n\x0ehas_credential\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x10\n\x08\x64isabled\x18\x1e \x01(\x08\x12\x1f\n\x17max_requests_per_minute\x18\x1f \x01(\x05\x12\x1a\n\x12max_tokens_per_day\x18  \x01(\x03\x12\x1f\n\x17max_cost_micros_per_day\x18! \x01(\x03\x12\x14\n\x0ctool_digests\x18\" \x03(\t\x12;\n\nstatements\x18# \x03(\x0b\x32\'.interlock.gateway.v1.DatabaseStatement\"f\n\x17\x43reateConnectionRequest\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"P\n\x18\x43reateConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\"-\n\x14GetConnectionRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\"M\n\x15GetConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\"?\n\x16ListConnectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .interlock.gateway.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x17UpdateConnectionRequest\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x18UpdateConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\">\n\x17\x44\x65leteConnectionRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x1a\n\x18\x44\x65leteConnectionResponse\"^\n\x1eSetConnectionCredentialRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x17\n\ncredential\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"W\n\x1fSetConnectionCredentialResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection*j\n\x0e\x43onnectionKind\x12\x1f\n\x1b\x43ONNECTION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONNECTION_KIND_MODEL\x10\x01\x12\x1c\n\x18\x43ONNECTION_KIND_DATABASE\x10\x03\x32\xf3\x05\n\x11\x43onnectionService\x12w\n\x10\x43reateConnection\x12-.interlock.gateway.v1.CreateConnectionRequest\x1a..interlock.gateway.v1.CreateConnectionResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetConnection\x12*.interlock.gateway.v1.GetConnectionRequest\x1a+.interlock.gateway.v1.GetConnectionResponse\"\x04\xe8\xe0\x18\x01\x12t\n\x0fListConnections\x12,.interlock.gateway.v1.ListConnectionsRequest\x1a-.interlock.gateway.v1.ListConnectionsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10UpdateConnection\x12-.interlock.gateway.v1.UpdateConnectionRequest\x1a..interlock.gateway.v1.UpdateConnectionResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10\x44\x65leteConnection\x12-.interlock.gateway.v1.DeleteConnectionRequest\x1a..interlock.gateway.v1.DeleteConnectionResponse\"\x04\xe8\xe0\x18\x01\x12\x8c\x01\n\x17SetConnectionCredential\x12\x34.interlock.gateway.v1.SetConnectionCredentialRequest\x1a\x35.interlock.gateway.v1.SetConnectionCredentialResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-interlock/gateway/v1/connection_service.proto\x12\x14interlock.gateway.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\"X\n\x0f\x43onnectionModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\x12input_price_micros\x18\x02 \x01(\x03\x12\x1b\n\x13output_price_micros\x18\x03 \x01(\x03\"|\n\x11\x44\x61tabaseStatement\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03sql\x18\x02 \x01(\t\x12\x0e\n\x06writes\x18\x03 \x01(\x08\x12\x10\n\x08max_rows\x18\x04 \x01(\x05\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xee\x04\n\nConnection\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.interlock.gateway.v1.ConnectionKind\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x35\n\x06models\x18\x04 \x03(\x0b\x32%.interlock.gateway.v1.ConnectionModel\x12\x0e\n\x06\x61gents\x18\x05 \x03(\t\x12\x1f\n\x17\x61llow_private_addresses\x18\x06 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12\x16\n\x0ehas_credential\x18\x08 \x01(\x08\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x0b \x01(\t\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x10\n\x08\x64isabled\x18\x1e \x01(\x08\x12\x1f\n\x17max_requests_per_minute\x18\x1f \x01(\x05\x12\x1a\n\x12max_tokens_per_day\x18  \x01(\x03\x12\x1f\n\x17max_cost_micros_per_day\x18! \x01(\x03\x12\x0f\n\x07methods\x18\x15 \x03(\t\x12\x19\n\x11\x63redential_header\x18\x16 \x01(\t\x12\x14\n\x0ctool_digests\x18\" \x03(\t\x12;\n\nstatements\x18# \x03(\x0b\x32\'.interlock.gateway.v1.DatabaseStatement\"f\n\x17\x43reateConnectionRequest\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"P\n\x18\x43reateConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\"-\n\x14GetConnectionRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\"M\n\x15GetConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\"?\n\x16ListConnectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .interlock.gateway.v1.Connection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x17UpdateConnectionRequest\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"P\n\x18UpdateConnectionResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection\">\n\x17\x44\x65leteConnectionRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x1a\n\x18\x44\x65leteConnectionResponse\"^\n\x1eSetConnectionCredentialRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\x12\x17\n\ncredential\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"W\n\x1fSetConnectionCredentialResponse\x12\x34\n\nconnection\x18\x01 \x01(\x0b\x32 .interlock.gateway.v1.Connection*\x84\x01\n\x0e\x43onnectionKind\x12\x1f\n\x1b\x43ONNECTION_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONNECTION_KIND_MODEL\x10\x01\x12\x18\n\x14\x43ONNECTION_KIND_HTTP\x10\x02\x12\x1c\n\x18\x43ONNECTION_KIND_DATABASE\x10\x03\x32\xf3\x05\n\x11\x43onnectionService\x12w\n\x10\x43reateConnection\x12-.interlock.gateway.v1.CreateConnectionRequest\x1a..interlock.gateway.v1.CreateConnectionResponse\"\x04\xe8\xe0\x18\x01\x12n\n\rGetConnection\x12*.interlock.gateway.v1.GetConnectionRequest\x1a+.interlock.gateway.v1.GetConnectionResponse\"\x04\xe8\xe0\x18\x01\x12t\n\x0fListConnections\x12,.interlock.gateway.v1.ListConnectionsRequest\x1a-.interlock.gateway.v1.ListConnectionsResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10UpdateConnection\x12-.interlock.gateway.v1.UpdateConnectionRequest\x1a..interlock.gateway.v1.UpdateConnectionResponse\"\x04\xe8\xe0\x18\x01\x12w\n\x10\x44\x65leteConnection\x12-.interlock.gateway.v1.DeleteConnectionRequest\x1a..interlock.gateway.v1.DeleteConnectionResponse\"\x04\xe8\xe0\x18\x01\x12\x8c\x01\n\x17SetConnectionCredential\x12\x34.interlock.gateway.v1.SetConnectionCredentialRequest\x1a\x35.interlock.gateway.v1.SetConnectionCredentialResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,38 +49,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTIONSERVICE'].methods_by_name['DeleteConnection']._serialized_options = b'\350\340\030\001'
   _globals['_CONNECTIONSERVICE'].methods_by_name['SetConnectionCredential']._loaded_options = None
   _globals['_CONNECTIONSERVICE'].methods_by_name['SetConnectionCredential']._serialized_options = b'\350\340\030\001'
-  _globals['_CONNECTIONKIND']._serialized_start=1976
-  _globals['_CONNECTIONKIND']._serialized_end=2082
+  _globals['_CONNECTIONKIND']._serialized_start=2021
+  _globals['_CONNECTIONKIND']._serialized_end=2153
   _globals['_CONNECTIONMODEL']._serialized_start=205
   _globals['_CONNECTIONMODEL']._serialized_end=293
   _globals['_DATABASESTATEMENT']._serialized_start=295
   _globals['_DATABASESTATEMENT']._serialized_end=419
   _globals['_CONNECTION']._serialized_start=422
-  _globals['_CONNECTION']._serialized_end=1000
-  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1002
-  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1104
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1106
-  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1186
-  _globals['_GETCONNECTIONREQUEST']._serialized_start=1188
-  _globals['_GETCONNECTIONREQUEST']._serialized_end=1233
-  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1235
-  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1312
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1314
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1377
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1379
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1484
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=1487
-  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=1615
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=1617
-  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=1697
-  _globals['_DELETECONNECTIONREQUEST']._serialized_start=1699
-  _globals['_DELETECONNECTIONREQUEST']._serialized_end=1761
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=1763
-  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=1789
-  _globals['_SETCONNECTIONCREDENTIALREQUEST']._serialized_start=1791
-  _globals['_SETCONNECTIONCREDENTIALREQUEST']._serialized_end=1885
-  _globals['_SETCONNECTIONCREDENTIALRESPONSE']._serialized_start=1887
-  _globals['_SETCONNECTIONCREDENTIALRESPONSE']._serialized_end=1974
-  _globals['_CONNECTIONSERVICE']._serialized_start=2085
-  _globals['_CONNECTIONSERVICE']._serialized_end=2840
+  _globals['_CONNECTION']._serialized_end=1044
+  _globals['_CREATECONNECTIONREQUEST']._serialized_start=1046
+  _globals['_CREATECONNECTIONREQUEST']._serialized_end=1148
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_start=1150
+  _globals['_CREATECONNECTIONRESPONSE']._serialized_end=1230
+  _globals['_GETCONNECTIONREQUEST']._serialized_start=1232
+  _globals['_GETCONNECTIONREQUEST']._serialized_end=1277
+  _globals['_GETCONNECTIONRESPONSE']._serialized_start=1279
+  _globals['_GETCONNECTIONRESPONSE']._serialized_end=1356
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1358
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1421
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1423
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1528
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_start=1531
+  _globals['_UPDATECONNECTIONREQUEST']._serialized_end=1659
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_start=1661
+  _globals['_UPDATECONNECTIONRESPONSE']._serialized_end=1741
+  _globals['_DELETECONNECTIONREQUEST']._serialized_start=1743
+  _globals['_DELETECONNECTIONREQUEST']._serialized_end=1805
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_start=1807
+  _globals['_DELETECONNECTIONRESPONSE']._serialized_end=1833
+  _globals['_SETCONNECTIONCREDENTIALREQUEST']._serialized_start=1835
+  _globals['_SETCONNECTIONCREDENTIALREQUEST']._serialized_end=1929
+  _globals['_SETCONNECTIONCREDENTIALRESPONSE']._serialized_start=1931
+  _globals['_SETCONNECTIONCREDENTIALRESPONSE']._serialized_end=2018
+  _globals['_CONNECTIONSERVICE']._serialized_start=2156
+  _globals['_CONNECTIONSERVICE']._serialized_end=2911
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,8 @@ class _ConnectionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Connec
     """Never stored."""
     CONNECTION_KIND_MODEL: _ConnectionKind.ValueType  # 1
     """Language models behind an OpenAI-compatible HTTP interface."""
+    CONNECTION_KIND_HTTP: _ConnectionKind.ValueType  # 2
+    """An HTTP origin, to which tools send requests."""
     CONNECTION_KIND_DATABASE: _ConnectionKind.ValueType  # 3
     """A PostgreSQL database, of which tools have named statements run."""
 
@@ -42,6 +44,8 @@ CONNECTION_KIND_UNSPECIFIED: ConnectionKind.ValueType  # 0
 """Never stored."""
 CONNECTION_KIND_MODEL: ConnectionKind.ValueType  # 1
 """Language models behind an OpenAI-compatible HTTP interface."""
+CONNECTION_KIND_HTTP: ConnectionKind.ValueType  # 2
+"""An HTTP origin, to which tools send requests."""
 CONNECTION_KIND_DATABASE: ConnectionKind.ValueType  # 3
 """A PostgreSQL database, of which tools have named statements run."""
 Global___ConnectionKind: _TypeAlias = ConnectionKind  # noqa: Y015
@@ -140,6 +144,8 @@ class Connection(_message.Message):
     MAX_REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
     MAX_COST_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_HEADER_FIELD_NUMBER: _builtins.int
     TOOL_DIGESTS_FIELD_NUMBER: _builtins.int
     STATEMENTS_FIELD_NUMBER: _builtins.int
     connection_id: _builtins.str
@@ -171,6 +177,8 @@ class Connection(_message.Message):
     """
     max_cost_micros_per_day: _builtins.int
     """The same for what they cost, in millionths of the currency of the prices."""
+    credential_header: _builtins.str
+    """Of an HTTP origin: name of the header that the credential is sent in; empty = `Authorization: Bearer`."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectionModel]:
         """The models that agents may name; 1 to 64, and none of a database."""
@@ -188,8 +196,12 @@ class Connection(_message.Message):
         """When it, or its credential, changed."""
 
     @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of an HTTP origin: methods that tools may use, of GET, HEAD, POST, PUT, PATCH and DELETE; none = GET and HEAD."""
+
+    @_builtins.property
     def tool_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of a database: digests of the tool versions that may use it, which have to list it too (`ToolSpec.connections`); at most 256. None = nobody. A new version of a
+        """Of a database or an HTTP origin: digests of the tool versions that may use it, which have to list it too (`ToolSpec.connections`); at most 256. None = nobody. A new version of a
         tool has another digest, and gets nothing by itself.
         """
 
@@ -216,12 +228,14 @@ class Connection(_message.Message):
         max_requests_per_minute: _builtins.int = ...,
         max_tokens_per_day: _builtins.int = ...,
         max_cost_micros_per_day: _builtins.int = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        credential_header: _builtins.str = ...,
         tool_digests: _abc.Iterable[_builtins.str] | None = ...,
         statements: _abc.Iterable[Global___DatabaseStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "max_cost_micros_per_day", b"max_cost_micros_per_day", "max_requests_per_minute", b"max_requests_per_minute", "max_tokens_per_day", b"max_tokens_per_day", "models", b"models", "statements", b"statements", "tool_digests", b"tool_digests", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "allow_private_addresses", b"allow_private_addresses", "base_url", b"base_url", "connection_id", b"connection_id", "create_time", b"create_time", "creator", b"creator", "credential_header", b"credential_header", "description", b"description", "disabled", b"disabled", "etag", b"etag", "has_credential", b"has_credential", "kind", b"kind", "max_cost_micros_per_day", b"max_cost_micros_per_day", "max_requests_per_minute", b"max_requests_per_minute", "max_tokens_per_day", b"max_tokens_per_day", "methods", b"methods", "models", b"models", "statements", b"statements", "tool_digests", b"tool_digests", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,7 +183,7 @@ class ToolSpec(_message.Message):
     @_builtins.property
     def connections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the connections that it may use, each of which has to list this version's digest too; at most 16. Its code then has a module `interlock_tool`, whose
-        `query(connection, statement, params)` has the gateway run a statement and returns the rows.
+        `query(connection, statement, params)` has the gateway run a statement and returns the rows, and whose `fetch(connection, path, …)` has it send a request.
         """
 
     def __init__(

@@ -12,6 +12,7 @@ import httpx
 from gateway_svc.addresses import vetted
 from gateway_svc.connection import Connection
 from gateway_svc.errors import address_forbidden
+from gateway_svc.outgoing_request import OutgoingRequest
 
 MAX_ANSWER_BYTES = 262_144
 _CONNECT_SECONDS = 10.0
@@ -19,7 +20,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class NotSentError(Exception):
-    """The provider could not be reached; nothing was sent."""
+    """The other side could not be reached; nothing was sent."""
 
 
 class BrokenOffError(Exception):
@@ -43,14 +44,14 @@ class HttpAnswer:
     body: bytes = field(repr=False)
 
 
-class ModelHttp:
+class OutgoingHttp:
     """HTTP as far as connections go; neither proxies nor credentials come from the environment."""
 
     def __init__(self) -> None:
         # Made once: reading the certificates takes longer than a connection.
         self._tls = httpx.create_ssl_context(trust_env=False)
 
-    async def post(self, connection: Connection, path: str, body: bytes, *, credential: str) -> HttpAnswer:
+    async def send(self, connection: Connection, request: OutgoingRequest, *, credential: str) -> HttpAnswer:
         """The answer, whatever its status.
 
         Raises ADDRESS_FORBIDDEN, NotSentError, BrokenOffError or TooLargeError. Ends when it is cancelled.
@@ -65,16 +66,17 @@ class ModelHttp:
         if address is None:
             raise address_forbidden(connection.connection_id, host)
         headers = {
+            "accept": "*/*",
+            **request.headers,
             "host": base.netloc,
-            "content-type": "application/json",
-            "accept": "application/json",
             # A few bytes that unpack into many could not be bounded as they come.
             "accept-encoding": "identity",
             "user-agent": "interlock",
         }
         if credential:
-            headers["authorization"] = f"Bearer {credential}"
-        url = f"{base.scheme}://{_in_url(address)}:{port}{base.path}{path}"
+            own = connection.content.credential_header.lower()
+            headers[own or "authorization"] = credential if own else f"Bearer {credential}"
+        url = f"{base.scheme}://{_in_url(address)}:{port}{base.path}{request.target}"
         # A client of its own: connections of another host at the same address are not to be mixed up.
         async with httpx.AsyncClient(
             verify=self._tls,
@@ -82,10 +84,10 @@ class ModelHttp:
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
         ) as client:
-            request = client.build_request(
-                "POST", url, content=body, headers=headers, extensions={"sni_hostname": host}
+            built = client.build_request(
+                request.method, url, content=request.body, headers=headers, extensions={"sni_hostname": host}
             )
-            return await _answer(client, request)
+            return await _answer(client, built)
 
 
 async def _answer(client: httpx.AsyncClient, request: httpx.Request) -> HttpAnswer:
