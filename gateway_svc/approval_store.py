@@ -52,10 +52,11 @@ class ApprovalStore:
 
     async def create(self, new: Approval, told: Told, *, lives: timedelta) -> bool:
         """Store a pending one and tell of it; False when one of the same call is pending already."""
-        values = {name: value for name, value in _to_row(new).items() if name != "expire_time"}
+        # By one clock, whichever gateway asks: the newest approval of a call is the one that counts.
+        times = {"create_time": _NOW, "expire_time": _NOW + lives}
         statement = (
             insert(approval)
-            .values(**values, expire_time=_NOW + lives, told=True, position=0)
+            .values(**{**_to_row(new), **times}, told=True, position=0)
             .on_conflict_do_nothing()
             .returning(approval.c.approval_id)
         )

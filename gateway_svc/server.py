@@ -53,6 +53,7 @@ from gateway_svc.pipeline.broker import Broker
 from gateway_svc.pipeline.cancelable import Cancelable
 from gateway_svc.pipeline.execute import Answer, ExecuteCall, Steps
 from gateway_svc.pipeline.flights import Flights
+from gateway_svc.pipeline.http_run import HttpRunner
 from gateway_svc.pipeline.model_binding import ModelBinding
 from gateway_svc.pipeline.model_work import ModelWork
 from gateway_svc.pipeline.outcome import Outcomes
@@ -171,20 +172,23 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         clock,
         committed=connections_committed,
     )
+    broker = Broker(
+        connections,
+        databases=DatabaseClient(),
+        fetches=Fetcher(http, audit, clock),
+        audit=audit,
+        clock=clock,
+    )
+    results = ResultCheck(schemas)
     tool_work = ToolWork(
         binding=Binding(feed),
         arguments=ArgumentCheck(schemas),
         policies=PolicyCheck(book),
         approvals=ApprovalCheck(approvals, asked=delivery.expect),
         runner=runner,
-        broker=Broker(
-            connections,
-            databases=DatabaseClient(),
-            fetches=Fetcher(http, audit, clock),
-            audit=audit,
-            clock=clock,
-        ),
-        results=ResultCheck(schemas),
+        broker=broker,
+        http=HttpRunner(broker, running, results, clock),
+        results=results,
         measures=timed,
         clock=clock,
     )

@@ -15,6 +15,11 @@ AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _STEP_KEY = re.compile(r"[a-z0-9_]{1,64}")
 _ENTRY_POINT = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_ARGUMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|\{[A-Za-z_][A-Za-z0-9_]*\})*)*")
+MAX_PATH = 1024
+
 MAX_TITLE = 128
 MAX_DESCRIPTION = 4096
 MAX_SOURCE_BYTES = 262_144
@@ -48,11 +53,12 @@ def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
     yield from _description(spec)
     if len(spec.get("title", "")) > MAX_TITLE:
         yield "spec.title", f"at most {MAX_TITLE} characters"
-    python = spec.get("python")
-    if python is None:
-        yield "spec.python", "an implementation is required"
+    if "http" in spec:
+        yield from _http_tool(spec["http"])
+    elif "python" in spec:
+        yield from _source(spec["python"], ast.FunctionDef, "function")
     else:
-        yield from _source(python, ast.FunctionDef, "function")
+        yield "spec.python", "an implementation is required: python or http"
     yield from _connections(spec.get("connections", []))
     yield from _limits(spec.get("limits", {}))
 
@@ -160,6 +166,23 @@ def _source(
     defined = {node.name for node in module.body if isinstance(node, wanted)}
     if entrypoint not in defined:
         yield "spec.python.entrypoint", f"the source defines no {what} {entrypoint!r} at its top level"
+
+
+def _http_tool(http: Mapping[str, Any]) -> Iterator[Flaw]:
+    if not _CONNECTION.fullmatch(http.get("connection", "")):
+        yield "spec.http.connection", "must be the id of a connection to an HTTP origin"
+    if http.get("method", "GET") not in METHODS:
+        yield "spec.http.method", f"must be one of {', '.join(METHODS)}"
+    path = http.get("path", "")
+    if len(path) > MAX_PATH or not _PATH.fullmatch(path):
+        yield "spec.http.path", "must be like /people/{id}, with names of arguments in braces"
+    elif any(part in (".", "..") for part in path.split("/")):
+        yield "spec.http.path", "must have no . or .. in it"
+    for name, argument in sorted(http.get("query", {}).items()):
+        if not name or not _ARGUMENT.fullmatch(argument):
+            yield f"spec.http.query[{name}]", "must be the name of an argument"
+    if http.get("body") and http.get("method", "GET") in ("GET", "HEAD"):
+        yield "spec.http.body", "GET and HEAD have none"
 
 
 def _connections(connections: list[str]) -> Iterator[Flaw]:

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import grpc
 
 from gateway_svc.errors import definition_changed, not_active, registry_away, stale, tool_not_bound
+from gateway_svc.http_tool import HttpTool
 from gateway_svc.pipeline.pending import Pending, Tool
 from gateway_svc.tool_call import Asked, CallKind
 from gateway_svc.verdicts import Check
@@ -154,6 +155,7 @@ def _binding(version: agent_pb2.AgentVersion, tool: str) -> agent_pb2.ToolBindin
 
 def _tool(version: tool_pb2.ToolVersion) -> Tool:
     spec, limits = version.spec, version.spec.limits
+    http = _http(spec.http) if spec.HasField("http") else None
     return Tool(
         digest=version.digest,
         source=spec.python.source,
@@ -167,5 +169,16 @@ def _tool(version: tool_pb2.ToolVersion) -> Tool:
         requires_approval=spec.requires_approval,
         max_running=limits.max_running,
         max_per_minute=limits.max_calls_per_minute,
-        connections=tuple(spec.connections),
+        connections=(http.connection,) if http is not None else tuple(spec.connections),
+        http=http,
+    )
+
+
+def _http(http: tool_pb2.HttpTool) -> HttpTool:
+    return HttpTool(
+        connection=http.connection,
+        method=http.method or "GET",
+        path=http.path,
+        query=dict(http.query),
+        body=http.body,
     )

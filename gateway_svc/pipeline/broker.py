@@ -98,7 +98,7 @@ class Broker:
                 if method == "query":
                     return _json({"rows": await self._query(begun, tool, params)})
                 if method == "fetch":
-                    return _json(await self._fetch(begun, tool, params))
+                    return _json(await self.fetch(begun, tool, params))
                 raise AskFailed("UNKNOWN_METHOD", f"there is no method {method[:64]!r}")
             except AskFailed as failed:
                 return _told(failed)
@@ -112,7 +112,8 @@ class Broker:
 
         return Host(answer=answer, open_calls=1, calls=_MAX_ASKED)
 
-    async def _fetch(self, begun: Begun, tool: Tool, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def fetch(self, begun: Begun, tool: Tool, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What a request brings; raises AskFailed, CONNECTION_NOT_BOUND, NOT_ACTIVE or CREDENTIAL_MISSING."""
         connection_id = asked.get("connection")
         if not isinstance(connection_id, str):
             raise AskFailed("INVALID_FIELDS", "a request names a connection")

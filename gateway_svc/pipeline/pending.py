@@ -5,6 +5,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from gateway_svc.connection import Connection
+from gateway_svc.http_tool import HttpTool
 from gateway_svc.quotas import Ceiling
 from gateway_svc.tool_call import Asked, Reserve, ToolCall
 from gateway_svc.verdicts import Verdicts
@@ -26,6 +27,8 @@ class Tool:
     memory_bytes: int
     result_bytes: int
     requires_approval: bool = False
+    http: HttpTool | None = None
+    """Of a tool without code: its request."""
     max_running: int = 0
     """Calls at a time, as its publisher says; 0 = any."""
     max_per_minute: int = 0

@@ -49,6 +49,10 @@ class ResultCheck:
             return lost(now=now, isolation=base.isolation)
         return _tool_error(ended, base)
 
+    def accept(self, result: bytes, tool: Tool, *, now: datetime) -> Outcome:
+        """The outcome of a tool without code that answered."""
+        return self._completed(result, tool, Outcome(status=CallStatus.FAILED, end_time=now, isolation=""))
+
     def _completed(self, result: bytes, tool: Tool, base: Outcome) -> Outcome:
         try:
             value = parse(result, field="result", max_bytes=tool.result_bytes)
@@ -84,18 +88,33 @@ def canceled(*, now: datetime, isolation: str, why: str) -> Outcome:
     return _failed(base, TOOL_CANCELED, f"The tool was ended before it was done: {why}.")
 
 
-def _tool_error(ended: SandboxOutcome, base: Outcome) -> Outcome:
+def timed_out(*, now: datetime, seconds: float) -> Outcome:
+    """The outcome of a tool without code that did not answer in time, and had no effect."""
+    base = Outcome(status=CallStatus.FAILED, end_time=now, isolation="")
+    return _failed(base, "TOOL_TIMEOUT", f"The tool was ended after {seconds:.3g} s.")
+
+
+def tool_error(error_class: str, message: str, *, now: datetime, isolation: str = "") -> Outcome:
     """An error of the tool's own: the call as such went well."""
-    error_class = _printable(ended.error.type if ended.error else "", _MAX_CLASS_CHARACTERS)
     return Outcome(
         status=CallStatus.FAILED,
-        end_time=base.end_time,
-        isolation=base.isolation,
+        end_time=now,
+        isolation=isolation,
         reason="TOOL_ERROR",
         message="The tool itself failed.",
         is_error=True,
-        error_class=error_class or ended.kind,
-        error_message=_storable(ended.error.message if ended.error else "", MAX_ERROR_CHARACTERS),
+        error_class=error_class,
+        error_message=_storable(message, MAX_ERROR_CHARACTERS),
+    )
+
+
+def _tool_error(ended: SandboxOutcome, base: Outcome) -> Outcome:
+    error_class = _printable(ended.error.type if ended.error else "", _MAX_CLASS_CHARACTERS)
+    return tool_error(
+        error_class or ended.kind,
+        ended.error.message if ended.error else "",
+        now=base.end_time,
+        isolation=base.isolation,
     )
 
 

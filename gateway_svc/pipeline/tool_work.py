@@ -13,12 +13,14 @@ from gateway_svc.pipeline.arguments import ArgumentCheck
 from gateway_svc.pipeline.binding import Binding
 from gateway_svc.pipeline.broker import Broker
 from gateway_svc.pipeline.cancelable import CallCanceledError
+from gateway_svc.pipeline.http_run import HttpRunner
 from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Pending, Tool
 from gateway_svc.pipeline.policy import PolicyCheck
 from gateway_svc.pipeline.result import ResultCheck, canceled, lost
 from gateway_svc.pipeline.run import ToolRunner
 from gateway_svc.quotas import Ceiling, Gate, ceilings
 from gateway_svc.tool_call import Asked, CallKind, Outcome
+from gateway_svc.verdicts import Check
 from interlock_sandbox import Outcome as SandboxOutcome
 from svc_kit.clock import Clock
 
@@ -48,6 +50,7 @@ class ToolWork:
         approvals: ApprovalCheck,
         runner: ToolRunner,
         broker: Broker,
+        http: HttpRunner,
         results: ResultCheck,
         measures: Measures,
         clock: Clock,
@@ -58,6 +61,7 @@ class ToolWork:
         self._approvals = approvals
         self._runner = runner
         self._broker = broker
+        self._http = http
         self._results = results
         self._measures = measures
         self._clock = clock
@@ -69,7 +73,11 @@ class ToolWork:
             tool = self._binding.check(pending)
             arguments = self._arguments.check(pending, tool)
             decision = self._policies.check(pending, arguments)
-            self._runner.check_reach(pending, tool)
+            if tool.http is None:
+                self._runner.check_reach(pending, tool)
+            else:
+                said = f"No code: the gateway sends one request through connection {tool.http.connection}."
+                pending.verdicts.passed(Check.REACH, said)
         await self._broker.check_reach(pending, tool)
         return Judged(
             tool=tool, arguments=arguments, decision=decision, approval_role=_decider(tool, decision)
@@ -109,6 +117,8 @@ class ToolWork:
         tool = begun.cleared.called
         if not isinstance(tool, Tool):
             raise TypeError("this is a call of a model")
+        if tool.http is not None:
+            return await self._http.run(begun, tool, tool.http)
         try:
             ended = await self._runner.run(begun, tool, self._broker.host(begun, tool))
         except CallCanceledError as error:

@@ -67,8 +67,7 @@ class Peer:
 @pytest.fixture
 async def peer(closed_world: World) -> AsyncIterator[Peer]:
     closed_world.publish_tool("ask", SOURCE, connections=["crm"])
-    # A sandbox of its own: what a tool asks is answered on the gateway's loop.
-    async with openai_server() as server, gateway(closed_world, sandbox_spares=1) as world:
+    async with openai_server() as server, gateway(closed_world) as world:
         await world.allow()
         server.replies(Reply(body=b'{"name": "Ada"}'))
         yield Peer(world=world, server=server)
@@ -175,39 +174,37 @@ async def test_methods_beyond_reading_have_to_be_allowed(peer: Peer) -> None:
     assert [each.method for each in peer.server.requests] == ["HEAD"]
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        {"path": "//evil.example/x", "connection": "crm\r\nHost: evil"},
-        {"path": "/../admin"},
-        {"path": "/a/%2e%2e/admin"},
-        {"path": "/a%2fb"},
-        {"path": "/a%5Cb"},
-        {"path": "/a%00b"},
-        {"path": "/a%252e"},
-        {"path": "x"},
-        {"path": "/a\r\nX-Evil: 1"},
-        {"path": "/a?admin=1"},
-        {"path": "/a#b"},
-        {"path": "/a\\b"},
-        {"path": "/ä"},
-        {"path": "@evil.example/"},
-        {"path": "/x", "method": "CONNECT"},
-        {"path": "/x", "method": "get"},
-        {"path": "/x", "headers": {"Host": "evil.example"}},
-        {"path": "/x", "headers": {"Authorization": "Bearer mine"}},
-        {"path": "/x", "headers": {"X-Forwarded-For": "127.0.0.1"}},
-        {"path": "/x", "headers": {"Transfer-Encoding": "chunked"}},
-        {"path": "/x", "headers": {"accept": "a\r\nX-Evil: 1"}},
-        {"path": "/x", "body": "of a GET"},
-        {"path": "/" + "x" * 5000},
-    ],
-)
-async def test_a_request_that_could_be_read_in_two_ways_is_not_sent(
-    connected: Peer, request_: dict[str, Any]
-) -> None:
-    said = await connected.ask(**request_)
-    assert said["refused"] in ("INVALID_FIELDS", "CONNECTION_NOT_BOUND")
+AMBIGUOUS: list[dict[str, Any]] = [
+    {"path": "//evil.example/x", "connection": "crm\r\nHost: evil"},
+    {"path": "/../admin"},
+    {"path": "/a/%2e%2e/admin"},
+    {"path": "/a%2fb"},
+    {"path": "/a%5Cb"},
+    {"path": "/a%00b"},
+    {"path": "/a%252e"},
+    {"path": "x"},
+    {"path": "/a\r\nX-Evil: 1"},
+    {"path": "/a?admin=1"},
+    {"path": "/a#b"},
+    {"path": "/a\\b"},
+    {"path": "/ä"},
+    {"path": "@evil.example/"},
+    {"path": "/x", "method": "CONNECT"},
+    {"path": "/x", "method": "get"},
+    {"path": "/x", "headers": {"Host": "evil.example"}},
+    {"path": "/x", "headers": {"Authorization": "Bearer mine"}},
+    {"path": "/x", "headers": {"X-Forwarded-For": "127.0.0.1"}},
+    {"path": "/x", "headers": {"Transfer-Encoding": "chunked"}},
+    {"path": "/x", "headers": {"accept": "a\r\nX-Evil: 1"}},
+    {"path": "/x", "body": "of a GET"},
+    {"path": "/" + "x" * 5000},
+]
+
+
+async def test_a_request_that_could_be_read_in_two_ways_is_not_sent(connected: Peer) -> None:
+    for request in AMBIGUOUS:
+        said = await connected.ask(**request)
+        assert said["refused"] in ("INVALID_FIELDS", "CONNECTION_NOT_BOUND"), request
     assert connected.server.requests == []
 
 
@@ -244,7 +241,7 @@ async def test_an_address_that_is_private_is_not_called_unless_the_connection_sa
 
 async def test_a_tool_without_connections_has_nobody_to_ask(closed_world: World) -> None:
     closed_world.publish_tool("ask", "import interlock_tool\ndef run():\n    return 1\n")
-    async with gateway(closed_world, sandbox_spares=1) as world:
+    async with gateway(closed_world) as world:
         await world.allow()
         answer = await world.execute(world.permit(tool="ask"))
     assert (answer.is_error, answer.error_class) == (True, "ModuleNotFoundError")

@@ -242,3 +242,20 @@ def test_a_tool_names_its_connections_once_and_limits_are_not_below_nothing() ->
     assert [
         field for field, _ in specs.tool_flaws({**fine, "connections": [f"c{n}" for n in range(17)]})
     ] == ["spec.connections"]
+
+
+def test_everything_wrong_with_a_tool_that_is_a_request_is_named_at_once() -> None:
+    http = {
+        "connection": "No Such",
+        "method": "CONNECT",
+        "path": "/a/../{b",
+        "query": {"q": "not a name"},
+    }
+    assert [field for field, _ in specs.tool_flaws({"http": http})] == [
+        "spec.http.connection",
+        "spec.http.method",
+        "spec.http.path",
+        "spec.http.query[q]",
+    ]
+    fine = {"connection": "crm", "path": "/people/{id}", "query": {"q": "words"}}
+    assert list(specs.tool_flaws({"http": fine})) == []

@@ -100,6 +100,68 @@ class PythonTool(_message.Message):
 Global___PythonTool: _TypeAlias = PythonTool  # noqa: Y015
 
 @_typing.final
+class HttpTool(_message.Message):
+    """A tool without code: a request that the gateway sends. Its result is `{"status": n, "body": …}`, the body as JSON where it is JSON and as text else; an answer of 400 and
+    above is an error of the tool, of class `HTTP_<status>`. One that was sent and not answered is of unknown outcome, unless it only reads.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class QueryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    connection: _builtins.str
+    """Id of the tenant's connection to an HTTP origin, which has to list this version's digest."""
+    method: _builtins.str
+    """GET, HEAD, POST, PUT, PATCH or DELETE, one that the connection allows; empty = GET."""
+    path: _builtins.str
+    """Path below the connection's own, for example `/people/{id}`: each name in braces is an argument, encoded as data."""
+    body: _builtins.bool
+    """True: the arguments that are neither in path nor query are sent as a JSON object."""
+    @_builtins.property
+    def query(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Query parameters: name to the argument whose value it gets; a list gives several, an argument that is not given none."""
+
+    def __init__(
+        self,
+        *,
+        connection: _builtins.str = ...,
+        method: _builtins.str = ...,
+        path: _builtins.str = ...,
+        query: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        body: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "connection", b"connection", "method", b"method", "path", b"path", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HttpTool: _TypeAlias = HttpTool  # noqa: Y015
+
+@_typing.final
 class ToolLimits(_message.Message):
     """Bounds of one call. A missing field takes the gateway's default; a value above the gateway's maximum is refused at publishing."""
 
@@ -156,6 +218,7 @@ class ToolSpec(_message.Message):
     INPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
     PYTHON_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SIDE_EFFECT_FIELD_NUMBER: _builtins.int
     REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
@@ -177,6 +240,10 @@ class ToolSpec(_message.Message):
         """A Python function in the sandbox."""
 
     @_builtins.property
+    def http(self) -> Global___HttpTool:
+        """A request of the gateway's."""
+
+    @_builtins.property
     def limits(self) -> Global___ToolLimits:
         """Bounds of one call."""
 
@@ -194,16 +261,17 @@ class ToolSpec(_message.Message):
         input_schema_json: _builtins.str = ...,
         output_schema_json: _builtins.str = ...,
         python: Global___PythonTool | None = ...,
+        http: Global___HttpTool | None = ...,
         limits: Global___ToolLimits | None = ...,
         side_effect: Global___SideEffect.ValueType = ...,
         requires_approval: _builtins.bool = ...,
         connections: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["implementation", b"implementation", "limits", b"limits", "python", b"python"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "implementation", b"implementation", "limits", b"limits", "python", b"python"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "description", b"description", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "requires_approval", b"requires_approval", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "description", b"description", "http", b"http", "implementation", b"implementation", "input_schema_json", b"input_schema_json", "limits", b"limits", "output_schema_json", b"output_schema_json", "python", b"python", "requires_approval", b"requires_approval", "side_effect", b"side_effect", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_implementation: _TypeAlias = _typing.Literal["python"]  # noqa: Y015
+    _WhichOneofReturnType_implementation: _TypeAlias = _typing.Literal["python", "http"]  # noqa: Y015
     _WhichOneofArgType_implementation: _TypeAlias = _typing.Literal["implementation", b"implementation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_implementation) -> _WhichOneofReturnType_implementation | None: ...
 
