@@ -62,6 +62,6 @@ class HttpRunner:
                 error_class, said = f"HTTP_{error.status}", str(error)
             case DomainError():
                 error_class, said = error.reason_name, error.message
-            case PlaceEmpty():
+            case _:
                 error_class, said = "INVALID_FIELDS", str(error)
         return tool_error(error_class, said, now=now)
