@@ -5,11 +5,13 @@ nothing is fetched when it runs. The process reads its key from a line of standa
 listens, and ends when its standard input does.
 """
 
+import contextlib
 import http.server
 import importlib
 import importlib.util
 import json
 import secrets
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +24,8 @@ from interlock_suite.demo.chat import Question, Words, answer, question
 MODEL = "smollm2-135m"
 _PATH = "/v1/chat/completions"
 _MAX_BODY = 1024 * 1024
+_LINGER_SECONDS = 2.0
+_LINGER_BLOCKS = 256
 _CONTEXT_TOKENS = 4096
 _END = "<|im_end|>"
 
@@ -41,6 +45,7 @@ class Door(http.server.BaseHTTPRequestHandler):
         if not length.isdigit() or int(length) > _MAX_BODY:
             self.close_connection = True
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {_MAX_BODY} bytes, and their number")
+            self._linger()
             return
         data = self.rfile.read(int(length))
         given = self.headers.get("authorization", "")
@@ -65,6 +70,18 @@ class Door(http.server.BaseHTTPRequestHandler):
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._send(status, {"error": {"message": message, "type": status.phrase}})
+
+    def _linger(self) -> None:
+        """Read on what the caller still sends, within bounds.
+
+        To close with bytes unread resets the connection, and who is still sending never reads the answer.
+        """
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_LINGER_SECONDS)
+            for _ in range(_LINGER_BLOCKS):
+                if not self.connection.recv(_MAX_BODY):
+                    break
 
     def _send(self, status: HTTPStatus, document: dict[str, Any]) -> None:
         data = json.dumps(document).encode()

@@ -26,7 +26,7 @@ from tests.audit.served import ORIGIN, Served, append, event, read_trail
 
 pytestmark = pytest.mark.chaos
 
-ROUNDS = 3
+ROUNDS = 2
 WRITERS = 8
 EVENTS_EACH = 30
 

@@ -165,24 +165,22 @@ def test_up_tells_programs_in_json_when_it_is_ready_and_when_it_stops(own_folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_demo_that_is_cut_short_leaves_no_suite_behind(
-    own_folder: Path, how: signal.Signals, code: int
-) -> None:
-    process = subprocess.Popen(
-        argv("--data-dir", str(own_folder), "demo"),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    while "The suite started" not in (line := process.stdout.readline()):
-        assert line, process.communicate()[1]
-    started = descendants(process.pid)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in said) == (code, False)
-    assert len(started) > 5
-    eventually(lambda: not any(map(alive, started)), seconds=60)
+def test_a_demo_that_is_cut_short_leaves_no_suite_behind_and_the_next_one_starts(own_folder: Path) -> None:
+    for how, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        process = subprocess.Popen(
+            argv("--data-dir", str(own_folder), "demo"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        while "The suite started" not in (line := process.stdout.readline()):
+            assert line, process.communicate()[1]
+        started = descendants(process.pid)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, "Traceback" in said) == (code, False)
+        assert len(started) > 5
+        eventually(lambda of=started: not any(map(alive, of)), seconds=60)
