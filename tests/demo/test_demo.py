@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,4 +184,8 @@ def test_a_demo_that_is_cut_short_leaves_no_suite_behind_and_the_next_one_starts
         _, said = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in said) == (code, False)
         assert len(started) > 5
-        eventually(lambda of=started: not any(map(alive, of)), seconds=60)
+        eventually(partial(_gone, started), seconds=60)
+
+
+def _gone(pids: set[int]) -> bool:
+    return not any(map(alive, pids))
