@@ -22,7 +22,7 @@ TOOL_RESULT = "tool_result"
 POLICY_CHANGE = "policy_change"
 APPROVAL = "approval"
 
-_MAX_POLICY_IDS = 512
+_MAX_ATTRIBUTE = 512
 
 
 def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: str) -> entry_pb2.Event:
@@ -30,8 +30,9 @@ def call_event(call: ToolCall, *, event_id: uuid.UUID, time: datetime, actor: st
     kind = entry_pb2.ENTRY_TYPE_PROMPT if _is_model(call) else entry_pb2.ENTRY_TYPE_TOOL_CALL
     event = _event(call, kind, event_id, time, actor)
     event.status, event.reason = call.status, call.reason
-    if call.policy_ids:
-        event.attributes["policy_ids"] = ",".join(call.policy_ids)[:_MAX_POLICY_IDS]
+    for name, policy_ids in (("policy_ids", call.policy_ids), ("shadow_policy_ids", call.shadow_policy_ids)):
+        if policy_ids:
+            event.attributes[name] = _listed(policy_ids)
     if call.approval_id is not None:
         event.attributes["approval_id"] = str(call.approval_id)
     return event
@@ -103,9 +104,16 @@ def approval_event(
 
 
 def policy_event(
-    *, tenant: str, policy_id: str, action: str, event_id: uuid.UUID, time: datetime, actor: str
+    *,
+    tenant: str,
+    policy_id: str,
+    version: int,
+    action: str,
+    event_id: uuid.UUID,
+    time: datetime,
+    actor: str,
 ) -> entry_pb2.Event:
-    """A policy was stored or deleted; without its text."""
+    """A policy was stored, changed or deleted; without its text."""
     event = entry_pb2.Event(
         event_id=str(event_id),
         tenant=tenant,
@@ -114,7 +122,7 @@ def policy_event(
         status=action,
     )
     event.event_time.FromDatetime(time)
-    event.attributes["policy_id"] = policy_id
+    event.attributes["policy_id"], event.attributes["policy_version"] = policy_id, str(version)
     return event
 
 
@@ -227,15 +235,26 @@ def _event(
         event.trace_id, event.span_id = running.trace_id, running.span_id
     if asked.kind is CallKind.MODEL:
         event.attributes["connection"] = asked.tool
-        event.attributes["agent_digest"] = asked.agent_digest
         if asked.tool_version:
             event.attributes["model"] = asked.tool_version
     else:
         event.tool = asked.tool
         event.attributes["tool_version"] = asked.tool_version
         event.attributes["tool_digest"] = asked.tool_digest
+    event.attributes["agent_digest"] = asked.agent_digest
     event.attributes["argument_digest"] = asked.argument_digest
     return event
+
+
+def _listed(policy_ids: Sequence[str]) -> str:
+    """As many as an attribute holds, and how many more there are; the receipt names all."""
+    shown = list(policy_ids)
+    while True:
+        more = len(policy_ids) - len(shown)
+        text = ",".join([*shown, *([f"+{more}"] if more else [])])
+        if len(text) <= _MAX_ATTRIBUTE:
+            return text
+        shown.pop()
 
 
 def _add_outcome(event: entry_pb2.Event, left: Any) -> None:

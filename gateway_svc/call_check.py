@@ -149,9 +149,10 @@ class CallChecks:
         found = self._registry.tool(tenant, tool)
         if found is None or found.status != tool_pb2.STATUS_ACTIVE:
             yield f"tool {tool} is disabled"
-        if not any(each.policy.permits for each in voices):
+        deciding = [each for each in voices if not each.policy.shadow]
+        if not any(each.policy.permits for each in deciding):
             yield f"no policy permits it; interlock allow {agent} {tool}"
-        for each in voices:
+        for each in deciding:
             if not each.policy.permits and not each.policy.conditional:
                 yield f"policy {each.policy.policy_id} forbids it"
 

@@ -50,6 +50,7 @@ def to_row(call: ToolCall) -> dict[str, Any]:
             for verdict in call.verdicts
         ],
         "policy_ids": list(call.policy_ids),
+        "shadow_policy_ids": list(call.shadow_policy_ids),
         "approval_id": call.approval_id,
         "owner": call.owner,
         "reserved_tokens": call.reserve.tokens if call.reserve else None,
@@ -131,6 +132,7 @@ def from_row(row: RowMapping) -> ToolCall:
             for each in row["verdicts"]
         ),
         policy_ids=tuple(row["policy_ids"]),
+        shadow_policy_ids=tuple(row["shadow_policy_ids"]),
         approval_id=row["approval_id"],
         owner=row["owner"],
         audit_event=row["audit_event"],

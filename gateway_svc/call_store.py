@@ -27,7 +27,7 @@ from svc_kit.metrics import commit_lane
 from svc_kit.outbox import Message, write_outbox
 
 _SWEEP_ROWS = 100
-_DECIDED = frozenset({"verdicts", "policy_ids"})
+_DECIDED = frozenset({"verdicts", "policy_ids", "shadow_policy_ids"})
 _ROW_BYTES = 2048
 
 _FIND = sa.select(tool_call).where(
@@ -51,6 +51,9 @@ _TO_CANCEL = sa.text(
     " WHERE owner = :owner AND status = 'RUNNING' AND cancel_by IS NOT NULL"
 )
 _FORGET = sa.text("DELETE FROM audit_payload WHERE event_id = ANY(CAST(:event_ids AS uuid[]))")
+
+
+_SOME_SHADOW = sa.literal_column("shadow_policy_ids <> '{}'", sa.Boolean)
 
 
 # Nothing was executed, so the approval has not been used.
@@ -281,6 +284,10 @@ class CallStore:
 
 
 def _holds(condition: Condition) -> sa.ColumnElement[bool]:
+    if condition.field == "shadow_policy":
+        named = tool_call.c.shadow_policy_ids.contains([condition.value])
+        # As the index has it.
+        return named & _SOME_SHADOW if condition.operator is Operator.EQUAL else ~named
     column = tool_call.c[condition.field]
     value = sa.literal(condition.value).cast(column.type)
     return column == value if condition.operator is Operator.EQUAL else column != value

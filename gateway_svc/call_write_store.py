@@ -77,6 +77,7 @@ _ASKED = {
     "message": "text",
     "verdicts": "text",
     "policy_ids": "text",
+    "shadow_policy_ids": "text",
     "approval_id": "uuid",
     "owner": "uuid",
     "reserved_tokens": "bigint",
@@ -120,6 +121,7 @@ _FROM_TEXT = {
     "submitters": "submitters::jsonb",
     "verdicts": "verdicts::jsonb",
     "policy_ids": "string_to_array(policy_ids, ',')",
+    "shadow_policy_ids": "string_to_array(shadow_policy_ids, ',')",
 }
 
 
@@ -273,6 +275,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
         "submitters": json.dumps(values["submitters"]),
         "verdicts": json.dumps(values["verdicts"]),
         "policy_ids": ",".join(values["policy_ids"]),
+        "shadow_policy_ids": ",".join(values["shadow_policy_ids"]),
     }
 
 

@@ -15,6 +15,7 @@ FILTER_FIELDS: Mapping[str, FilterField] = {
     "agent": FilterField(),
     "tool": FilterField(),
     "status": FilterField(values=frozenset(CallStatus)),
+    "shadow_policy": FilterField(),
 }
 
 

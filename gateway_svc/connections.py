@@ -23,7 +23,7 @@ from gateway_svc.errors import (
     connection_not_found,
     credential_unreadable,
 )
-from gateway_svc.policy_store import new_etag
+from gateway_svc.policy import new_etag
 from gateway_svc.told_store import Told
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation, invalid

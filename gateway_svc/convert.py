@@ -1,14 +1,19 @@
 """Between the contract's messages and the gateway's values."""
 
+from collections.abc import Iterable
+from datetime import UTC
+
 from gateway_svc.call_check import AllowedTool, Checked
 from gateway_svc.cedar.decision import Voice
+from gateway_svc.decision_record import DecisionRecord, Spoken
 from gateway_svc.pipeline.execute import Answer
-from gateway_svc.policy_store import Policy
+from gateway_svc.policy import Misfit, Policy, PolicyContent, PolicyMode
 from gateway_svc.tool_call import CallKind, SignedReceipt, ToolCall, Usage
 from gateway_svc.verdicts import Verdict
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2, tool_call_pb2
 from interlock_sandbox import LayerStatus
+from svc_kit.errors import Violation, invalid
 
 
 def from_answer(answer: Answer) -> gateway_service_pb2.ExecuteToolResponse:
@@ -59,6 +64,7 @@ def from_call(call: ToolCall) -> tool_call_pb2.ToolCall:
         message=call.message,
         verdicts=map(_from_verdict, call.verdicts),
         policy_ids=call.policy_ids,
+        shadow_policy_ids=call.shadow_policy_ids,
         audit_index=-1 if call.audit_index is None else call.audit_index,
         approval_id=str(call.approval_id) if call.approval_id else "",
     )
@@ -108,17 +114,56 @@ def from_allowed(allowed: AllowedTool) -> gateway_service_pb2.AllowedTool:
     )
 
 
-def from_policy(policy: Policy) -> policy_service_pb2.Policy:
+def to_policy_content(message: policy_service_pb2.Policy) -> PolicyContent:
+    """What a writer says of a policy; raises INVALID_FIELDS for a time that none is."""
+    expire_time = None
+    if message.HasField("expire_time"):
+        try:
+            expire_time = message.expire_time.ToDatetime(UTC)
+        except (ValueError, OverflowError):
+            raise invalid([Violation("policy.expire_time", "is no time of the years 1 to 9999")]) from None
+    shadow = message.mode == policy_service_pb2.POLICY_MODE_SHADOW
+    return PolicyContent(
+        cedar=message.cedar,
+        description=message.description,
+        mode=PolicyMode.SHADOW if shadow else PolicyMode.ENFORCE,
+        expire_time=expire_time,
+    )
+
+
+def from_policy(policy: Policy, misfits: Iterable[Misfit] = ()) -> policy_service_pb2.Policy:
     """A policy as stored."""
+    content = policy.content
     message = policy_service_pb2.Policy(
         policy_id=policy.policy_id,
-        cedar=policy.cedar,
-        description=policy.description,
+        cedar=content.cedar,
+        description=content.description,
         creator=policy.creator,
         etag=policy.etag,
+        mode=policy_service_pb2.PolicyMode.Value(f"POLICY_MODE_{content.mode}"),
+        version=policy.version,
+        updater=policy.updater,
+        misfits=[
+            policy_service_pb2.PolicyMisfit(
+                tool=each.tool, tool_version=each.tool_version, message=each.message
+            )
+            for each in misfits
+        ],
     )
     message.create_time.FromDatetime(policy.create_time)
+    message.update_time.FromDatetime(policy.update_time)
+    if content.expire_time is not None:
+        message.expire_time.FromDatetime(content.expire_time)
     return message
+
+
+def from_decision(record: DecisionRecord) -> policy_service_pb2.ExplainDecisionResponse:
+    """How a call was decided."""
+    return policy_service_pb2.ExplainDecisionResponse(
+        tool_call=from_call(record.call),
+        policies=map(_from_spoken, record.deciding),
+        shadow_policies=map(_from_spoken, record.shadow),
+    )
 
 
 def from_layer(layer: LayerStatus) -> gateway_service_pb2.SandboxLayer:
@@ -144,7 +189,14 @@ def _from_voice(voice: Voice) -> gateway_service_pb2.PolicyVoice:
         error=voice.error,
         approval_role=voice.policy.approval,
         conditional=voice.policy.conditional,
+        shadow=voice.policy.shadow,
     )
+
+
+def _from_spoken(spoken: Spoken) -> policy_service_pb2.Policy:
+    if spoken.policy is not None:
+        return from_policy(spoken.policy)
+    return policy_service_pb2.Policy(policy_id=spoken.policy_id, version=spoken.version)
 
 
 def _from_receipt(receipt: SignedReceipt | None) -> permit_pb2.Signed | None:

@@ -465,6 +465,15 @@ def policy_not_found(policy_id: str) -> DomainError:
     return NotFound(ErrorReason.ERROR_REASON_POLICY_NOT_FOUND, f"no policy {policy_id[:64]}")
 
 
+def tool_version_not_found(tool: str, version: str) -> DomainError:
+    """No such version, or no such tool, in this tenant."""
+    return NotFound(
+        ErrorReason.ERROR_REASON_TOOL_VERSION_NOT_FOUND,
+        f"there is no version {version[:64]} of tool {tool[:128]}",
+        metadata={"tool": tool[:128], "version": version[:64]},
+    )
+
+
 def policy_invalid(message: str) -> DomainError:
     """The text is no policy."""
     return InvalidArgument(

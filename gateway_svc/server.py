@@ -36,6 +36,7 @@ from gateway_svc.config import GatewaySettings
 from gateway_svc.connection_store import ConnectionStore
 from gateway_svc.connections import Connections
 from gateway_svc.database_client import DatabaseClient
+from gateway_svc.decision_record import DecisionRecords
 from gateway_svc.fetcher import Fetcher
 from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.kill_switch import KillSwitch
@@ -67,6 +68,7 @@ from gateway_svc.pipeline.tool_work import ToolWork
 from gateway_svc.pipeline.write_ahead import WriteAhead
 from gateway_svc.policies import Policies
 from gateway_svc.policy_book import TOPIC, PolicyBook
+from gateway_svc.policy_fit import NewToolVersions, PolicyFit
 from gateway_svc.policy_store import PolicyStore
 from gateway_svc.schemas import SchemaCache
 from gateway_svc.tool_call import CallKind
@@ -119,7 +121,8 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     call_store, policy_store = CallStore(database), PolicyStore(database)
     wakeups = Wakeups(database)
     feed = RegistryFeed(peers.registry)
-    book = PolicyBook(policy_store)
+    book = PolicyBook(policy_store, clock)
+    fit = PolicyFit(feed)
     trail, sink = AuditTrail(call_store), AuditSink(peers.audit)
     relay = Relay(
         database, build=trail.build, deliver=sink.deliver, forget=trail.forget, name="gateway outbox"
@@ -219,17 +222,19 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         work=models,
     )
 
+    calls = Calls(call_store)
     gateway = servicer.GatewayServicer(
         execute=ExecuteCall(tool_steps, clock, timed),
         call_model=ExecuteCall(model_steps, clock, timed),
-        calls=Calls(call_store),
+        calls=calls,
         cancels=canceling,
         checks=CallChecks(tool_work, feed, book),
         runner=runner,
         receipt_key=receipt_key,
     )
     policies = policy_servicer.PolicyServicer(
-        Policies(policy_store, book, clock, committed=_committed(TOPIC, wakeups, relay))
+        Policies(policy_store, book, fit, clock, committed=_committed(TOPIC, wakeups, relay)),
+        DecisionRecords(calls, policy_store),
     )
 
     @asynccontextmanager
@@ -254,6 +259,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
                 relay.run,
                 attempts.run,
                 functools.partial(book.follow, woken),
+                NewToolVersions(fit, book, feed).follow,
                 functools.partial(canceling.follow, asked_to_end),
                 functools.partial(switch.follow, switched),
                 functools.partial(delivery.run, approvals_changed),

@@ -1,5 +1,7 @@
 """The gateway's tables, for statements; the migrations make them."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
@@ -61,6 +63,8 @@ tool_call = sa.Table(
     sa.Column("reserved_micros", sa.BigInteger),
     # That it waits for, or was started with.
     sa.Column("approval_id", sa.Uuid),
+    # Policies in shadow mode that would have changed the decision.
+    sa.Column("shadow_policy_ids", ARRAY(sa.Text), nullable=False),
 )
 
 approval = sa.Table(
@@ -107,16 +111,39 @@ audit_payload = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
+
+def _policy_columns() -> tuple[sa.Column[Any], ...]:
+    return (
+        sa.Column("cedar", sa.Text, nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        # ENFORCE or SHADOW.
+        sa.Column("mode", sa.Text, nullable=False),
+        sa.Column("expire_time", sa.DateTime(timezone=True)),
+        sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("creator", sa.Text, nullable=False),
+        sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updater", sa.Text, nullable=False),
+        sa.Column("etag", sa.Text, nullable=False),
+    )
+
+
 policy = sa.Table(
     "policy",
     metadata,
     sa.Column("tenant", sa.Text, primary_key=True),
     sa.Column("policy_id", sa.Text, primary_key=True),
-    sa.Column("cedar", sa.Text, nullable=False),
-    sa.Column("description", sa.Text, nullable=False),
-    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("creator", sa.Text, nullable=False),
-    sa.Column("etag", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    *_policy_columns(),
+)
+
+# Every version that a policy ever had, the current one among them; the service can change and delete none.
+policy_version = sa.Table(
+    "policy_version",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("policy_id", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    *_policy_columns(),
 )
 
 # Rises with every change of a tenant's policies; the row is the lock under which they change.

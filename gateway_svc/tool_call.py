@@ -136,6 +136,9 @@ class ToolCall:
     status: CallStatus
     verdicts: tuple[Verdict, ...]
     policy_ids: tuple[str, ...] = ()
+    """That decided; each as `id@version`."""
+    shadow_policy_ids: tuple[str, ...] = ()
+    """In shadow mode, that would have changed the decision."""
     approval_id: uuid.UUID | None = None
     """That it waits for, or was started with."""
     reason: str = ""

@@ -33,6 +33,7 @@ class Verdicts:
     def __init__(self) -> None:
         self._spoken: dict[Check, Verdict] = {}
         self.policy_ids: tuple[str, ...] = ()  # that decided
+        self.shadow_policy_ids: tuple[str, ...] = ()  # that would have changed the decision
         self.approval_id: uuid.UUID | None = None  # that was asked for
 
     def passed(self, check: Check, explanation: str) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cedarpy
@@ -55,10 +55,13 @@ class Decision:
     allowed: bool
     policy_ids: tuple[str, ...]
     explanation: str
+    """One sentence, and one more where policies in shadow mode would have changed it."""
     approval: str = ""
     """The least role that has to say yes to the call; empty when nobody has to."""
     doubtful: bool = False
     """Denied because a policy could not be evaluated."""
+    shadow_policy_ids: tuple[str, ...] = ()
+    """In shadow mode, by which the answer would have been another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,8 @@ class _Slice:
     policies: Sequence[ParsedPolicy]
     policy_set: cedarpy.PolicySet
     reads_arguments: bool
+    beside: "_Slice | None" = None
+    """With those in shadow mode too; None when there are none."""
 
 
 class PolicyIndex:
@@ -93,47 +98,78 @@ class PolicyIndex:
         self._slices: OrderedDict[tuple[str, str], _Slice] = OrderedDict()
 
     def decide(self, question: Question) -> Decision:
-        """Allowed only if a permit applies, no forbid does, and every policy could be evaluated."""
+        """Allowed only if a permit applies, no forbid does, and every policy could be evaluated.
+
+        Policies in shadow mode take no part in that; what they would change is told.
+        """
         part = self._slice(question.agent, question.tool)
-        if not part.policies:
-            return _no_policy(question)
-        arguments: dict[str, Any] = {}
-        if part.reads_arguments:
-            converted = to_cedar(question.arguments)
-            blinded = _blinded(part.policies, converted.opaque)
-            if blinded:
-                return _undecidable(
-                    blinded,
-                    "looks at an argument with a fraction, or with a null in a list, which Cedar cannot hold",
-                )
-            arguments = converted.record
-        return _ask(part, question, arguments)
+        decision = _decide(part, question)
+        return _shadowed(decision, part.beside, question) if part.beside is not None else decision
 
     def voices(self, agent: str, tool: str, question: Question | None) -> list[Voice]:
         """What each policy that looks at such calls says; of one call, or when that is None, of any."""
         part = self._slice(agent, tool)
-        return [Voice(policy=each) if question is None else _voice(each, question) for each in part.policies]
+        policies = (part.beside or part).policies
+        return [Voice(policy=each) if question is None else _voice(each, question) for each in policies]
 
     def _slice(self, agent: str, tool: str) -> _Slice:
         part = self._slices.get((agent, tool))
         if part is None:
             keys = ((agent, tool), (agent, None), (None, tool), (None, None))
-            part = _make_slice([policy for key in keys for policy in self._by_scope.get(key, ())])
-            self._slices[agent, tool] = part
+            policies = [policy for key in keys for policy in self._by_scope.get(key, ())]
+            enforced = [policy for policy in policies if not policy.shadow]
+            beside = _make_slice(policies) if len(enforced) < len(policies) else None
+            part = self._slices[agent, tool] = _make_slice(enforced, beside)
             if len(self._slices) > _MAX_SLICES:
                 self._slices.popitem(last=False)
         return part
 
 
+def _decide(part: _Slice, question: Question) -> Decision:
+    if not part.policies:
+        return _no_policy(question)
+    arguments: dict[str, Any] = {}
+    if part.reads_arguments:
+        converted = to_cedar(question.arguments)
+        blinded = _blinded(part.policies, converted.opaque)
+        if blinded:
+            return _undecidable(
+                blinded,
+                "looks at an argument with a fraction, or with a null in a list, which Cedar cannot hold",
+            )
+        arguments = converted.record
+    return _ask(part, question, arguments)
+
+
+def _shadowed(decision: Decision, beside: _Slice, question: Question) -> Decision:
+    """The decision, and what it would have been had the policies in shadow mode taken part."""
+    other = _decide(beside, question)
+    if (other.allowed, other.approval) == (decision.allowed, decision.approval):
+        return decision
+    voices = (_voice(policy, question) for policy in beside.policies if policy.shadow)
+    named = tuple(sorted(each.policy.policy_id for each in voices if each.applies or each.error))
+    if not other.allowed:
+        what = "refuse it"
+    elif other.approval:
+        what = f"ask {other.approval} about it"
+    else:
+        what = "allow it" if not decision.allowed else "ask nobody about it"
+    return replace(
+        decision,
+        explanation=f"{decision.explanation} In shadow mode {_names(named)} would {what}.",
+        shadow_policy_ids=named,
+    )
+
+
 def _voice(policy: ParsedPolicy, question: Question) -> Voice:
-    alone = PolicyIndex([policy]).decide(question)
+    alone = _decide(_make_slice([policy]), question)
     spoke = policy.policy_id in alone.policy_ids
     # Alone, a permit that applies allows, a forbid that applies is named, and doubt denies.
     applies = alone.allowed or (spoke and not policy.permits and not alone.doubtful)
     return Voice(policy=policy, applies=applies, error=alone.explanation if alone.doubtful else "")
 
 
-def _make_slice(policies: Sequence[ParsedPolicy]) -> _Slice:
+def _make_slice(policies: Sequence[ParsedPolicy], beside: _Slice | None = None) -> _Slice:
     document = {
         "staticPolicies": {policy.policy_id: policy.body for policy in policies},
         "templates": {},
@@ -143,6 +179,7 @@ def _make_slice(policies: Sequence[ParsedPolicy]) -> _Slice:
         policies,
         cedarpy.PolicySet.from_json_str(json.dumps(document)),
         any(policy.reads.arguments for policy in policies),
+        beside,
     )
 
 

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import cedarpy
@@ -45,10 +46,21 @@ class ParsedPolicy:
     """Whether it says more than whom and what it is about."""
     approval: str
     """Of DECIDER_ROLES, for a permit that counts only if a person says yes to the call; else empty."""
+    text: str = field(repr=False)
+    """As it was written."""
+    shadow: bool = False
+    """It decides nothing: what it would change is told beside the decision."""
+    expire_time: datetime | None = None
+    """From then on it is as if it were not there."""
 
 
-def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
-    """Exactly one static policy; raises PolicyTextError with the parser's own words."""
+def parse_policy(
+    policy_id: str, text: str, *, shadow: bool = False, expire_time: datetime | None = None
+) -> ParsedPolicy:
+    """Exactly one static policy; raises PolicyTextError with the parser's own words.
+
+    `policy_id` is how decisions name it.
+    """
     if len(text.encode()) > MAX_BYTES:
         raise PolicyTextError(f"longer than {MAX_BYTES} bytes")
     _check_nesting(text)
@@ -81,6 +93,9 @@ def parse_policy(policy_id: str, text: str) -> ParsedPolicy:
         permits=body["effect"] == "permit",
         conditional=bool(body["conditions"]),
         approval=_approval(body),
+        text=text,
+        shadow=shadow,
+        expire_time=expire_time,
     )
 
 

@@ -10,5 +10,6 @@ GRANTS = {
     "connection": "SELECT, INSERT, UPDATE, DELETE",
     "policy": "SELECT, INSERT, UPDATE, DELETE",
     "policy_head": "SELECT, INSERT, UPDATE",
+    "policy_version": "SELECT, INSERT",
     "tool_call": "SELECT, INSERT, UPDATE",
 }

@@ -174,7 +174,12 @@ class ExecuteCall:
         except Exception as error:
             refusal = error if isinstance(error, DomainError) else broken()
             verdicts = pending.verdicts
-            call = replace(begun.call, verdicts=verdicts.all(), policy_ids=verdicts.policy_ids)
+            call = replace(
+                begun.call,
+                verdicts=verdicts.all(),
+                policy_ids=verdicts.policy_ids,
+                shadow_policy_ids=verdicts.shadow_policy_ids,
+            )
             await self._steps.write_ahead.withdraw(call, refusal)
             raise
 

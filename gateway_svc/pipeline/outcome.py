@@ -89,6 +89,8 @@ class Outcomes:
             audit_index=begun.audit_index,
             isolation=outcome.isolation,
             approval_id=str(begun.call.approval_id) if begun.call.approval_id else "",
+            policy_ids=begun.call.policy_ids,
+            agent_digest=asked.agent_digest,
         )
         if asked.kind is CallKind.MODEL:
             receipt.connection = asked.tool

@@ -32,12 +32,14 @@ class PolicyCheck:
         asked = pending.asked
         decision = self._decide(pending, arguments, asked.agent, asked.agent_version)
         pending.verdicts.policy_ids = decision.policy_ids
+        pending.verdicts.shadow_policy_ids = decision.shadow_policy_ids
         roles = [decision.approval]
         if not decision.allowed:
             pending.verdicts.failed(Check.ALLOW, decision.explanation)
             raise policy_denied(asked, forbidden=bool(decision.policy_ids))
         for ancestor in asked.ancestors:
             above = self._decide(pending, arguments, ancestor.agent, ancestor.agent_version)
+            pending.verdicts.shadow_policy_ids += above.shadow_policy_ids
             if not above.allowed:
                 pending.verdicts.policy_ids = above.policy_ids
                 pending.verdicts.failed(

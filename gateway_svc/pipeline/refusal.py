@@ -63,6 +63,7 @@ def refused(pending: Pending, *, reason: str, message: str, time: datetime) -> T
         status=CallStatus.REFUSED,
         verdicts=pending.verdicts.all(),
         policy_ids=pending.verdicts.policy_ids,
+        shadow_policy_ids=pending.verdicts.shadow_policy_ids,
         approval_id=pending.verdicts.approval_id,
         reason=reason,
         message=message,

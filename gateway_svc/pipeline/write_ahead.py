@@ -120,6 +120,7 @@ class WriteAhead:
             status=CallStatus.RUNNING,
             verdicts=cleared.pending.verdicts.all(),
             policy_ids=cleared.policy_ids,
+            shadow_policy_ids=cleared.pending.verdicts.shadow_policy_ids,
             approval_id=cleared.approval_id,
             reserve=cleared.reserve,
             owner=self._ownership.owner(),

@@ -20,10 +20,12 @@ async def store_policy(
     else:
         return made.policy, True
     stored = await suite.call(suite.policies.GetPolicy, messages.GetPolicyRequest(policy_id=policy.policy_id))
-    if stored.policy.cedar != policy.cedar:
+    said, known = ((each.cedar, each.mode, each.expire_time) for each in (policy, stored.policy))
+    if said != known:
         raise CliError(
-            f"Policy {policy.policy_id} exists already and says something else:\n{stored.policy.cedar}",
-            "Give this one another --id.",
+            f"Policy {policy.policy_id} exists already and says something else, in its text, its mode"
+            f" or until when:\n{stored.policy.cedar}",
+            "Give this one another --id, or change that one: interlock policies update.",
             reason="NAME_TAKEN",
         )
     return stored.policy, False

@@ -1,9 +1,10 @@
 """What the registry commands ask of the registry."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from interlock.cli.manifest import AgentEntry, Manifest, ToolEntry
+from interlock.cli.policies import misfit_lines, naming
 from interlock.client.client import Client
 from interlock.client.errors import InterlockError
 from interlock.registry.v1 import agent_pb2, registry_service_pb2, tool_pb2, tool_service_pb2
@@ -13,7 +14,7 @@ _PAGE = 1000
 
 async def publish(
     suite: Client, manifest: Manifest, *, with_agents: bool, dry_run: bool
-) -> AsyncIterator[dict[str, str]]:
+) -> AsyncIterator[dict[str, Any]]:
     """Create what is missing and publish every version: tools first, since agents are bound to them."""
     for tool in manifest.tools:
         yield await _publish_tool(suite, tool, dry_run=dry_run)
@@ -22,10 +23,12 @@ async def publish(
             yield await _publish_agent(suite, agent, dry_run=dry_run)
 
 
-def published_line(published: Mapping[str, str]) -> str:
-    """What was published, as a line."""
+def published_lines(published: Mapping[str, Any]) -> Iterator[str]:
+    """What was published, and which policies do not fit it."""
     what = f"{published['kind']} {published['name']} {published['version']}"
-    return f"{what:<32}  {published['digest']}"
+    yield f"{what:<32}  {published['digest']}"
+    for line in published.get("misfits", ()):
+        yield f"  {line}"
 
 
 def table(
@@ -81,7 +84,7 @@ async def get_version(
     return (await suite.call(suite.tools.GetToolVersion, wanted)).tool_version
 
 
-async def _publish_tool(suite: Client, entry: ToolEntry, *, dry_run: bool) -> dict[str, str]:
+async def _publish_tool(suite: Client, entry: ToolEntry, *, dry_run: bool) -> dict[str, Any]:
     if not dry_run:
         await _unless_taken(
             suite, suite.tools.CreateTool, tool_service_pb2.CreateToolRequest(name=entry.name)
@@ -92,7 +95,20 @@ async def _publish_tool(suite: Client, entry: ToolEntry, *, dry_run: bool) -> di
             tool=entry.name, version=entry.version, spec=entry.spec, validate_only=dry_run
         ),
     )
-    return _done("tool", entry.name, answer.tool_version.version, answer.tool_version.digest)
+    version = answer.tool_version.version
+    done: dict[str, Any] = _done("tool", entry.name, version, answer.tool_version.digest)
+    # What is not stored the gateway cannot look at.
+    if not dry_run and (misfits := await _misfits(suite, entry.name, version)):
+        done["misfits"] = misfits
+    return done
+
+
+async def _misfits(suite: Client, tool: str, version: str) -> list[str]:
+    try:
+        return [line for policy in await naming(suite, tool, version) for line in misfit_lines(policy)]
+    except InterlockError as error:
+        # The version stands, whatever the gateway says.
+        return [f"policies that name it were not looked at: {error}"]
 
 
 async def _publish_agent(suite: Client, entry: AgentEntry, *, dry_run: bool) -> dict[str, str]:

@@ -130,7 +130,8 @@ def _add_publish(group: click.Group, kind: str) -> None:
                 ):
                     published.append(each)
                     if not as_json:
-                        display.emit(publishing.published_line(each))
+                        for line in publishing.published_lines(each):
+                            display.emit(line)
             if as_json:
                 display.emit_json(published)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from interlock.cli.display import name_of
 from interlock.cli.escaping import one_line
-from interlock.gateway.v1 import gateway_service_pb2, tool_call_pb2
+from interlock.gateway.v1 import gateway_service_pb2, policy_service_pb2, tool_call_pb2
 
 
 def call_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
@@ -16,6 +16,23 @@ def call_lines(call: tool_call_pb2.ToolCall) -> Iterator[str]:
     yield from verdict_lines(call)
     if call.audit_index >= 0:
         yield f"  audit entry #{call.audit_index}, task {call.task_id}, step {call.step_key}"
+
+
+def decision_lines(told: policy_service_pb2.ExplainDecisionResponse) -> Iterator[str]:
+    """The verdicts on a call, and the policies that had a say in it."""
+    yield from call_lines(told.tool_call)
+    for what, policies in (("decided", told.policies), ("in shadow mode", told.shadow_policies)):
+        for policy in policies:
+            yield f"  {what}: {one_line(policy.policy_id)}, version {policy.version}"
+            for line in policy.cedar.rstrip().splitlines() or ["(a policy of tenant system)"]:
+                yield f"    {one_line(line)}"
+
+
+def shadow_line(call: tool_call_pb2.ToolCall) -> str:
+    """A call that a policy in shadow mode would have decided otherwise."""
+    (said,) = [each.explanation for each in call.verdicts if each.check == "allow"] or [""]
+    what = f"{call.agent} → {call.tool} {call.tool_version}"
+    return f"{call.call_id}  {one_line(what)}: {status_name(call)}. {one_line(said)}"
 
 
 def checked_lines(checked: gateway_service_pb2.CheckToolCallResponse) -> Iterator[str]:
@@ -44,7 +61,8 @@ def allowed_lines(listed: gateway_service_pb2.ListAllowedToolsResponse) -> Itera
 
 def _voice(voice: gateway_service_pb2.PolicyVoice) -> str:
     asks = f" with approval by {voice.approval_role}" if voice.approval_role else ""
-    return f"{'permit' if voice.permits else 'forbid'} {one_line(voice.policy_id)}{asks}"
+    shadow = " in shadow mode" if voice.shadow else ""
+    return f"{'permit' if voice.permits else 'forbid'} {one_line(voice.policy_id)}{asks}{shadow}"
 
 
 def verdict_lines(

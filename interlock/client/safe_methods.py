@@ -63,7 +63,7 @@ SAFE_METHODS = frozenset(
             "GetSandboxStatus",
             "GetPublicKeys",
         ),
-        _POLICIES: ("GetPolicy", "ListPolicies"),
+        _POLICIES: ("GetPolicy", "ListPolicies", "ListPolicyVersions", "ExplainDecision"),
         _APPROVALS: ("GetApproval", "ListApprovals", "DecideApproval"),
         _CONNECTIONS: ("GetConnection", "ListConnections"),
         _LIMITS: ("ListCallLimits",),

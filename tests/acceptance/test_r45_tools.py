@@ -80,7 +80,7 @@ async def test_R45_2_nothing_is_allowed_by_default_and_an_allow_holds_for_its_ag
     task = await run(client, DENIED.name, value=9)
     assert (task.state, task.result_json) == (COMPLETED, "9")
     (executed,) = await calls(client, task.task_id)
-    assert list(executed.policy_ids) == [f"{DENIED.name}-may"]
+    assert list(executed.policy_ids) == [f"{DENIED.name}-may@1"]
     await refused_call(client, await run(client, DENIED.name, value=10), "POLICY_DENIED")
     await refused_call(client, await run(client, DENIED.name, value="nine"), "POLICY_DENIED")
 

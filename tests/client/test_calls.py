@@ -113,5 +113,6 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "SetConnectionCredential",
         "SetToolStatus",
         "UpdateConnection",
+        "UpdatePolicy",
         "UpdateQueue",
     }

@@ -61,6 +61,35 @@ def test_a_check_says_what_would_become_of_a_call_and_which_tools_an_agent_has(s
     assert "✓ bench_echo" in listed and ", on a condition" in listed
 
 
+def test_policies_are_tried_in_shadow_changed_explained_and_deleted(suite: Suite, tmp_path: Path) -> None:
+    text = tmp_path / "never.cedar"
+    who, what = f'Interlock::Agent::"{CONDITIONAL}"', 'Interlock::Tool::"bench_echo"'
+    names = f"principal == {who}, action, resource == {what}"
+    text.write_text(f'forbid ({names}) when {{ context.arguments.text == "shade" }};\n')
+    misspelt = tmp_path / "misspelt.cedar"
+    misspelt.write_text(text.read_text().replace("arguments.text", "arguments.txt"))
+    error = suite.error("policies", "create", "never", str(misspelt))
+    assert error["reason"] == "POLICY_INVALID" and "`text`" in json.dumps(error)
+
+    suite.json("allow", CONDITIONAL, "bench_echo", "--when", 'context.arguments.text == "shade"')
+    made = suite.json("policies", "create", "never", str(text), "--shadow", "--until", "2999-01-01T00:00:00Z")
+    assert (made["version"], made["mode"]) == (1, "POLICY_MODE_SHADOW")
+    assert ended(suite, CONDITIONAL, "shade")["result"] == {"echo": "shade"}
+    (call,) = suite.json("policies", "changes", "never")
+    assert "`never@1` would refuse it" in suite.cli("policies", "changes", "never").stdout
+    explained = suite.cli("why", call["call_id"], "--policies").stdout
+    assert "in shadow mode: never, version 1" in explained and "forbid (" in explained
+
+    changed = suite.json("policies", "update", "never", "--mode", "enforce", "--until", "never")
+    assert (changed["version"], "expire_time" in changed) == (2, False)
+    assert ended(suite, CONDITIONAL, "shade")["error"]["error_class"] == "POLICY_DENIED"
+    assert "never" in suite.cli("policies", "list", "--tool", "bench_echo").stdout
+    suite.json("policies", "delete", "never", "--etag", changed["etag"])
+    assert ended(suite, CONDITIONAL, "shade")["result"] == {"echo": "shade"}
+    assert [each["version"] for each in suite.json("policies", "versions", "never")] == [2, 1]
+    assert "version 2, enforce" in suite.cli("policies", "get", "never", "--version", "2").stdout
+
+
 @pytest.mark.parametrize(("says", "state"), [("approve", "COMPLETED"), ("deny", "FAILED")])
 def test_a_call_waits_for_a_person_who_sees_what_it_is_and_decides(
     suite: Suite, says: str, state: str

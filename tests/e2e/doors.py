@@ -41,7 +41,12 @@ class Method:
         """Its request, with those of the fields that it has."""
         known = self.described.input_type.fields_by_name
         kind = message_factory.GetMessageClass(self.described.input_type)
-        return kind(**{name: value for name, value in fields.items() if name in known})
+        # Versions of agents and tools are texts; the same name stands for a number elsewhere.
+        numbers = {name for name, each in known.items() if each.cpp_type == each.CPPTYPE_INT32}
+        texts = {name for name, value in fields.items() if isinstance(value, str)}
+        return kind(
+            **{name: fields[name] for name in fields if name in known and name not in numbers & texts}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

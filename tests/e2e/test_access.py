@@ -124,6 +124,9 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "CreatePolicy": _ADMINS,
         "GetPolicy": _POLICY_READERS,
         "ListPolicies": _POLICY_READERS,
+        "UpdatePolicy": _ADMINS,
+        "ListPolicyVersions": _POLICY_READERS,
+        "ExplainDecision": _POLICY_READERS,
         "DeletePolicy": _ADMINS,
     },
     "interlock.gateway.v1.ApprovalService": {
@@ -363,7 +366,7 @@ def test_its_own_tenant_sees_it_by_the_very_same_requests(
         *("GetToolCall", "ListToolCalls", "ListAllowedTools"),
         *("GetAgent", "ListAgents", "GetAgentVersion", "ListAgentVersions", "FindAgentsForTask"),
         *("GetTool", "ListTools", "GetToolVersion", "ListToolVersions"),
-        *("GetPolicy", "ListPolicies", "GetEntry", "GetAuditTrail"),
+        *("GetPolicy", "ListPolicies", "ListPolicyVersions", "GetEntry", "GetAuditTrail"),
     }
 
 

@@ -70,7 +70,7 @@ async def test_a_call_waits_for_a_person_and_runs_once_after_the_yes(asking: Wor
         call.tool_digest,
         call.argument_digest,
     )
-    assert (found.submitter, list(found.policy_ids), found.decider_role) == ("ada", ["asks"], "DEVELOPER")
+    assert (found.submitter, list(found.policy_ids), found.decider_role) == ("ada", ["asks@1"], "DEVELOPER")
     assert asking.runs == 0
     decided = await decide(asking, approval_id)
     assert (decided.status, decided.decider, decided.decision_reason) == (APPROVED, "grace", "because")

@@ -79,14 +79,14 @@ async def test_every_policy_says_what_it_says_to_this_very_call(closed_world: Wo
         )
         answer = await check(world, '{"n": 50}')
         voices = {each.policy_id: each for each in answer.policies}
-        assert (voices["small"].permits, voices["small"].applies, voices["small"].conditional) == (
+        assert (voices["small@1"].permits, voices["small@1"].applies, voices["small@1"].conditional) == (
             True,
             False,
             True,
         )
-        assert (voices["asks"].applies, voices["asks"].approval_role) == (True, "DEVELOPER")
-        assert (voices["stumbles"].permits, voices["stumbles"].applies) == (False, False)
-        assert "could not be evaluated" in voices["stumbles"].error
+        assert (voices["asks@1"].applies, voices["asks@1"].approval_role) == (True, "DEVELOPER")
+        assert (voices["stumbles@1"].permits, voices["stumbles@1"].applies) == (False, False)
+        assert "could not be evaluated" in voices["stumbles@1"].error
         assert (answer.allowed, answer.reason) == (False, "POLICY_DENIED")
 
 
@@ -133,7 +133,7 @@ async def test_the_tools_of_an_agent_are_listed_with_what_stands_in_their_way(cl
         "unheard": False,
     }
     assert [name for name, each in found.items() if "disabled" in each.message] == ["off"]
-    assert "bars forbids" in found["barred"].message
+    assert "bars@1 forbids" in found["barred"].message
     assert "interlock allow" in found["unheard"].message
 
 
@@ -151,7 +151,7 @@ async def test_policies_of_the_system_hold_for_every_tenant_and_no_tenant_change
             answer = await check(world)
             assert (answer.allowed, answer.reason) == (False, "POLICY_DENIED")
             (voice,) = [each for each in answer.policies if not each.permits]
-            assert (voice.policy_id, voice.applies) == (f"system/{policy_id}", True)
+            assert (voice.policy_id, voice.applies) == (f"system/{policy_id}@1", True)
             assert await world.reason(world.permit()) == "POLICY_DENIED"
         finally:
             await world.sql(

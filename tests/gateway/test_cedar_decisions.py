@@ -1,6 +1,7 @@
 """Cedar made to fail closed: default deny, and whatever cannot be evaluated denies."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,52 @@ def test_looking_at_a_whole_record_is_looking_at_everything_in_it() -> None:
     assert not decide(text, arguments={"amount": 5, "ratio": 0.5}).allowed
 
 
+def decide_beside(
+    shadow: str, *policies: str, arguments: dict[str, Any] | None = None
+) -> tuple[Decision, Decision]:
+    """What is decided without a policy, and beside it in shadow mode."""
+    question = Question(
+        agent="analyst",
+        agent_version="1.0.0",
+        tool="read",
+        attempt=1,
+        arguments=arguments or {},
+        submitter=None,
+    )
+    parsed = [parse_policy(f"p{n}", text) for n, text in enumerate(policies)]
+    beside = parse_policy("shade", shadow, shadow=True)
+    return PolicyIndex(parsed).decide(question), PolicyIndex([*parsed, beside]).decide(question)
+
+
+@pytest.mark.parametrize(
+    ("shadow", "policies", "arguments", "said"),
+    [
+        (FORBID_LARGE, [PERMIT], {"amount": 101}, "would refuse it"),
+        (PERMIT, [], {}, "would allow it"),
+        (f'@approval("ADMIN") {PERMIT}', [PERMIT], {}, "would ask ADMIN about it"),
+        (f'@approval("ADMIN") {PERMIT}', [f'@approval("DEVELOPER") {PERMIT}'], {}, "ask ADMIN about it"),
+        # It stumbles, which would deny; and so it does where Cedar could not even be given the arguments.
+        (FORBID_LARGE, [PERMIT], {}, "would refuse it"),
+        (FORBID_LARGE, [PERMIT], {"amount": 0.5}, "would refuse it"),
+        (FORBID_LARGE, [PERMIT], {"amount": 100}, ""),
+        (PERMIT, [PERMIT], {}, ""),
+        (FORBID_LARGE, [], {"amount": 101}, ""),
+    ],
+)
+def test_a_policy_in_shadow_mode_decides_nothing_and_says_what_it_would_change(
+    shadow: str, policies: list[str], arguments: dict[str, Any], said: str
+) -> None:
+    without, beside = decide_beside(shadow, *policies, arguments=arguments)
+    assert (beside.allowed, beside.policy_ids, beside.approval) == (
+        without.allowed,
+        without.policy_ids,
+        without.approval,
+    )
+    assert beside.shadow_policy_ids == (("shade",) if said else ())
+    assert said in beside.explanation
+    assert said or beside == without
+
+
 def test_a_submitter_that_is_not_known_denies_what_asks_for_it() -> None:
     text = 'permit (principal, action, resource) when { context.submitter.subject == "ada" };'
     assert not decide(text, submitter=None).allowed
@@ -196,30 +243,67 @@ def test_only_a_value_that_the_guard_means_to_let_through_opens_it(member: str, 
         assert harmless(value)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    scopes=st.lists(
-        st.tuples(
-            st.sampled_from(["permit", "forbid"]),
-            st.sampled_from([None, "a", "b"]),
-            st.sampled_from([None, "x", "y"]),
-        ),
-        max_size=8,
+_conditions = st.sampled_from(
+    [
+        "",
+        " when { context.arguments.amount <= 10 }",
+        " unless { context.arguments has approver }",
+        ' when { context.submitter.roles.contains("DEVELOPER") }',
+        " when { context.arguments.missing == 1 }",
+    ]
+)
+_policies = st.builds(
+    lambda mode, effect, who, what, condition: (mode, f"{effect} ({who}, action, {what}){condition};"),
+    st.sampled_from(["enforced", "shadow"]),
+    st.sampled_from(["permit", "forbid"]),
+    st.sampled_from(
+        [
+            "principal",
+            "principal is Interlock::Agent",
+            'principal == Interlock::Agent::"a"',
+            'principal == Interlock::Agent::"b"',
+        ]
     ),
+    st.sampled_from(
+        [
+            "resource",
+            "resource is Interlock::Tool",
+            'resource == Interlock::Tool::"x"',
+            'resource == Interlock::Tool::"y"',
+        ]
+    ),
+    _conditions,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    texts=st.lists(_policies, max_size=8),
     agent=st.sampled_from("abc"),
     tool=st.sampled_from("xyz"),
+    arguments=st.fixed_dictionaries(
+        {}, optional={"amount": st.sampled_from([1, 11, "1"]), "approver": st.just("ada")}
+    ),
 )
 def test_a_slice_decides_as_the_full_set_would(
-    scopes: list[tuple[str, str | None, str | None]], agent: str, tool: str
+    texts: list[tuple[str, str]], agent: str, tool: str, arguments: dict[str, Any]
 ) -> None:
-    def policy(effect: str, principal: str | None, resource: str | None) -> str:
-        who = f'principal == Interlock::Agent::"{principal}"' if principal else "principal"
-        what = f'resource == Interlock::Tool::"{resource}"' if resource else "resource"
-        return f"{effect} ({who}, action, {what});"
+    policies = [parse_policy(f"p{n}", text, shadow=mode == "shadow") for n, (mode, text) in enumerate(texts)]
+    # Whoever names nobody is in every slice: so all of them are in one.
+    unsliced = [replace(policy, agent=None, tool=None) for policy in policies]
+    question = Question(
+        agent=agent,
+        agent_version="1.0.0",
+        tool=tool,
+        attempt=1,
+        arguments=arguments,
+        submitter=Submitter(tenant="default", subject="ada", roles=("DEVELOPER",)),
+    )
+    assert _told(PolicyIndex(policies).decide(question)) == _told(PolicyIndex(unsliced).decide(question))
 
-    matching = [effect for effect, who, what in scopes if who in (None, agent) and what in (None, tool)]
-    expected = "permit" in matching and "forbid" not in matching
-    assert decide(*(policy(*scope) for scope in scopes), agent=agent, tool=tool).allowed is expected
+
+def _told(decision: Decision) -> Any:
+    return decision.allowed, decision.policy_ids, decision.doubtful, decision.shadow_policy_ids
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ async def test_after_an_allow_the_same_call_passes_under_the_same_id(world: Worl
         ("TOOL_RESULT", "COMPLETED", ""),
     ]
     call = await world.get(permit)
-    assert list(call.policy_ids) == ["echo"]
+    assert list(call.policy_ids) == ["echo@1"]
     assert set(verdicts(call).values()) == {"passed"}
 
 
@@ -259,7 +259,9 @@ async def test_a_forbid_that_stumbles_over_the_arguments_refuses(world: World) -
 
 async def test_another_tenants_policies_allow_nothing_here(world: World) -> None:
     await world.sql(
-        "INSERT INTO policy VALUES ('somebody', 'all', :cedar, '', now(), 'x', 'e')",
+        "INSERT INTO policy (tenant, policy_id, version, cedar, description, mode, create_time, creator,"
+        " update_time, updater, etag)"
+        " VALUES ('somebody', 'all', 1, :cedar, '', 'ENFORCE', now(), 'x', now(), 'x', 'e')",
         cedar="permit (principal, action, resource);",
     )
     await world.sql("INSERT INTO policy_head VALUES ('somebody', 1)")

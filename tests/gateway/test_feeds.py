@@ -21,7 +21,7 @@ async def test_policies_that_were_not_read_for_ten_seconds_decide_nothing(
     gateway_database: ServiceDatabase,
 ) -> None:
     database, clock = Database(gateway_database.service_url), ManualClock()
-    book = PolicyBook(PolicyStore(database), monotonic=clock.monotonic)
+    book = PolicyBook(PolicyStore(database), clock, monotonic=clock.monotonic)
     with pytest.raises(Unavailable, match="has not been heard yet"):
         book.decide("nobody", QUESTION)
     await book.refresh()

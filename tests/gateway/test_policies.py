@@ -1,17 +1,34 @@
 """Policies as a resource of their tenant."""
 
+import json
+import uuid
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from psycopg.errors import InsufficientPrivilege
 
+from gateway_svc.cedar.decision import Question
+from gateway_svc.policies import Policies
+from gateway_svc.policy import PolicyContent, PolicyMode
+from gateway_svc.policy_book import PolicyBook
+from gateway_svc.policy_fit import PolicyFit
+from gateway_svc.policy_store import PolicyStore
+from interlock.gateway.v1 import gateway_service_pb2, gateway_service_pb2_grpc, policy_service_pb2_grpc
 from interlock.gateway.v1 import policy_service_pb2 as messages
-from interlock.gateway.v1 import policy_service_pb2_grpc
+from interlock.registry.v1 import tool_pb2
+from interlock_suite.databases import ServiceDatabase
+from svc_kit.clock import ManualClock
+from svc_kit.database import Database
+from svc_kit.errors import InvalidArgument
 from svc_kit.identity import Role
 from svc_kit.status import RemoteError, from_rpc_error
 from tests.gateway.world import World, gateway, payload, until
 
 PERMIT = "permit (principal, action, resource);"
+FORBID = "forbid (principal, action, resource);"
 
 
 class Client:
@@ -168,3 +185,185 @@ async def test_a_forbid_of_tenant_system_holds_in_every_tenant(world: World, cli
     assert await world.reason(world.permit()) == "POLICY_DENIED"
     await system("DeletePolicy", messages.DeletePolicyRequest(policy_id="never"))
     assert await world.reason(world.permit()) == ""
+
+
+ROWS = 'permit (principal, action, resource == Interlock::Tool::"echo") when { context.arguments.rows <= 9 };'
+SCHEMA = {"type": "object", "properties": {"rows": {"type": "integer"}}, "required": ["rows"]}
+
+
+async def updated(client: Client, policy_id: str, etag: str = "", **fields: Any) -> messages.Policy:
+    policy = messages.Policy(policy_id=policy_id, etag=etag, **fields)
+    request = messages.UpdatePolicyRequest(policy=policy, update_mask=FieldMask(paths=list(fields)))
+    answer = await client("UpdatePolicy", request)
+    stored: messages.Policy = answer.policy
+    return stored
+
+
+async def test_a_change_makes_a_new_version_and_every_version_stays_readable(
+    world: World, client: Client
+) -> None:
+    first = await client.create("p", description="first")
+    second = await updated(client, "p", first.etag, cedar=FORBID)
+    assert (second.version, second.cedar, second.description) == (2, FORBID, "first")
+    assert (second.create_time, second.creator) == (first.create_time, "ada")
+    assert await world.reason(world.permit()) == "POLICY_DENIED"
+    for etag, changes, reason in (
+        (first.etag, {"description": "x"}, "ETAG_MISMATCH"),
+        ("", {"cedar": "permit ("}, "POLICY_INVALID"),
+        ("", {"description": "x" * 501}, "INVALID_FIELDS"),
+        ("", {"creator": "eve"}, "INVALID_FIELDS"),
+        ("", {}, "INVALID_FIELDS"),
+    ):
+        with pytest.raises(RemoteError) as refused:
+            await updated(client, "p", etag, **changes)
+        assert refused.value.reason == reason
+    with pytest.raises(RemoteError) as refused:
+        await updated(client, "nowhere", description="x")
+    assert refused.value.reason == "POLICY_NOT_FOUND"
+
+    await client("DeletePolicy", messages.DeletePolicyRequest(policy_id="p"))
+    again = await client.create("p")
+    assert again.version == 3
+    versions = await client(
+        "ListPolicyVersions", messages.ListPolicyVersionsRequest(policy_id="p", page_size=2)
+    )
+    assert [each.version for each in versions.versions] == [3, 2]
+    rest = await client(
+        "ListPolicyVersions",
+        messages.ListPolicyVersionsRequest(policy_id="p", page_size=2, page_token=versions.next_page_token),
+    )
+    assert [each.cedar for each in rest.versions] == [PERMIT]
+    old = await client("GetPolicy", messages.GetPolicyRequest(policy_id="p", version=2))
+    assert old.policy.cedar == FORBID
+    for version, reason in ((4, "POLICY_NOT_FOUND"), (-1, "INVALID_FIELDS")):
+        with pytest.raises(RemoteError) as refused:
+            await client("GetPolicy", messages.GetPolicyRequest(policy_id="p", version=version))
+        assert refused.value.reason == reason
+
+
+async def test_the_service_cannot_change_or_delete_a_version(world: World, client: Client) -> None:
+    await client.create("p")
+    for statement in ("UPDATE policy_version SET cedar = ''", "DELETE FROM policy_version"):
+        with pytest.raises(InsufficientPrivilege):
+            await world.sql(f"WITH gone AS ({statement} RETURNING 1) SELECT 1")
+
+
+async def test_a_call_names_the_policies_in_shadow_mode_that_would_have_changed_it(
+    world: World, client: Client
+) -> None:
+    await client.create("all")
+    await client.create("never", FORBID, mode=messages.POLICY_MODE_SHADOW)
+    permit = world.permit()
+    assert await world.reason(permit) == ""
+    call = await world.get(permit)
+    assert (list(call.policy_ids), list(call.shadow_policy_ids)) == (["all@1"], ["never@1"])
+    (allow,) = [each for each in call.verdicts if each.check == "allow"]
+    assert "`never@1` would refuse it" in allow.explanation
+    assert await shadowed(world, "never@1") == [call.call_id]
+    assert await shadowed(world, "never@2") == []
+
+    explained = await Client(world, Role.AUDITOR)(
+        "ExplainDecision", messages.ExplainDecisionRequest(call_id=call.call_id)
+    )
+    await updated(client, "all", cedar="permit (principal, action, resource) when { true };")
+    await client("DeletePolicy", messages.DeletePolicyRequest(policy_id="never"))
+    again = await client("ExplainDecision", messages.ExplainDecisionRequest(call_id=call.call_id))
+    assert explained == again
+    assert [(each.version, each.cedar) for each in again.policies] == [(1, PERMIT)]
+    assert [each.cedar for each in again.shadow_policies] == [FORBID]
+
+    await client.create("never", FORBID)
+    assert await world.reason(world.permit()) == "POLICY_DENIED"
+    with pytest.raises(RemoteError) as missing:
+        await client("ExplainDecision", messages.ExplainDecisionRequest(call_id=str(uuid.uuid4())))
+    assert missing.value.reason == "TOOL_CALL_NOT_FOUND"
+
+
+async def test_what_a_policy_reads_must_be_in_the_schema_of_the_tool_that_it_names(
+    closed_world: World,
+) -> None:
+    version = closed_world.publish_tool(input_schema=SCHEMA)
+    async with gateway(closed_world) as world:
+        client = Client(world)
+        for wrong, said in (("rows", "row"), ("<= 9", '== "9"')):
+            with pytest.raises(RemoteError, match=r"echo 1\.0\.0") as refused:
+                await client.create("p", ROWS.replace(wrong, said))
+            assert refused.value.reason == "POLICY_INVALID"
+        stored = await client.create("p", ROWS)
+        assert not stored.misfits
+        await client.create("of-another", ROWS.replace("echo", "other"))
+
+        newer = tool_pb2.ToolVersion()
+        newer.CopyFrom(version)
+        newer.version = "2.0.0"
+        newer.spec.input_schema_json = json.dumps({"type": "object", "properties": {"lines": {}}})
+        tool = tool_pb2.Tool(name="echo", latest_version="2.0.0", status=tool_pb2.STATUS_ACTIVE)
+        world.registry.publish(world.tenant, newer, tool)
+
+        async def misfit() -> bool:
+            read = await client("GetPolicy", messages.GetPolicyRequest(policy_id="p"))
+            return [each.tool_version for each in read.policy.misfits] == ["2.0.0"]
+
+        await until(misfit)
+        request = messages.ListPoliciesRequest(tool="echo", tool_version="2.0.0")
+        listed = (await client("ListPolicies", request)).policies
+        assert [(each.policy_id, len(each.misfits)) for each in listed] == [("p", 1)]
+        assert "`lines`" in listed[0].misfits[0].message
+        # The text can be mended, and meanwhile everything else about it changed.
+        with pytest.raises(RemoteError) as refused:
+            await updated(client, "p", cedar=ROWS.replace("9", "8"))
+        assert refused.value.reason == "POLICY_INVALID"
+        assert (await updated(client, "p", mode=messages.POLICY_MODE_SHADOW)).version == 2
+        for tool_name, reason in (("echo", "TOOL_VERSION_NOT_FOUND"), ("", "INVALID_FIELDS")):
+            request = messages.ListPoliciesRequest(tool=tool_name, tool_version="9.0.0")
+            with pytest.raises(RemoteError) as refused:
+                await client("ListPolicies", request)
+            assert refused.value.reason == reason
+
+
+class _NoTools:
+    """A registry without any."""
+
+    def tool(self, *_: str) -> None:
+        return None
+
+    def tool_version(self, *_: str) -> None:
+        return None
+
+    async def fetch_tool_version(self, *_: str) -> None:
+        return None
+
+
+async def test_a_policy_ends_when_it_expires(gateway_database: ServiceDatabase) -> None:
+    database, clock = Database(gateway_database.service_url), ManualClock()
+    store, tenant = PolicyStore(database), "expiring"
+    book = PolicyBook(store, clock, monotonic=lambda: 0.0)
+    policies = Policies(store, book, PolicyFit(_NoTools()), clock, committed=lambda: None)
+    question = Question(agent="a", agent_version="1.0.0", tool="t", arguments={}, attempt=1, submitter=None)
+
+    def ending(cedar: str, seconds: int) -> PolicyContent:
+        return PolicyContent(
+            cedar=cedar,
+            description="",
+            mode=PolicyMode.ENFORCE,
+            expire_time=clock.now() + timedelta(seconds=seconds),
+        )
+
+    for policy_id, content in (("may", ending(PERMIT, 60)), ("may-not", ending(FORBID, 10))):
+        await policies.create(tenant, "ada", policy_id=policy_id, content=content, validate_only=False)
+    seen = []
+    for later in (9.9, 0.2, 49.8, 0.2):
+        clock.advance(later)
+        seen.append(book.decide(tenant, question).allowed)
+    assert seen == [False, True, True, False]
+    with pytest.raises(InvalidArgument, match="expire_time"):
+        await policies.create(tenant, "ada", policy_id="late", content=ending(PERMIT, 0), validate_only=False)
+    await database.close()
+
+
+async def shadowed(world: World, policy: str) -> list[str]:
+    """Ids of the calls that a policy in shadow mode would have changed."""
+    stub = gateway_service_pb2_grpc.GatewayServiceStub(world.public)
+    request = gateway_service_pb2.ListToolCallsRequest(filter=f'shadow_policy = "{policy}"')
+    answer = await stub.ListToolCalls(request, metadata=world.token(Role.VIEWER))
+    return [call.call_id for call in answer.tool_calls]

@@ -339,8 +339,9 @@ class PolicyVoice(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     APPROVAL_ROLE_FIELD_NUMBER: _builtins.int
     CONDITIONAL_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     policy_id: _builtins.str
-    """Id; of tenant `system` with `system/` before it."""
+    """`id@version`; of tenant `system` with `system/` before it."""
     permits: _builtins.bool
     """True: it permits, false: it forbids, where it applies."""
     applies: _builtins.bool
@@ -351,6 +352,8 @@ class PolicyVoice(_message.Message):
     """The least role that has to approve, of a permit on that condition."""
     conditional: _builtins.bool
     """True when it looks at the call, its arguments or its submitter, and so may apply to one call and not to another."""
+    shadow: _builtins.bool
+    """True: it is in shadow mode and decides nothing."""
     def __init__(
         self,
         *,
@@ -360,10 +363,11 @@ class PolicyVoice(_message.Message):
         error: _builtins.str = ...,
         approval_role: _builtins.str = ...,
         conditional: _builtins.bool = ...,
+        shadow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies", b"applies", "approval_role", b"approval_role", "conditional", b"conditional", "error", b"error", "permits", b"permits", "policy_id", b"policy_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies", b"applies", "approval_role", b"approval_role", "conditional", b"conditional", "error", b"error", "permits", b"permits", "policy_id", b"policy_id", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -523,7 +527,7 @@ class ListToolCallsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     filter: _builtins.str
-    """For example `task_id = "…" AND status = "REFUSED"`."""
+    """For example `task_id = "…" AND status = "REFUSED"`; fields: task_id, agent, tool, status, shadow_policy (`id@version` of a policy that would have changed the decision)."""
     def __init__(
         self,
         *,

@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_options__pb2
+from interlock.gateway.v1 import tool_call_pb2 as interlock_dot_gateway_dot_v1_dot_tool__call__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)interlock/gateway/v1/policy_service.proto\x12\x14interlock.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\"\x8f\x01\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x65\x64\x61r\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"Z\n\x13\x43reatePolicyRequest\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"D\n\x14\x43reatePolicyResponse\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\"%\n\x10GetPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\"A\n\x11GetPolicyResponse\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\"<\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x13\x44\x65letePolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x16\n\x14\x44\x65letePolicyResponse2\xba\x03\n\rPolicyService\x12k\n\x0c\x43reatePolicy\x12).interlock.gateway.v1.CreatePolicyRequest\x1a*.interlock.gateway.v1.CreatePolicyResponse\"\x04\xe8\xe0\x18\x01\x12\x62\n\tGetPolicy\x12&.interlock.gateway.v1.GetPolicyRequest\x1a\'.interlock.gateway.v1.GetPolicyResponse\"\x04\xe8\xe0\x18\x01\x12k\n\x0cListPolicies\x12).interlock.gateway.v1.ListPoliciesRequest\x1a*.interlock.gateway.v1.ListPoliciesResponse\"\x04\xe8\xe0\x18\x01\x12k\n\x0c\x44\x65letePolicy\x12).interlock.gateway.v1.DeletePolicyRequest\x1a*.interlock.gateway.v1.DeletePolicyResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)interlock/gateway/v1/policy_service.proto\x12\x14interlock.gateway.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\x1a$interlock/gateway/v1/tool_call.proto\"C\n\x0cPolicyMisfit\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x14\n\x0ctool_version\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xf8\x02\n\x06Policy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x65\x64\x61r\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63reator\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12.\n\x04mode\x18\n \x01(\x0e\x32 .interlock.gateway.v1.PolicyMode\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0c \x01(\x05\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07updater\x18\x0e \x01(\t\x12\x33\n\x07misfits\x18\x0f \x03(\x0b\x32\".interlock.gateway.v1.PolicyMisfit\"Z\n\x13\x43reatePolicyRequest\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"D\n\x14\x43reatePolicyResponse\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\"6\n\x10GetPolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"A\n\x11GetPolicyResponse\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\"`\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x14\n\x0ctool_version\x18\x04 \x01(\t\"_\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x13UpdatePolicyRequest\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"D\n\x14UpdatePolicyResponse\x12,\n\x06policy\x18\x01 \x01(\x0b\x32\x1c.interlock.gateway.v1.Policy\"U\n\x19ListPolicyVersionsRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x1aListPolicyVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x16\x45xplainDecisionRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"\xb3\x01\n\x17\x45xplainDecisionResponse\x12\x31\n\ttool_call\x18\x01 \x01(\x0b\x32\x1e.interlock.gateway.v1.ToolCall\x12.\n\x08policies\x18\x02 \x03(\x0b\x32\x1c.interlock.gateway.v1.Policy\x12\x35\n\x0fshadow_policies\x18\x03 \x03(\x0b\x32\x1c.interlock.gateway.v1.Policy\"6\n\x13\x44\x65letePolicyRequest\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x16\n\x14\x44\x65letePolicyResponse*Z\n\nPolicyMode\x12\x1b\n\x17POLICY_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13POLICY_MODE_ENFORCE\x10\x01\x12\x16\n\x12POLICY_MODE_SHADOW\x10\x02\x32\x9c\x06\n\rPolicyService\x12k\n\x0c\x43reatePolicy\x12).interlock.gateway.v1.CreatePolicyRequest\x1a*.interlock.gateway.v1.CreatePolicyResponse\"\x04\xe8\xe0\x18\x01\x12\x62\n\tGetPolicy\x12&.interlock.gateway.v1.GetPolicyRequest\x1a\'.interlock.gateway.v1.GetPolicyResponse\"\x04\xe8\xe0\x18\x01\x12k\n\x0cListPolicies\x12).interlock.gateway.v1.ListPoliciesRequest\x1a*.interlock.gateway.v1.ListPoliciesResponse\"\x04\xe8\xe0\x18\x01\x12k\n\x0cUpdatePolicy\x12).interlock.gateway.v1.UpdatePolicyRequest\x1a*.interlock.gateway.v1.UpdatePolicyResponse\"\x04\xe8\xe0\x18\x01\x12}\n\x12ListPolicyVersions\x12/.interlock.gateway.v1.ListPolicyVersionsRequest\x1a\x30.interlock.gateway.v1.ListPolicyVersionsResponse\"\x04\xe8\xe0\x18\x01\x12t\n\x0f\x45xplainDecision\x12,.interlock.gateway.v1.ExplainDecisionRequest\x1a-.interlock.gateway.v1.ExplainDecisionResponse\"\x04\xe8\xe0\x18\x01\x12k\n\x0c\x44\x65letePolicy\x12).interlock.gateway.v1.DeletePolicyRequest\x1a*.interlock.gateway.v1.DeletePolicyResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,26 +41,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLICYSERVICE'].methods_by_name['GetPolicy']._serialized_options = b'\350\340\030\001'
   _globals['_POLICYSERVICE'].methods_by_name['ListPolicies']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['ListPolicies']._serialized_options = b'\350\340\030\001'
+  _globals['_POLICYSERVICE'].methods_by_name['UpdatePolicy']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['UpdatePolicy']._serialized_options = b'\350\340\030\001'
+  _globals['_POLICYSERVICE'].methods_by_name['ListPolicyVersions']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['ListPolicyVersions']._serialized_options = b'\350\340\030\001'
+  _globals['_POLICYSERVICE'].methods_by_name['ExplainDecision']._loaded_options = None
+  _globals['_POLICYSERVICE'].methods_by_name['ExplainDecision']._serialized_options = b'\350\340\030\001'
   _globals['_POLICYSERVICE'].methods_by_name['DeletePolicy']._loaded_options = None
   _globals['_POLICYSERVICE'].methods_by_name['DeletePolicy']._serialized_options = b'\350\340\030\001'
-  _globals['_POLICY']._serialized_start=136
-  _globals['_POLICY']._serialized_end=279
-  _globals['_CREATEPOLICYREQUEST']._serialized_start=281
-  _globals['_CREATEPOLICYREQUEST']._serialized_end=371
-  _globals['_CREATEPOLICYRESPONSE']._serialized_start=373
-  _globals['_CREATEPOLICYRESPONSE']._serialized_end=441
-  _globals['_GETPOLICYREQUEST']._serialized_start=443
-  _globals['_GETPOLICYREQUEST']._serialized_end=480
-  _globals['_GETPOLICYRESPONSE']._serialized_start=482
-  _globals['_GETPOLICYRESPONSE']._serialized_end=547
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=549
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=609
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=611
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=706
-  _globals['_DELETEPOLICYREQUEST']._serialized_start=708
-  _globals['_DELETEPOLICYREQUEST']._serialized_end=762
-  _globals['_DELETEPOLICYRESPONSE']._serialized_start=764
-  _globals['_DELETEPOLICYRESPONSE']._serialized_end=786
-  _globals['_POLICYSERVICE']._serialized_start=789
-  _globals['_POLICYSERVICE']._serialized_end=1231
+  _globals['_POLICYMODE']._serialized_start=1842
+  _globals['_POLICYMODE']._serialized_end=1932
+  _globals['_POLICYMISFIT']._serialized_start=207
+  _globals['_POLICYMISFIT']._serialized_end=274
+  _globals['_POLICY']._serialized_start=277
+  _globals['_POLICY']._serialized_end=653
+  _globals['_CREATEPOLICYREQUEST']._serialized_start=655
+  _globals['_CREATEPOLICYREQUEST']._serialized_end=745
+  _globals['_CREATEPOLICYRESPONSE']._serialized_start=747
+  _globals['_CREATEPOLICYRESPONSE']._serialized_end=815
+  _globals['_GETPOLICYREQUEST']._serialized_start=817
+  _globals['_GETPOLICYREQUEST']._serialized_end=871
+  _globals['_GETPOLICYRESPONSE']._serialized_start=873
+  _globals['_GETPOLICYRESPONSE']._serialized_end=938
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=940
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1036
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1038
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1133
+  _globals['_UPDATEPOLICYREQUEST']._serialized_start=1136
+  _globals['_UPDATEPOLICYREQUEST']._serialized_end=1275
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_start=1277
+  _globals['_UPDATEPOLICYRESPONSE']._serialized_end=1345
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_start=1347
+  _globals['_LISTPOLICYVERSIONSREQUEST']._serialized_end=1432
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_start=1434
+  _globals['_LISTPOLICYVERSIONSRESPONSE']._serialized_end=1535
+  _globals['_EXPLAINDECISIONREQUEST']._serialized_start=1537
+  _globals['_EXPLAINDECISIONREQUEST']._serialized_end=1578
+  _globals['_EXPLAINDECISIONRESPONSE']._serialized_start=1581
+  _globals['_EXPLAINDECISIONRESPONSE']._serialized_end=1760
+  _globals['_DELETEPOLICYREQUEST']._serialized_start=1762
+  _globals['_DELETEPOLICYREQUEST']._serialized_end=1816
+  _globals['_DELETEPOLICYRESPONSE']._serialized_start=1818
+  _globals['_DELETEPOLICYRESPONSE']._serialized_end=1840
+  _globals['_POLICYSERVICE']._serialized_start=1935
+  _globals['_POLICYSERVICE']._serialized_end=2731
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,21 @@ class PolicyServiceStub:
                 request_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.UpdatePolicy = channel.unary_unary(
+                '/interlock.gateway.v1.PolicyService/UpdatePolicy',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyVersions = channel.unary_unary(
+                '/interlock.gateway.v1.PolicyService/ListPolicyVersions',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.FromString,
+                _registered_method=True)
+        self.ExplainDecision = channel.unary_unary(
+                '/interlock.gateway.v1.PolicyService/ExplainDecision',
+                request_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionRequest.SerializeToString,
+                response_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionResponse.FromString,
+                _registered_method=True)
         self.DeletePolicy = channel.unary_unary(
                 '/interlock.gateway.v1.PolicyService/DeletePolicy',
                 request_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.DeletePolicyRequest.SerializeToString,
@@ -71,21 +86,42 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPolicy(self, request, context):
-        """Reads one policy. Errors: NOT_FOUND POLICY_NOT_FOUND.
+        """Reads one policy, or one of its versions. Errors: NOT_FOUND POLICY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID or INVALID_FIELDS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePolicy(self, request, context):
+        """Changes a policy, which gives it its next version. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyVersions(self, request, context):
+        """Lists every version that a policy ever had, also of one that was deleted. Errors: NOT_FOUND POLICY_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainDecision(self, request, context):
+        """Tells how a stored call was decided: the verdicts, and the policies as they stood then. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePolicy(self, request, context):
-        """Deletes a policy. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH.
+        """Deletes a policy; its versions stay readable. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +144,21 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesRequest.FromString,
                     response_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'UpdatePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePolicy,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyResponse.SerializeToString,
+            ),
+            'ListPolicyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyVersions,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.SerializeToString,
+            ),
+            'ExplainDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDecision,
+                    request_deserializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionRequest.FromString,
+                    response_serializer=interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionResponse.SerializeToString,
             ),
             'DeletePolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.DeletePolicy,
@@ -198,6 +249,87 @@ class PolicyService:
             '/interlock.gateway.v1.PolicyService/ListPolicies',
             interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesRequest.SerializeToString,
             interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.PolicyService/UpdatePolicy',
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.UpdatePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.PolicyService/ListPolicyVersions',
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ListPolicyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.gateway.v1.PolicyService/ExplainDecision',
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionRequest.SerializeToString,
+            interlock_dot_gateway_dot_v1_dot_policy__service__pb2.ExplainDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,11 +38,17 @@ class PolicyServiceStub:
     CreatePolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.CreatePolicyRequest, _policy_service_pb2.CreatePolicyResponse]
     """Stores a policy. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, ALREADY_EXISTS NAME_TAKEN."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetPolicyRequest, _policy_service_pb2.GetPolicyResponse]
-    """Reads one policy. Errors: NOT_FOUND POLICY_NOT_FOUND."""
+    """Reads one policy, or one of its versions. Errors: NOT_FOUND POLICY_NOT_FOUND."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListPoliciesRequest, _policy_service_pb2.ListPoliciesResponse]
-    """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+    """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID or INVALID_FIELDS."""
+    UpdatePolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdatePolicyRequest, _policy_service_pb2.UpdatePolicyResponse]
+    """Changes a policy, which gives it its next version. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    ListPolicyVersions: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ListPolicyVersionsRequest, _policy_service_pb2.ListPolicyVersionsResponse]
+    """Lists every version that a policy ever had, also of one that was deleted. Errors: NOT_FOUND POLICY_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+    ExplainDecision: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.ExplainDecisionRequest, _policy_service_pb2.ExplainDecisionResponse]
+    """Tells how a stored call was decided: the verdicts, and the policies as they stood then. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS."""
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.DeletePolicyRequest, _policy_service_pb2.DeletePolicyResponse]
-    """Deletes a policy. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Deletes a policy; its versions stay readable. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -54,11 +60,17 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     CreatePolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.CreatePolicyRequest, _policy_service_pb2.CreatePolicyResponse]  # type: ignore[assignment]
     """Stores a policy. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, ALREADY_EXISTS NAME_TAKEN."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetPolicyRequest, _policy_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
-    """Reads one policy. Errors: NOT_FOUND POLICY_NOT_FOUND."""
+    """Reads one policy, or one of its versions. Errors: NOT_FOUND POLICY_NOT_FOUND."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListPoliciesRequest, _policy_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+    """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID or INVALID_FIELDS."""
+    UpdatePolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdatePolicyRequest, _policy_service_pb2.UpdatePolicyResponse]  # type: ignore[assignment]
+    """Changes a policy, which gives it its next version. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    ListPolicyVersions: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ListPolicyVersionsRequest, _policy_service_pb2.ListPolicyVersionsResponse]  # type: ignore[assignment]
+    """Lists every version that a policy ever had, also of one that was deleted. Errors: NOT_FOUND POLICY_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+    ExplainDecision: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.ExplainDecisionRequest, _policy_service_pb2.ExplainDecisionResponse]  # type: ignore[assignment]
+    """Tells how a stored call was decided: the verdicts, and the policies as they stood then. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS."""
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.DeletePolicyRequest, _policy_service_pb2.DeletePolicyResponse]  # type: ignore[assignment]
-    """Deletes a policy. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Deletes a policy; its versions stay readable. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Policies of the caller's tenant, written in Cedar. Nothing is allowed by default. Writes need ADMIN and are audited; reads need DEVELOPER or AUDITOR.
@@ -79,7 +91,7 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.GetPolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.GetPolicyResponse, _abc.Awaitable[_policy_service_pb2.GetPolicyResponse]]:
-        """Reads one policy. Errors: NOT_FOUND POLICY_NOT_FOUND."""
+        """Reads one policy, or one of its versions. Errors: NOT_FOUND POLICY_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListPolicies(
@@ -87,7 +99,31 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.ListPoliciesResponse, _abc.Awaitable[_policy_service_pb2.ListPoliciesResponse]]:
-        """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+        """Lists policies by id. Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID or INVALID_FIELDS."""
+
+    @_abc_1.abstractmethod
+    def UpdatePolicy(
+        self,
+        request: _policy_service_pb2.UpdatePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.UpdatePolicyResponse, _abc.Awaitable[_policy_service_pb2.UpdatePolicyResponse]]:
+        """Changes a policy, which gives it its next version. Errors: INVALID_ARGUMENT INVALID_FIELDS or POLICY_INVALID, NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+
+    @_abc_1.abstractmethod
+    def ListPolicyVersions(
+        self,
+        request: _policy_service_pb2.ListPolicyVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ListPolicyVersionsResponse, _abc.Awaitable[_policy_service_pb2.ListPolicyVersionsResponse]]:
+        """Lists every version that a policy ever had, also of one that was deleted. Errors: NOT_FOUND POLICY_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
+
+    @_abc_1.abstractmethod
+    def ExplainDecision(
+        self,
+        request: _policy_service_pb2.ExplainDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.ExplainDecisionResponse, _abc.Awaitable[_policy_service_pb2.ExplainDecisionResponse]]:
+        """Tells how a stored call was decided: the verdicts, and the policies as they stood then. Errors: NOT_FOUND TOOL_CALL_NOT_FOUND, INVALID_ARGUMENT INVALID_FIELDS."""
 
     @_abc_1.abstractmethod
     def DeletePolicy(
@@ -95,6 +131,6 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.DeletePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.DeletePolicyResponse, _abc.Awaitable[_policy_service_pb2.DeletePolicyResponse]]:
-        """Deletes a policy. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+        """Deletes a policy; its versions stay readable. Errors: NOT_FOUND POLICY_NOT_FOUND, ABORTED ETAG_MISMATCH."""
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -205,6 +205,7 @@ class ToolCall(_message.Message):
     CONNECTION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    SHADOW_POLICY_IDS_FIELD_NUMBER: _builtins.int
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """UUIDv5 of task and step key; the same in every attempt."""
@@ -250,7 +251,7 @@ class ToolCall(_message.Message):
 
     @_builtins.property
     def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the policies that decided."""
+        """Policies that decided, each as `id@version`; those of tenant `system` with `system/` before them."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -263,6 +264,10 @@ class ToolCall(_message.Message):
     @_builtins.property
     def usage(self) -> Global___ModelUsage:
         """What a model call used up; absent before it is completed."""
+
+    @_builtins.property
+    def shadow_policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Policies in shadow mode that would have changed the decision, each as `id@version`."""
 
     def __init__(
         self,
@@ -290,11 +295,12 @@ class ToolCall(_message.Message):
         connection: _builtins.str = ...,
         model: _builtins.str = ...,
         usage: Global___ModelUsage | None = ...,
+        shadow_policy_ids: _abc.Iterable[_builtins.str] | None = ...,
         approval_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "approval_id", b"approval_id", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "kind", b"kind", "message", b"message", "model", b"model", "policy_ids", b"policy_ids", "reason", b"reason", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "approval_id", b"approval_id", "argument_digest", b"argument_digest", "attempt", b"attempt", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "create_time", b"create_time", "end_time", b"end_time", "isolation", b"isolation", "kind", b"kind", "message", b"message", "model", b"model", "policy_ids", b"policy_ids", "reason", b"reason", "shadow_policy_ids", b"shadow_policy_ids", "status", b"status", "step_key", b"step_key", "task_id", b"task_id", "tool", b"tool", "tool_digest", b"tool_digest", "tool_version", b"tool_version", "usage", b"usage", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,6 +325,8 @@ class Receipt(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     CONNECTION_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    POLICY_IDS_FIELD_NUMBER: _builtins.int
+    AGENT_DIGEST_FIELD_NUMBER: _builtins.int
     APPROVAL_ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the call."""
@@ -342,6 +350,8 @@ class Receipt(_message.Message):
     """Isolation level the tool ran under."""
     connection: _builtins.str
     """Name of the connection of a model call, which has no tool digest."""
+    agent_digest: _builtins.str
+    """Digest of the agent version that called."""
     approval_id: _builtins.str
     """UUID of the approval that the call was started with; empty when none was asked for."""
     @_builtins.property
@@ -351,6 +361,10 @@ class Receipt(_message.Message):
     @_builtins.property
     def usage(self) -> Global___ModelUsage:
         """What a model call used up."""
+
+    @_builtins.property
+    def policy_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Policies that let it pass, each as `id@version`."""
 
     def __init__(
         self,
@@ -368,11 +382,13 @@ class Receipt(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         connection: _builtins.str = ...,
         usage: Global___ModelUsage | None = ...,
+        policy_ids: _abc.Iterable[_builtins.str] | None = ...,
+        agent_digest: _builtins.str = ...,
         approval_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_digest", b"agent_digest", "approval_id", b"approval_id", "argument_digest", b"argument_digest", "audit_index", b"audit_index", "call_id", b"call_id", "connection", b"connection", "end_time", b"end_time", "is_error", b"is_error", "isolation", b"isolation", "policy_ids", b"policy_ids", "result_digest", b"result_digest", "step_key", b"step_key", "task_id", b"task_id", "tenant", b"tenant", "tool_digest", b"tool_digest", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
