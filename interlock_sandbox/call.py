@@ -112,6 +112,8 @@ class Call:
     async def _hand_over_and_wait(self) -> _Ending:
         data = encode_program(self._program, self._limits)
         channel = self._spare.channel
+        if self._spare.cgroup is not None:
+            self._spare.cgroup.bound(self._limits)
         rest = memoryview(data)[_send_some(channel, data) :]
         if rest:
             await self._send_rest(channel, rest)
@@ -222,6 +224,8 @@ class Call:
             return verdict.failed(ending.kind, ending.detail)
         if not died_by_itself:
             return verdict.failed(OutcomeKind.CRASHED, "the tool closed its result channel")
+        if self._spare.cgroup is not None and self._spare.cgroup.was_exhausted():
+            return verdict.failed(OutcomeKind.MEMORY, "its whole tree used more memory than it may")
         report = self._spare.exited.result()
         return verdict.of_death(report, cpu_seconds=cpu_used, cpu_limit=self._limits.cpu_seconds)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from interlock_sandbox.cgroups import CgroupTree
 from interlock_sandbox.errors import SandboxClosed, SandboxUnavailable
 from interlock_sandbox.levels import Layer
 from interlock_sandbox.pool import Pool
@@ -14,8 +15,11 @@ _RESTART_SECONDS = (0.05, 0.2, 1.0, 5.0)
 class Keeper:
     """Source of sandboxes, always with the layers of the zygote it was given."""
 
-    def __init__(self, zygote: ZygoteProcess, *, spares: int, disk_bytes: int) -> None:
+    def __init__(
+        self, zygote: ZygoteProcess, cgroups: CgroupTree | None, *, spares: int, disk_bytes: int
+    ) -> None:
         self._zygote = zygote
+        self._cgroups = cgroups
         self._spares = spares
         self._disk_bytes = disk_bytes
         self._pool: Pool | None = None
@@ -72,6 +76,8 @@ class Keeper:
         if pool is not None:
             await pool.close()
         await self._zygote.close()
+        if self._cgroups is not None:
+            await asyncio.to_thread(self._cgroups.close)
 
     async def _replace_the_dead(self) -> None:
         while True:
@@ -87,7 +93,7 @@ class Keeper:
     async def _new_pool(self, layers: frozenset[Layer]) -> Pool:
         attempt = 0
         while True:
-            self._zygote = ZygoteProcess(layers)
+            self._zygote = ZygoteProcess(layers, self._cgroups)
             try:
                 await self._zygote.start()
                 return await self._filled_pool(self._zygote)

@@ -1,10 +1,11 @@
 """Finding the strongest isolation this host allows, by trying, from all layers downwards."""
 
+import asyncio
 from dataclasses import dataclass
 
+from interlock_sandbox.cgroups import CgroupsMissing, CgroupTree
 from interlock_sandbox.errors import SandboxUnavailable
 from interlock_sandbox.levels import (
-    STANDARD_LAYERS,
     IsolationLevel,
     Layer,
     LayerStatus,
@@ -18,13 +19,6 @@ from interlock_sandbox.selfcheck import verify
 from interlock_sandbox.spare import SpareFailed
 from interlock_sandbox.zygote_process import ZygoteProcess, ZygoteRefused
 
-_NO_CGROUPS = LayerStatus(
-    layer=Layer.CGROUPS,
-    present=False,
-    reason="control groups are not used yet; memory, processes and CPU are bounded per process",
-    remedy=remedy_for(Layer.CGROUPS, 0, HostFacts()),
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Established:
@@ -33,6 +27,15 @@ class Established:
     zygote: ZygoteProcess | None
     """None if not even the weakest level can be reached."""
     status: SandboxStatus
+    cgroups: CgroupTree | None = None
+    """None without such a layer."""
+
+    async def close(self) -> None:
+        """End the zygote, then what its sandboxes were in."""
+        if self.zygote is not None:
+            await self.zygote.close()
+        if self.cgroups is not None:
+            await asyncio.to_thread(self.cgroups.close)
 
 
 class _LayerMissing(Exception):
@@ -43,10 +46,25 @@ class _LayerMissing(Exception):
 
 async def establish() -> Established:
     """Start the best zygote there can be; never fails for lack of isolation, but says how little there is."""
-    layers = STANDARD_LAYERS
-    missing: dict[Layer, LayerStatus] = {Layer.CGROUPS: _NO_CGROUPS}
+    layers = frozenset(Layer)
+    missing: dict[Layer, LayerStatus] = {}
+    cgroups: CgroupTree | None = None
+    try:
+        cgroups = await asyncio.to_thread(CgroupTree.create)
+    except CgroupsMissing as lack:
+        missing[Layer.CGROUPS] = _lacking(Layer.CGROUPS, str(lack), lack.code)
+        layers = without(layers, Layer.CGROUPS)
+    found = await _strongest(layers, missing, cgroups)
+    if cgroups is not None and found.cgroups is None:
+        await asyncio.to_thread(cgroups.close)
+    return found
+
+
+async def _strongest(
+    layers: frozenset[Layer], missing: dict[Layer, LayerStatus], cgroups: CgroupTree | None
+) -> Established:
     while level_of(layers) > IsolationLevel.NONE:
-        zygote = ZygoteProcess(layers)
+        zygote = ZygoteProcess(layers, cgroups)
         try:
             await _start_and_verify(zygote)
         except _LayerMissing as lack:
@@ -59,7 +77,9 @@ async def establish() -> Established:
             await zygote.close()
             raise
         else:
-            return Established(zygote=zygote, status=_status(layers, missing, zygote.python))
+            kept = cgroups if Layer.CGROUPS in layers else None
+            status = _status(layers, missing, zygote.python)
+            return Established(zygote=zygote, status=status, cgroups=kept)
     return Established(zygote=None, status=_status(frozenset(), missing, ""))
 
 
@@ -68,14 +88,14 @@ async def _start_and_verify(zygote: ZygoteProcess) -> None:
         await zygote.start()
         spare = await zygote.spawn(disk_bytes=Limits().disk_bytes)
     except (ZygoteRefused, SpareFailed) as failure:
-        layer = Layer(failure.layer)
-        remedy = remedy_for(layer, failure.errno, HostFacts.read())
-        raise _LayerMissing(
-            LayerStatus(layer=layer, present=False, reason=failure.step, remedy=remedy)
-        ) from failure
+        raise _LayerMissing(_lacking(Layer(failure.layer), failure.step, failure.errno)) from failure
     for layer, seen in (await verify(spare, zygote.layers)).items():
-        remedy = remedy_for(layer, 0, HostFacts.read())
-        raise _LayerMissing(LayerStatus(layer=layer, present=False, reason=seen, remedy=remedy))
+        raise _LayerMissing(_lacking(layer, seen, 0))
+
+
+def _lacking(layer: Layer, reason: str, code: int) -> LayerStatus:
+    remedy = remedy_for(layer, code, HostFacts.read())
+    return LayerStatus(layer=layer, present=False, reason=reason, remedy=remedy)
 
 
 def _dependent(layer: Layer, cause: LayerStatus) -> LayerStatus:

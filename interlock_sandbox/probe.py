@@ -9,8 +9,7 @@ from interlock_sandbox.negotiation import establish
 async def probe() -> SandboxStatus:
     """The level this host reaches, and each layer with reason and remedy if it is absent."""
     established = await establish()
-    if established.zygote is not None:
-        await established.zygote.close()
+    await established.close()
     return established.status
 
 

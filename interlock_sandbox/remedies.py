@@ -44,6 +44,11 @@ _LANDLOCK = (
     "run Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK=y, "
     "and name landlock in the kernel's lsm= boot parameter"
 )
+_CGROUPS = (
+    "run the service as root, or, where systemd has control groups of version 2, with "
+    "Delegate=memory pids cpu and DelegateSubgroup=service; without them memory, processes and CPU are "
+    "bounded process by process"
+)
 _SECCOMP = "run a kernel with CONFIG_SECCOMP_FILTER=y on x86_64 or aarch64"
 _READABLE = "use a Python that this user may read, for example the distribution's /usr/bin/python3"
 
@@ -62,7 +67,7 @@ def remedy_for(layer: Layer, code: int, host: HostFacts) -> str:  # noqa: PLR091
         case Layer.SECCOMP:
             return _SECCOMP
         case Layer.CGROUPS:
-            return "nothing needs to be done: memory and processes are bounded by the other layers"
+            return _CGROUPS
         case Layer.CAPABILITIES | Layer.RLIMITS:
             return _CONTAINER if host.in_container else "report this host: these layers need no support"
 

@@ -66,11 +66,12 @@ class Sandbox:
             demand(established.status, self._minimum)
             if zygote is None:
                 raise SandboxUnavailable("no sandbox can be made here", status=self._status)
-            keeper = Keeper(zygote, spares=self._spares, disk_bytes=self._limits.disk_bytes)
+            keeper = Keeper(
+                zygote, established.cgroups, spares=self._spares, disk_bytes=self._limits.disk_bytes
+            )
             await keeper.start()
         except BaseException as error:
-            if zygote is not None:
-                await zygote.close()
+            await established.close()
             if isinstance(error, SpareFailed):
                 raise SandboxUnavailable(str(error), status=self._status) from error
             raise

@@ -57,6 +57,8 @@ _EACCES, _EPERM, _ENOENT = 13, 1, 2
 
 async def disproved_layers(spare: Spare, layers: Collection[Layer]) -> dict[Layer, str]:
     """Layers that were applied but do not hold, with what was seen; uses the spare up."""
+    if Layer.CGROUPS in layers and not (spare.cgroup is not None and spare.cgroup.holds(spare.host_pid)):
+        return {Layer.CGROUPS: "a sandbox was put into its group, and the kernel does not list it there"}
     with tempfile.TemporaryDirectory(prefix="interlock-canary-") as folder:
         canary = Path(folder) / "canary"
         canary.write_text("must not be read")

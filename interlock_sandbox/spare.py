@@ -12,6 +12,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+from interlock_sandbox.cgroups import Cgroup
 from interlock_sandbox.errors import SandboxError
 from interlock_sandbox.frames import ERROR_BYTES, FrameKind, FrameReader
 
@@ -49,6 +50,8 @@ class Spare:
     """Resolved once the process is gone; None if nobody is left to say how."""
     pidfd: int = -1
     host_pid: int = 0
+    cgroup: Cgroup | None = None
+    """The control group that it is in; None on a host without them."""
     cpu_seconds_before: float = 0.0
     _proc_status: int = -1
     _closed: bool = False
@@ -108,6 +111,12 @@ class Spare:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = -1
+        if self.cgroup is not None:
+            self.exited.add_done_callback(self._remove_cgroup)
+
+    def _remove_cgroup(self, exited: "asyncio.Future[ExitReport | None]") -> None:
+        if self.cgroup is not None:
+            exited.get_loop().run_in_executor(None, self.cgroup.remove)
 
 
 def _pid_behind(pidfd: int) -> int:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from interlock_sandbox import messages
+from interlock_sandbox.cgroups import CgroupTree
 from interlock_sandbox.errors import SandboxUnavailable
 from interlock_sandbox.levels import Layer
+from interlock_sandbox.limits import Limits
 from interlock_sandbox.messages import Op
 from interlock_sandbox.spare import ExitReport, Spare, SpareFailed
 
@@ -41,8 +43,10 @@ class ZygoteRefused(SandboxUnavailable):
 class ZygoteProcess:
     """One zygote. Belongs to one event loop; never restarted, only replaced."""
 
-    def __init__(self, layers: frozenset[Layer]) -> None:
+    def __init__(self, layers: frozenset[Layer], cgroups: CgroupTree | None = None) -> None:
+        """Of the layers only control groups are the parent's own work, and need `cgroups`."""
         self.layers = layers
+        self._cgroups = cgroups if Layer.CGROUPS in layers else None
         self.python = ""
         self.dead = asyncio.Event()
         self._socket: socket.socket | None = None
@@ -95,6 +99,7 @@ class ZygoteProcess:
             spare.pidfd = await self._request_clone(self._socket, spare, theirs)
             async with asyncio.timeout(READY_SECONDS):
                 await spare.wait_until_ready()
+                await self._bound_tree(spare)
         except TimeoutError:
             spare.close()
             raise SpareFailed("namespaces", f"it was not ready within {READY_SECONDS:g} s", 0) from None
@@ -102,6 +107,16 @@ class ZygoteProcess:
             spare.close()
             raise
         return spare
+
+    async def _bound_tree(self, spare: Spare) -> None:
+        """Into a control group, while nothing of a tool's runs in it yet."""
+        if self._cgroups is None:
+            return
+        limits = Limits(disk_bytes=spare.disk_bytes)
+        try:
+            spare.cgroup = await asyncio.to_thread(self._cgroups.admit, spare.host_pid, limits)
+        except OSError as error:
+            raise SpareFailed(Layer.CGROUPS, error.strerror or "refused", error.errno or 0) from error
 
     async def _request_clone(self, sock: socket.socket, spare: Spare, theirs: list[int]) -> int:
         pidfd: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -199,7 +199,7 @@ async def test_R43_6_a_task_goes_from_submit_over_worker_agent_and_tools_to_its_
         ("parse", [1, 2, 39]),
         ("total", {"sum": 42, "count": 3}),
     ]
-    assert {call.isolation for call in await calls(client, task.task_id)} == {"STANDARD"}
+    assert {call.isolation for call in await calls(client, task.task_id)} <= {"STANDARD", "FULL"}
     said = [entry.said[0] for entry in await full_trail(client, task)]
     assert (said.count("PROMPT"), said.count("TOOL_CALL"), said.count("TOOL_RESULT")) == (1, 2, 2)
     assert said.count("RESULT") == 1

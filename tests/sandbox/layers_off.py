@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from interlock_sandbox import Layer, Limits, Outcome, ToolProgram
 from interlock_sandbox.call import Call
+from interlock_sandbox.cgroups import CgroupTree
 from interlock_sandbox.levels import level_of
 from interlock_sandbox.zygote_process import ZygoteProcess
 from tests.sandbox.attacks import ATTACKS
@@ -20,12 +21,15 @@ ORDINARY_PROCESS = frozenset({Layer.CAPABILITIES})
 @asynccontextmanager
 async def zygote(layers: Collection[Layer]) -> AsyncIterator[ZygoteProcess]:
     """A zygote with just these layers."""
-    process = ZygoteProcess(frozenset(layers))
-    await process.start()
+    cgroups = CgroupTree.create() if Layer.CGROUPS in layers else None
+    process = ZygoteProcess(frozenset(layers), cgroups)
     try:
+        await process.start()
         yield process
     finally:
         await process.close()
+        if cgroups is not None:
+            cgroups.close()
 
 
 async def begin(process: ZygoteProcess, program: ToolProgram, limits: Limits) -> "asyncio.Task[Outcome]":

@@ -11,6 +11,7 @@ from interlock_sandbox import (
     ToolProgram,
     probe,
 )
+from interlock_sandbox.cgroups import CgroupsMissing, CgroupTree
 from interlock_sandbox.levels import PARTIAL_LAYERS, STANDARD_LAYERS, level_of, without
 from interlock_sandbox.negotiation import demand
 from interlock_sandbox.remedies import HostFacts, remedy_for
@@ -52,9 +53,11 @@ async def test_the_probe_names_every_layer_and_its_remedy() -> None:
         assert layer.remedy
 
 
-async def test_a_sandbox_refuses_to_start_below_its_minimum() -> None:
-    if (await probe()).level is IsolationLevel.FULL:
-        pytest.skip("this host reaches the highest level, so nothing is below")
+async def test_a_sandbox_refuses_to_start_below_its_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here() -> CgroupTree:
+        raise CgroupsMissing("this host hands us none")
+
+    monkeypatch.setattr(CgroupTree, "create", none_here)
     demanding = Sandbox(minimum=IsolationLevel.FULL)
     with pytest.raises(SandboxUnavailable, match=r"(?s)FULL is required.*cgroups.*remedy") as refused:
         await demanding.start()
