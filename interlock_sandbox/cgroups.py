@@ -68,13 +68,14 @@ _FILES = {
 
 
 class Cgroup:
-    """The group of one sandbox; `remove` it when the sandbox is gone."""
+    """The group of one sandbox at a time."""
 
     def __init__(self, folders: Mapping[str, Path], version: int) -> None:
         self.folders = folders
         self._version = version
         self._names = _FILES[version]
         self._bounds: tuple[int, ...] = ()
+        self._kills = 0
 
     def bound(self, limits: Limits) -> None:
         """Set the bounds of a call; raises OSError."""
@@ -88,6 +89,7 @@ class Cgroup:
 
     def admit(self, pid: int) -> None:
         """Put a process into it, with whatever it starts from now on; raises OSError."""
+        self._kills = self._count_kills()
         for folder in set(self.folders.values()):
             _write(folder / "cgroup.procs", str(pid))
 
@@ -96,20 +98,17 @@ class Cgroup:
         return all(str(pid) in _read(folder / "cgroup.procs").split() for folder in self.folders.values())
 
     def was_exhausted(self) -> bool:
-        """Whether the kernel killed something in it for its memory."""
-        try:
-            told = _read(self.folders["memory"] / self._names.kills)
-        except OSError:
-            return False
-        counts = dict(line.split() for line in told.splitlines() if line)
-        return int(counts.get("oom_kill", 0)) > 0
+        """Whether the kernel killed something for its memory since it was last admitted to."""
+        return self._count_kills() > self._kills
+
+    def is_empty(self) -> bool:
+        """Whether nothing is in it."""
+        return not any(_read(folder / "cgroup.procs") for folder in set(self.folders.values()))
 
     def remove(self) -> None:
-        """Remove it once what was in it is gone; what still dies is waited for a little."""
-        deadline = time.monotonic() + _GONE_SECONDS
+        """Remove it; what is in it stays, and so does the group."""
         for folder in set(self.folders.values()):
-            while not _removed(folder) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            _removed(folder)
 
     def set_standing_bounds(self, processors: float) -> None:
         """What holds for every call: no swap, and so many processors."""
@@ -122,6 +121,14 @@ class Cgroup:
         said = f"{quota} {_PERIOD_MICROS}" if self._version == _UNIFIED else str(quota)
         self._write("cpu", self._names.processors, said)
 
+    def _count_kills(self) -> int:
+        try:
+            told = _read(self.folders["memory"] / self._names.kills)
+        except OSError:
+            return 0
+        counts = dict(line.split() for line in told.splitlines() if line)
+        return int(counts.get("oom_kill", 0))
+
     def _write(self, controller: str, name: str, text: str) -> None:
         _write(self.folders[controller] / name, text)
 
@@ -133,6 +140,8 @@ class CgroupTree:
         self.folders = folders
         self._version = version
         self._numbers = itertools.count()
+        # To make and to remove one costs the kernel more than all the rest, so they are used again.
+        self._free: list[Cgroup] = []
 
     @classmethod
     def create(cls) -> "CgroupTree":
@@ -155,16 +164,37 @@ class CgroupTree:
         return tree
 
     def admit(self, pid: int, limits: Limits) -> Cgroup:
-        """A new group with this process in it; raises OSError."""
+        """A group with this process in it and nothing else; raises OSError. Give it back in the end."""
+        group = self._free.pop() if self._free else self._new()
+        try:
+            group.bound(limits)
+            group.admit(pid)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def give_back(self, group: Cgroup) -> None:
+        """What was in it is gone; what does not leave it for whatever reason keeps it."""
+        deadline = time.monotonic() + _GONE_SECONDS
+        try:
+            while not group.is_empty():
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+        except OSError:
+            return  # the tree was closed
+        self._free.append(group)
+
+    def _new(self) -> Cgroup:
         name = str(next(self._numbers))
         folders = {each: folder / name for each, folder in self.folders.items()}
         group = Cgroup(folders, self._version)
         try:
             for folder in set(folders.values()):
                 folder.mkdir()
-            group.bound(limits)
+            group.bound(Limits())
             group.set_standing_bounds(PROCESSORS)
-            group.admit(pid)
         except OSError:
             group.remove()
             raise

@@ -5,11 +5,13 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from interlock_sandbox.cgroups import Cgroup
@@ -52,6 +54,8 @@ class Spare:
     host_pid: int = 0
     cgroup: Cgroup | None = None
     """The control group that it is in; None on a host without them."""
+    give_back: Callable[[], None] | None = None
+    """Frees the group, in a thread, once the process is gone and nobody asks the group any more."""
     cpu_seconds_before: float = 0.0
     _proc_status: int = -1
     _closed: bool = False
@@ -111,12 +115,12 @@ class Spare:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = -1
-        if self.cgroup is not None:
-            self.exited.add_done_callback(self._remove_cgroup)
+        if self.give_back is not None:
+            self.exited.add_done_callback(functools.partial(_in_a_thread, self.give_back))
 
-    def _remove_cgroup(self, exited: "asyncio.Future[ExitReport | None]") -> None:
-        if self.cgroup is not None:
-            exited.get_loop().run_in_executor(None, self.cgroup.remove)
+
+def _in_a_thread(work: Callable[[], None], exited: "asyncio.Future[ExitReport | None]") -> None:
+    exited.get_loop().run_in_executor(None, work)
 
 
 def _pid_behind(pidfd: int) -> int:

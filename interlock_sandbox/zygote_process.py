@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -117,6 +118,7 @@ class ZygoteProcess:
             spare.cgroup = await asyncio.to_thread(self._cgroups.admit, spare.host_pid, limits)
         except OSError as error:
             raise SpareFailed(Layer.CGROUPS, error.strerror or "refused", error.errno or 0) from error
+        spare.give_back = functools.partial(self._cgroups.give_back, spare.cgroup)
 
     async def _request_clone(self, sock: socket.socket, spare: Spare, theirs: list[int]) -> int:
         pidfd: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -103,7 +103,7 @@ async def test_threads_together_get_one_processor() -> None:
         running.cancel()
 
 
-async def test_every_group_goes_with_its_sandbox(groups: Path) -> None:
+async def test_groups_are_used_again_and_go_with_their_sandbox(groups: Path) -> None:
     before = set(groups.parent.iterdir())
     async with Sandbox(spares=2, minimum=IsolationLevel.FULL) as sandbox:
         assert sandbox.status().level is IsolationLevel.FULL
@@ -111,7 +111,8 @@ async def test_every_group_goes_with_its_sandbox(groups: Path) -> None:
             outcome = await sandbox.run(ToolProgram(source="def run():\n    return 1\n"))
             assert outcome.level is IsolationLevel.FULL
         (ours,) = set(groups.parent.iterdir()) - before
-        await until(lambda: sum(each.is_dir() for each in ours.iterdir()) == 2)
+        # Two spares, a call, and those of before which are still dying.
+        assert sum(each.is_dir() for each in ours.iterdir()) < 7
     assert set(groups.parent.iterdir()) == before
 
 
