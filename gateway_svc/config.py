@@ -1,11 +1,21 @@
 """Settings of the gateway."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
 from svc_kit.settings import ServiceSettings
+
+
+class ProfileSettings(BaseModel):
+    """A runtime profile, as `interlock_sandbox.Profile` tells of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    packages: str = Field(default="", pattern="^(/.*)?$")
+    python: str = Field(default="", pattern="^(/.*)?$")
+    preload: list[str] = []
 
 
 class GatewaySettings(ServiceSettings):
@@ -18,6 +28,10 @@ class GatewaySettings(ServiceSettings):
     # Below this isolation code is refused.
     sandbox_minimum: Literal["PARTIAL", "STANDARD", "FULL"] = "STANDARD"
     sandbox_spares: int = Field(default=4, ge=1)
+    # What tools may import beside the standard library, by the name of a profile; as JSON in the environment.
+    sandbox_profiles: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ProfileSettings] = (
+        Field(default_factory=dict, max_length=16)
+    )
     # Tools that run at a time, and calls that may wait for their turn.
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)

@@ -342,6 +342,16 @@ def sandbox_unavailable(message: str, *, level: str, minimum: str) -> DomainErro
     )
 
 
+def profile_unknown(profile: str) -> DomainError:
+    """The operator of this gateway has not set it up."""
+    return FailedPrecondition(
+        ErrorReason.ERROR_REASON_PROFILE_UNKNOWN,
+        f"this gateway has no runtime profile {profile}",
+        metadata={"profile": profile},
+        help="An operator adds it to INTERLOCK_GATEWAY_SANDBOX_PROFILES; GetSandboxStatus lists all.",
+    )
+
+
 def sandbox_failed() -> DomainError:
     """The host makes no sandbox at this moment; nothing was executed."""
     return Unavailable(

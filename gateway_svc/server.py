@@ -81,7 +81,7 @@ from interlock.gateway.v1 import (
     limit_service_pb2_grpc,
     policy_service_pb2_grpc,
 )
-from interlock_sandbox import IsolationLevel, Sandbox
+from interlock_sandbox import IsolationLevel, Profile, Sandbox
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, TokenSource, channel
 from svc_kit.clock import SystemClock
@@ -351,6 +351,10 @@ def make_sandbox(settings: GatewaySettings) -> Sandbox:
         minimum=IsolationLevel[settings.sandbox_minimum],
         spares=settings.sandbox_spares,
         max_concurrent=settings.max_running,
+        profiles={
+            name: Profile(packages=each.packages, python=each.python, preload=tuple(each.preload))
+            for name, each in settings.sandbox_profiles.items()
+        },
     )
 
 

@@ -146,6 +146,7 @@ class GatewayServicer(gateway_service_pb2_grpc.GatewayServiceServicer):
             level=self._runner.level,
             minimum=self._runner.minimum.name,
             layers=map(from_layer, status.layers if status else ()),
+            profiles=self._runner.profiles,
         )
         answer.probe_time.FromDatetime(self._runner.probe_time)
         return answer

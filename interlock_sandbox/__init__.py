@@ -4,7 +4,7 @@
 from interlock_sandbox.conversation import Host
 
 # Errors
-from interlock_sandbox.errors import SandboxClosed, SandboxError, SandboxUnavailable
+from interlock_sandbox.errors import ProfileUnknown, SandboxClosed, SandboxError, SandboxUnavailable
 
 # How well it is isolated
 from interlock_sandbox.levels import IsolationLevel, Layer, LayerStatus, SandboxStatus
@@ -13,6 +13,7 @@ from interlock_sandbox.limits import Limits
 # What came of it
 from interlock_sandbox.outcome import Captured, Outcome, OutcomeKind, ToolFailure, Usage
 from interlock_sandbox.probe import probe, probe_now
+from interlock_sandbox.profile import Profile
 from interlock_sandbox.program import ToolProgram
 from interlock_sandbox.sandbox import Sandbox
 
@@ -25,6 +26,8 @@ __all__ = [
     "Limits",
     "Outcome",
     "OutcomeKind",
+    "Profile",
+    "ProfileUnknown",
     "Sandbox",
     "SandboxClosed",
     "SandboxError",

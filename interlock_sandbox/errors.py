@@ -1,5 +1,7 @@
 """What can go wrong with the sandbox itself; a tool's own failures are outcomes, not exceptions."""
 
+from collections.abc import Collection
+
 from interlock_sandbox.levels import SandboxStatus
 
 
@@ -16,6 +18,14 @@ class SandboxUnavailable(SandboxError):
     def __init__(self, message: str, *, status: SandboxStatus | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ProfileUnknown(SandboxError):
+    """The sandbox has no such profile."""
+
+    def __init__(self, profile: str, known: Collection[str]) -> None:
+        there = ", ".join(sorted(name for name in known if name)) or "none"
+        super().__init__(f"there is no runtime profile {profile!r} here; there is {there}")
 
 
 class SandboxClosed(SandboxError):

@@ -1,8 +1,8 @@
 """Keeps a zygote and its pool alive: a dead zygote is replaced, and whoever waits for a sandbox waits on."""
 
 import asyncio
+from collections.abc import Callable
 
-from interlock_sandbox.cgroups import CgroupTree
 from interlock_sandbox.errors import SandboxClosed, SandboxUnavailable
 from interlock_sandbox.levels import Layer
 from interlock_sandbox.pool import Pool
@@ -16,10 +16,16 @@ class Keeper:
     """Source of sandboxes, always with the layers of the zygote it was given."""
 
     def __init__(
-        self, zygote: ZygoteProcess, cgroups: CgroupTree | None, *, spares: int, disk_bytes: int
+        self,
+        zygote: ZygoteProcess,
+        make: Callable[[frozenset[Layer]], ZygoteProcess],
+        *,
+        spares: int,
+        disk_bytes: int,
     ) -> None:
+        """`make` makes the successor of a zygote that died."""
         self._zygote = zygote
-        self._cgroups = cgroups
+        self._make = make
         self._spares = spares
         self._disk_bytes = disk_bytes
         self._pool: Pool | None = None
@@ -76,8 +82,6 @@ class Keeper:
         if pool is not None:
             await pool.close()
         await self._zygote.close()
-        if self._cgroups is not None:
-            await asyncio.to_thread(self._cgroups.close)
 
     async def _replace_the_dead(self) -> None:
         while True:
@@ -93,7 +97,7 @@ class Keeper:
     async def _new_pool(self, layers: frozenset[Layer]) -> Pool:
         attempt = 0
         while True:
-            self._zygote = ZygoteProcess(layers, self._cgroups)
+            self._zygote = self._make(layers)
             try:
                 await self._zygote.start()
                 return await self._filled_pool(self._zygote)

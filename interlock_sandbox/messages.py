@@ -13,7 +13,7 @@ class Op(StrEnum):
     """What a message is about; the first two go to the zygote, the others come from it."""
 
     CONFIGURE = "configure"
-    """layers: which to apply. Sent once, first."""
+    """layers: which to apply; packages: a folder, or empty; preload: modules. Sent once, first."""
     SPAWN = "spawn"
     """id, disk_bytes; descriptors: channel, stdout, stderr."""
     READY = "ready"

@@ -27,6 +27,7 @@ class Established:
     zygote: ZygoteProcess | None
     """None if not even the weakest level can be reached."""
     status: SandboxStatus
+    layers: frozenset[Layer] = frozenset()
     cgroups: CgroupTree | None = None
     """None without such a layer."""
 
@@ -79,7 +80,7 @@ async def _strongest(
         else:
             kept = cgroups if Layer.CGROUPS in layers else None
             status = _status(layers, missing, zygote.python)
-            return Established(zygote=zygote, status=status, cgroups=kept)
+            return Established(zygote=zygote, status=status, layers=layers, cgroups=kept)
     return Established(zygote=None, status=_status(frozenset(), missing, ""))
 
 

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from interlock_sandbox.profile import DEFAULT
+
 _IDENTIFIER = re.compile(r"[^\W\d]\w{0,127}\Z")
 _LONGEST_NAME = 255
 
@@ -12,7 +14,7 @@ class ToolProgram:
     """One Python module and the call to make into it: `entrypoint(**arguments)`.
 
     The return value, a JSON value, is the result; an `async def` entrypoint is awaited. Only the standard
-    library can be imported.
+    library can be imported, and what its profile adds.
     """
 
     source: str
@@ -21,6 +23,8 @@ class ToolProgram:
     entrypoint: str = "run"
     filename: str = "tool.py"
     """The name shown in tracebacks."""
+    profile: str = DEFAULT
+    """Name of a profile of the sandbox: what else can be imported."""
 
     def __post_init__(self) -> None:
         if not self.source.isascii():

@@ -1,22 +1,26 @@
 """The sandbox as its users hold it."""
 
 import asyncio
+import functools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from interlock_sandbox.call import Call
 from interlock_sandbox.conversation import Host
-from interlock_sandbox.errors import SandboxClosed, SandboxUnavailable
+from interlock_sandbox.errors import ProfileUnknown, SandboxClosed, SandboxUnavailable
 from interlock_sandbox.keeper import Keeper
-from interlock_sandbox.levels import IsolationLevel, SandboxStatus
+from interlock_sandbox.levels import IsolationLevel, Layer, SandboxStatus
 from interlock_sandbox.limits import Limits
-from interlock_sandbox.negotiation import demand, establish
+from interlock_sandbox.negotiation import Established, demand, establish
 from interlock_sandbox.outcome import Outcome, OutcomeKind, ToolFailure
+from interlock_sandbox.profile import DEFAULT, Profile
 from interlock_sandbox.program import ToolProgram
 from interlock_sandbox.spare import ExitReport, Spare, SpareFailed
+from interlock_sandbox.zygote_process import ZygoteProcess
 
 _REFILL_SECONDS = 0.01
 
@@ -34,14 +38,18 @@ class Sandbox:
         limits: Limits | None = None,
         spares: int = 4,
         max_concurrent: int = 16,
+        profiles: Mapping[str, Profile] | None = None,
     ) -> None:
         if minimum is IsolationLevel.NONE:
             raise ValueError("code is not run without isolation: the least minimum is PARTIAL")
         self._minimum = minimum
         self._limits = limits or Limits()
         self._spares = spares
+        self.profiles: Mapping[str, Profile] = {DEFAULT: Profile(), **(profiles or {})}
+        self._established: Established | None = None
         self._slots = asyncio.Semaphore(max_concurrent)
-        self._keeper: Keeper | None = None
+        self._keepers: dict[str, Keeper] = {}
+        self._starting = asyncio.Lock()
         self._status: SandboxStatus | None = None
         self._running: set[Call] = set()
         self._idle = asyncio.Event()
@@ -61,30 +69,31 @@ class Sandbox:
         """Find the strongest isolation, prove it by trying, and fill the pool; raises SandboxUnavailable."""
         established = await establish()
         self._status = established.status
-        zygote = established.zygote
         try:
             demand(established.status, self._minimum)
-            if zygote is None:
+            if established.zygote is None:
                 raise SandboxUnavailable("no sandbox can be made here", status=self._status)
-            keeper = Keeper(
-                zygote, established.cgroups, spares=self._spares, disk_bytes=self._limits.disk_bytes
-            )
-            await keeper.start()
+            self._established = established
+            await self._keep(DEFAULT, established.zygote, spares=self._spares)
         except BaseException as error:
+            self._established = None
             await established.close()
             if isinstance(error, SpareFailed):
                 raise SandboxUnavailable(str(error), status=self._status) from error
             raise
-        self._keeper = keeper
 
     async def close(self) -> None:
         """End running calls as CANCELED, and everything else; returns when no sandbox is left."""
-        keeper, self._keeper = self._keeper, None
+        established, self._established = self._established, None
         for call in self._running:
             call.cancel()
         await self._idle.wait()
-        if keeper is not None:
-            await keeper.close()
+        async with self._starting:
+            for keeper in self._keepers.values():
+                await keeper.close()
+            self._keepers.clear()
+        if established is not None:
+            await established.close()
 
     def status(self) -> SandboxStatus:
         """What isolation holds, and what is going on; raises SandboxClosed before the start."""
@@ -92,10 +101,10 @@ class Sandbox:
             raise SandboxClosed("the sandbox was not started")
         return replace(
             self._status,
-            spares=self._keeper.ready if self._keeper else 0,
+            spares=sum(keeper.ready for keeper in self._keepers.values()),
             running=len(self._running),
             calls=self._calls,
-            restarts=self._keeper.restarts if self._keeper else 0,
+            restarts=sum(keeper.restarts for keeper in self._keepers.values()),
         )
 
     async def run(
@@ -110,11 +119,11 @@ class Sandbox:
 
         `limits` are those of the sandbox unless given. `deadline` is a `time.monotonic()` value by which to
         end, waiting for a free sandbox included. With a `host` the program may ask it for things while it
-        runs. Cancelling the task kills the program. Raises SandboxClosed, SandboxUnavailable if no more
-        processes can be made, or what the host raises.
+        runs. Cancelling the task kills the program. Raises ProfileUnknown, SandboxClosed,
+        SandboxUnavailable if no more processes can be made, or what the host raises.
         """
-        keeper = self._keeper
-        if keeper is None or self._status is None:
+        keeper = self._keepers.get(program.profile) or await self._keeper_of(program.profile)
+        if self._established is None or self._status is None:
             raise SandboxClosed("the sandbox is not running")
         limits = limits or self._limits
         end = math.inf if deadline is None else deadline
@@ -135,6 +144,37 @@ class Sandbox:
                 self._idle.set()
             self._calls += 1
             keeper.refill()
+
+    async def _keeper_of(self, profile: str) -> Keeper:
+        """The source of sandboxes of a profile, whose zygote is started when it is first asked for."""
+        if profile not in self.profiles:
+            raise ProfileUnknown(profile, self.profiles)
+        async with self._starting:
+            if profile in self._keepers:
+                return self._keepers[profile]
+            if self._established is None:
+                raise SandboxClosed("the sandbox is not running")
+            zygote = self._zygote(profile, self._established.layers)
+            try:
+                await zygote.start()
+                return await self._keep(profile, zygote, spares=1)
+            except SpareFailed as error:
+                await zygote.close()
+                raise SandboxUnavailable(f"profile {profile}: {error}", status=self._status) from error
+            except BaseException:
+                await zygote.close()
+                raise
+
+    async def _keep(self, profile: str, zygote: ZygoteProcess, *, spares: int) -> Keeper:
+        make = functools.partial(self._zygote, profile)
+        keeper = Keeper(zygote, make, spares=spares, disk_bytes=self._limits.disk_bytes)
+        await keeper.start()
+        self._keepers[profile] = keeper
+        return keeper
+
+    def _zygote(self, profile: str, layers: frozenset[Layer]) -> ZygoteProcess:
+        cgroups = self._established.cgroups if self._established is not None else None
+        return ZygoteProcess(layers, cgroups, self.profiles[profile])
 
     async def _take(self, keeper: Keeper, limits: Limits, end: float) -> Spare | None:
         """A sandbox, and a slot that stays taken until it is gone; None if the deadline passes first."""

@@ -15,6 +15,7 @@ from interlock_sandbox.errors import SandboxUnavailable
 from interlock_sandbox.levels import Layer
 from interlock_sandbox.limits import Limits
 from interlock_sandbox.messages import Op
+from interlock_sandbox.profile import Profile
 from interlock_sandbox.spare import ExitReport, Spare, SpareFailed
 
 START_SECONDS = 15.0
@@ -44,9 +45,12 @@ class ZygoteRefused(SandboxUnavailable):
 class ZygoteProcess:
     """One zygote. Belongs to one event loop; never restarted, only replaced."""
 
-    def __init__(self, layers: frozenset[Layer], cgroups: CgroupTree | None = None) -> None:
+    def __init__(
+        self, layers: frozenset[Layer], cgroups: CgroupTree | None = None, profile: Profile | None = None
+    ) -> None:
         """Of the layers only control groups are the parent's own work, and need `cgroups`."""
         self.layers = layers
+        self._profile = profile or Profile()
         self._cgroups = cgroups if Layer.CGROUPS in layers else None
         self.python = ""
         self.dead = asyncio.Event()
@@ -68,10 +72,15 @@ class ZygoteProcess:
         ours.setblocking(False)
         self._socket = ours
         with theirs:
-            self._process = _start_interpreter(theirs.fileno())
+            self._process = _start_interpreter(theirs.fileno(), self._profile.python)
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
-        messages.send(ours, Op.CONFIGURE, {"layers": sorted(self.layers)})
+        configuration = {
+            "layers": sorted(self.layers),
+            "packages": self._profile.packages,
+            "preload": list(self._profile.preload),
+        }
+        messages.send(ours, Op.CONFIGURE, configuration)
         loop.add_reader(ours.fileno(), self._on_readable)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -210,9 +219,9 @@ class ZygoteProcess:
         self._spares.clear()
 
 
-def _start_interpreter(descriptor: int) -> subprocess.Popen[bytes]:
+def _start_interpreter(descriptor: int, python: str) -> subprocess.Popen[bytes]:
     """A fresh interpreter with nothing of ours: no environment, no site packages, one descriptor."""
-    python = getattr(sys, "_base_executable", "") or sys.executable
+    python = python or getattr(sys, "_base_executable", "") or sys.executable
     package = str(Path(__file__).resolve().parent)
     options = ["-I", "-S", "-E", "-B", "-X", "utf8"]
     return subprocess.Popen(

@@ -57,6 +57,12 @@ def tool_flaws(spec: Mapping[str, Any]) -> Iterator[Flaw]:
         yield from _http_tool(spec["http"])
     elif "python" in spec:
         yield from _source(spec["python"], ast.FunctionDef, "function")
+        profile = spec["python"].get("profile", "")
+        if profile and not _CONNECTION.fullmatch(profile):
+            yield (
+                "spec.python.profile",
+                "must be the name of a runtime profile: lower-case letters, digits and '-'",
+            )
     else:
         yield "spec.python", "an implementation is required: python or http"
     yield from _connections(spec.get("connections", []))

@@ -160,6 +160,7 @@ def _tool(version: tool_pb2.ToolVersion) -> Tool:
         digest=version.digest,
         source=spec.python.source,
         entrypoint=spec.python.entrypoint or "run",
+        profile=spec.python.profile,
         input_schema_json=spec.input_schema_json,
         output_schema_json=spec.output_schema_json,
         wall_seconds=limits.timeout.ToTimedelta().total_seconds() or _DEFAULT_SECONDS,

@@ -34,6 +34,8 @@ class Tool:
     max_per_minute: int = 0
     connections: tuple[str, ...] = ()
     """That its code may ask for."""
+    profile: str = ""
+    """Runtime profile of its code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway_svc.errors import no_time_left, sandbox_failed, sandbox_unavailable
+from gateway_svc.errors import no_time_left, profile_unknown, sandbox_failed, sandbox_unavailable
 from gateway_svc.pipeline.cancelable import Cancelable
 from gateway_svc.pipeline.pending import Begun, Pending, Tool
 from gateway_svc.verdicts import Check
@@ -69,8 +69,13 @@ class ToolRunner:
         """Name of the isolation level in force."""
         return (self._status.level if self._status else IsolationLevel.NONE).name
 
+    @property
+    def profiles(self) -> list[str]:
+        """Names of the runtime profiles that tools may ask for."""
+        return sorted(name for name in self._sandbox.profiles if name)
+
     def check_reach(self, pending: Pending, tool: Tool) -> None:
-        """The last line of the permission model; raises SANDBOX_UNAVAILABLE."""
+        """The last line of the permission model; raises SANDBOX_UNAVAILABLE or PROFILE_UNKNOWN."""
         if self._refusal:
             pending.verdicts.failed(Check.REACH, f"Code is not run on this host: {self._refusal}")
             raise sandbox_unavailable(
@@ -78,10 +83,14 @@ class ToolRunner:
                 level=self.level,
                 minimum=self.minimum.name,
             )
+        if tool.profile not in self._sandbox.profiles:
+            pending.verdicts.failed(Check.REACH, f"This gateway has no runtime profile {tool.profile}.")
+            raise profile_unknown(tool.profile)
+        where = f"{self.level}, profile {tool.profile}" if tool.profile else self.level
         asks = f" The gateway asks {', '.join(tool.connections)} for it." if tool.connections else ""
         pending.verdicts.passed(
             Check.REACH,
-            f"Runs in the sandbox ({self.level}): no network, no files of the host, no secrets.{asks}",
+            f"Runs in the sandbox ({where}): no network, no files of the host, no secrets.{asks}",
         )
 
     async def run(self, begun: Begun, tool: Tool, host: Host | None) -> Outcome:
@@ -121,6 +130,7 @@ def _program(begun: Begun, tool: Tool) -> ToolProgram:
             entrypoint=tool.entrypoint,
             arguments_json=arguments.canonical,
             filename=filename,
+            profile=tool.profile,
         )
     carried: dict[str, JsonValue] = {
         "source": tool.source,
@@ -128,4 +138,6 @@ def _program(begun: Begun, tool: Tool) -> ToolProgram:
         "filename": filename,
         "arguments": arguments.value,
     }
-    return ToolProgram(source=_DRIVER, arguments_json=canonical(carried), filename="driver.py")
+    return ToolProgram(
+        source=_DRIVER, arguments_json=canonical(carried), filename="driver.py", profile=tool.profile
+    )

@@ -4,6 +4,7 @@
 name = "csv_profile"
 version = "1.0.0"
 source_file = "csv_profile.py"      # beside the manifest; `entrypoint` if its function is not `run`
+#profile = "data"                   # packages beside the standard library
 input_schema = { type = "object" }  # or input_schema_file = "…"
 side_effect = "PURE"                # or IDEMPOTENT, AT_MOST_ONCE
 …every other field of the contract's ToolSpec
@@ -125,8 +126,9 @@ def _source(spec: dict[str, Any], folder: Path, where: str) -> None:
     python = {}
     if "source_file" in spec:
         python["source"] = _file(folder, spec.pop("source_file"), where)
-    if "entrypoint" in spec:
-        python["entrypoint"] = spec.pop("entrypoint")
+    for name in ("entrypoint", "profile"):
+        if name in spec:
+            python[name] = spec.pop(name)
     if python:
         spec["python"] = {**spec.get("python", {}), **python}
 

@@ -19,7 +19,7 @@ from interlock_sandbox.inside.syscalls import (
     prctl,
     unshare,
 )
-from interlock_sandbox.inside.zygote import Zygote, preload
+from interlock_sandbox.inside.zygote import Zygote, load_packages, preload
 from interlock_sandbox.levels import Layer
 
 
@@ -31,9 +31,10 @@ def main(descriptor: int) -> None:
     configuration = messages.receive(parent)
     if configuration is None:
         return
-    layers = frozenset(Layer(str(name)) for name in _strings(configuration[0]["layers"]))
+    told = configuration[0]
+    layers = frozenset(Layer(str(name)) for name in _strings(told["layers"]))
     try:
-        _launch(parent, layers)
+        _launch(parent, layers, str(told["packages"]), _strings(told["preload"]))
     except SetupError as error:
         messages.send(parent, messages.Op.REFUSED, error.describe())
 
@@ -42,9 +43,9 @@ def _strings(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _launch(parent: socket.socket, layers: frozenset[Layer]) -> None:
+def _launch(parent: socket.socket, layers: frozenset[Layer], packages: str, modules: list[object]) -> None:
     with applying(Layer.ROOT):
-        runtime = find_runtime_files()
+        runtime = find_runtime_files(packages, tuple(map(str, modules)))
     preload()
     # Kept open over the change of root, so that a child can name its ids without any /proc in its own tree.
     proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -69,7 +70,7 @@ def _enter_namespaces(proc: int, host_id: int | None) -> None:
 
 
 def _wait_for_zygote(parent: socket.socket, layers: frozenset[Layer]) -> None:
-    """Stay as the zygote's parent, so that it dies when this process is killed."""
+    """Stay as the zygote's parent; it ends by itself when nobody holds the other end of its socket."""
     parent.close()
     if Layer.CAPABILITIES in layers:
         privileges.drop_capabilities()
@@ -78,7 +79,11 @@ def _wait_for_zygote(parent: socket.socket, layers: frozenset[Layer]) -> None:
 
 
 def _settle(
-    parent: socket.socket, layers: frozenset[Layer], runtime: RuntimeFiles, proc: int, host_id: int | None
+    parent: socket.socket,
+    layers: frozenset[Layer],
+    runtime: RuntimeFiles,
+    proc: int,
+    host_id: int | None,
 ) -> None:
     try:
         if Layer.ROOT in layers:
@@ -88,6 +93,8 @@ def _settle(
             if Layer.CAPABILITIES in layers:
                 _give_up_root(host_id)
         die_with_parent()  # a change of ids clears it
+        # Not before: this is code that is neither ours nor Python's.
+        load_packages(layers, runtime)
         Zygote(parent, layers=layers, runtime=runtime, proc=proc).serve()
     except SetupError as error:
         messages.send(parent, messages.Op.REFUSED, error.describe())

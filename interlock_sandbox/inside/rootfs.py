@@ -28,6 +28,7 @@ from interlock_sandbox.inside.syscalls import (
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SCRATCH = "/tmp"  # noqa: S108  the sandbox's own folder, not the host's
 SCRATCH_FILES = 1024
+PACKAGES = "/packages"
 _USERS = "tool:x:1000:1000::/tmp:/none\n"
 _GROUPS = "tool:x:1000:\n"
 _MOST_LINKS = 40  # as the kernel
@@ -62,14 +63,20 @@ def build_root(runtime: RuntimeFiles) -> None:
 
 def _show_runtime(runtime: RuntimeFiles) -> None:
     for folder in runtime.folders:
-        os.makedirs("/new" + folder, mode=0o755, exist_ok=True)
-        mount("/old" + _real(folder), "/new" + folder, None, MS_BIND | MS_REC)
-        attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-        add_mount_attributes("/new" + folder, attributes, recursive=True)
+        _show_folder(folder, folder)
     for folder in runtime.masked:
         mount("tmpfs", "/new" + folder, "tmpfs", _TIGHT | MS_RDONLY, "size=4k,mode=555")
+    if runtime.packages:
+        _show_folder(runtime.packages, PACKAGES)
     for library in runtime.libraries:
         _show_file(library, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
+
+
+def _show_folder(source: str, target: str) -> None:
+    os.makedirs("/new" + target, mode=0o755, exist_ok=True)
+    mount("/old" + _real(source), "/new" + target, None, MS_BIND | MS_REC)
+    attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+    add_mount_attributes("/new" + target, attributes, recursive=True)
 
 
 def _show_devices() -> None:

@@ -4,6 +4,7 @@
 # ruff: noqa: PTH112, PTH113, PTH118, PTH123, PTH208
 
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 _NOT_FOR_TOOLS = ("_test", "_tkinter", "_xx", "xx", "readline", "ossaudiodev", "_ctypes_test")
 _ZONES = "/usr/share/zoneinfo"
 _MASKED = ("site-packages", "dist-packages")
+_MOST_EXTENSIONS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,18 +26,29 @@ class RuntimeFiles:
     libraries: tuple[str, ...]
     masked: tuple[str, ...]
     """Folders inside `folders` to hide: installed packages are not part of the standard library."""
+    packages: str = ""
+    """A folder with the packages of a profile, shown under a name of its own; empty without any."""
+    modules: tuple[str, ...] = ()
+    """Of these packages, to be loaded before any program comes."""
 
 
-def find_runtime_files() -> RuntimeFiles:
+def find_runtime_files(packages: str = "", modules: tuple[str, ...] = ()) -> RuntimeFiles:
     """The runtime of this very interpreter, which must have been started without site packages."""
+    if packages and not os.path.isdir(packages):
+        raise FileNotFoundError(
+            errno.ENOENT, f"the folder of the profile's packages is not there: {packages}"
+        )
     folders = _outermost({path for path in sys.path if os.path.isdir(path)})
     masked = [os.path.join(folder, name) for folder in folders for name in _MASKED]
-    libraries = [path for path in _libraries_of_extensions() if not _is_within(path, folders)]
+    shown = [*folders, *([packages] if packages else [])]
+    libraries = [path for path in _libraries_of_extensions(packages) if not _is_within(path, shown)]
     zones = [_ZONES] if os.path.isdir(_ZONES) else []
     return RuntimeFiles(
         folders=(*folders, *zones),
         libraries=tuple(libraries),
         masked=tuple(path for path in masked if os.path.isdir(path)),
+        packages=packages,
+        modules=modules,
     )
 
 
@@ -47,7 +60,7 @@ def _is_within(path: str, folders: list[str]) -> bool:
     return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
-def _libraries_of_extensions() -> list[str]:
+def _libraries_of_extensions(packages: str) -> list[str]:
     """Names of the shared libraries that the extension modules need, as the loader looks them up.
 
     A short-lived child loads every extension module to find out, so that the zygote stays small.
@@ -57,6 +70,7 @@ def _libraries_of_extensions() -> list[str]:
     if pid == 0:
         try:
             _import_all_extensions()
+            _open_extensions_of(packages)
             os.write(writing, json.dumps(_loaded_libraries()).encode())
         finally:
             os._exit(0)
@@ -76,6 +90,21 @@ def _import_all_extensions() -> None:
                 importlib.import_module(module)
             except Exception:  # noqa: BLE001, S112  an extension that does not load here is one that tools cannot import either
                 continue
+
+
+def _open_extensions_of(packages: str) -> None:
+    """Have the loader find what the extensions of a profile need, without importing them."""
+    found = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(packages)
+        for name in names
+        if ".so" in name
+    ]
+    for path in sorted(found)[:_MOST_EXTENSIONS]:
+        try:
+            ctypes.CDLL(path)
+        except OSError:
+            continue
 
 
 class _LoadedObject(ctypes.Structure):

@@ -12,6 +12,7 @@ from interlock_sandbox import messages
 from interlock_sandbox.inside import landlock, namespaces, rootfs, seccomp
 from interlock_sandbox.inside.child import ChildPlan, become_sandbox
 from interlock_sandbox.inside.runtime_files import RuntimeFiles
+from interlock_sandbox.inside.setup_error import SetupError
 from interlock_sandbox.inside.syscall_numbers import this_architecture
 from interlock_sandbox.inside.syscalls import clone_process, limit_malloc_arenas
 from interlock_sandbox.levels import Layer
@@ -25,11 +26,39 @@ typing unicodedata urllib.parse uuid zlib
 """.split()  # noqa: SIM905  a list that is read as one
 
 
+_MESSAGE = 300
+
+
 def preload() -> None:
     """Load common modules, and tell the collector that nothing loaded so far is garbage."""
     for name in _PRELOADED:
         importlib.import_module(name)
     limit_malloc_arenas(2)
+    gc.collect()
+    gc.freeze()
+
+
+def packages_inside(layers: frozenset[Layer], runtime: RuntimeFiles) -> str:
+    """Where programs find the packages of their profile; empty without any."""
+    return rootfs.PACKAGES if runtime.packages and Layer.ROOT in layers else runtime.packages
+
+
+def load_packages(layers: frozenset[Layer], runtime: RuntimeFiles) -> None:
+    """Let programs import what their profile has, and load some of it beforehand; raises SetupError."""
+    if not runtime.packages:
+        return
+    sys.path.append(packages_inside(layers, runtime))
+    for name in runtime.modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - whatever the package raises
+            said = f"{name} of the profile could not be loaded: {type(error).__name__}: {error}"
+            raise SetupError(Layer.ROOT, said[:_MESSAGE], 0) from None
+    if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - pathlib would hide which call is made
+        # A thread does not survive a fork, and whoever waits for it waits for ever.
+        raise SetupError(
+            Layer.ROOT, f"loading {', '.join(runtime.modules)} of the profile started threads", 0
+        )
     gc.collect()
     gc.freeze()
 
@@ -105,6 +134,8 @@ def _plan(layers: frozenset[Layer], runtime: RuntimeFiles, proc: int) -> ChildPl
     contained = Layer.NAMESPACES in layers
     readable = [*runtime.folders, *runtime.libraries, "/etc/passwd", "/etc/group"]
     allowed = dict.fromkeys(readable, landlock.READ)
+    if runtime.packages:
+        allowed[packages_inside(layers, runtime)] = landlock.READ
     allowed |= {f"/dev/{name}": landlock.DEVICE for name in rootfs.DEVICES}
     if Layer.ROOT in layers:  # else these are the host's
         allowed |= {rootfs.SCRATCH: landlock.SCRATCH, "/proc": landlock.READ}

@@ -1,6 +1,7 @@
 """Steps 4 to 6 and the reach: each refuses with its reason, its verdict and its entry, and nothing runs."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,15 @@ from gateway_svc.audit_log import AuditLog
 from interlock.audit.v1 import entry_pb2
 from interlock.client.registry_feed import RegistryFeed
 from interlock.common.v1 import permit_pb2
-from interlock.gateway.v1 import policy_service_pb2, policy_service_pb2_grpc, tool_call_pb2
+from interlock.gateway.v1 import (
+    gateway_service_pb2,
+    gateway_service_pb2_grpc,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
+    tool_call_pb2,
+)
 from interlock.registry.v1 import agent_pb2, tool_pb2
+from interlock_sandbox.cgroups import CgroupsMissing, CgroupTree
 from svc_kit.identity import Role
 from svc_kit.status import RemoteError
 from tests.gateway.world import (
@@ -311,12 +319,14 @@ async def test_a_child_task_needs_a_policy_for_every_agent_above_it(world: World
 
 
 async def test_a_host_that_cannot_isolate_well_enough_refuses_instead_of_running_weaker(
-    closed_world: World,
+    closed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def none_here() -> CgroupTree:
+        raise CgroupsMissing("this host hands us none")
+
+    monkeypatch.setattr(CgroupTree, "create", none_here)
     closed_world.publish_tool()
     async with gateway(closed_world, sandbox_minimum="FULL") as world:
-        if world.sandbox.status().level.name == "FULL":
-            pytest.skip("this host reaches the highest level")
         await world.allow()
         permit = world.permit()
         error = await world.refusal(permit)
@@ -325,6 +335,31 @@ async def test_a_host_that_cannot_isolate_well_enough_refuses_instead_of_running
             world, permit, error, code="FAILED_PRECONDITION", reason="SANDBOX_UNAVAILABLE"
         )
         assert verdicts(call)["reach"] == "failed"
+
+
+async def test_a_tool_has_the_packages_of_the_profile_that_it_names_or_does_not_run(
+    closed_world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "greetings.py").write_text("WORD = 'hello'\n")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    source = "import greetings\ndef run():\n    return greetings.WORD\n"
+    for name, profile in (("has", "data"), ("lacks", ""), ("asks", "more")):
+        closed_world.publish_tool(name, source, profile=profile)
+    profiles = {"data": {"packages": str(tmp_path)}}
+    async with gateway(closed_world, sandbox_profiles=profiles, sandbox_spares=1) as world:
+        await world.allow()
+        permit = world.permit(tool="asks")
+        call = await assert_refused(
+            world, permit, await world.refusal(permit), code="FAILED_PRECONDITION", reason="PROFILE_UNKNOWN"
+        )
+        assert verdicts(call)["reach"] == "failed"
+        stub = gateway_service_pb2_grpc.GatewayServiceStub(world.public)
+        request = gateway_service_pb2.GetSandboxStatusRequest()
+        answer = await stub.GetSandboxStatus(request, metadata=world.token(Role.VIEWER))
+        assert list(answer.profiles) == ["data"]
+        assert (await world.execute(world.permit(tool="has"))).result_json == '"hello"'
+        assert (await world.execute(world.permit(tool="lacks"))).error_class == "ModuleNotFoundError"
 
 
 async def test_a_host_that_makes_no_sandbox_for_the_moment_decides_nothing_about_the_call(

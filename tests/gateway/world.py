@@ -76,13 +76,14 @@ class World:
         side_effect: tool_pb2.SideEffect.ValueType = tool_pb2.SIDE_EFFECT_AT_MOST_ONCE,
         bound: bool = True,
         connections: Sequence[str] = (),
+        profile: str = "",
         **limits: Any,
     ) -> tool_pb2.ToolVersion:
         """A tool, and by default an agent version that lists it."""
         spec = tool_pb2.ToolSpec(
             input_schema_json=json.dumps(input_schema or {"type": "object"}),
             output_schema_json=json.dumps(output_schema) if output_schema is not None else "",
-            python=tool_pb2.PythonTool(source=source),
+            python=tool_pb2.PythonTool(source=source, profile=profile),
             limits=tool_pb2.ToolLimits(**limits),
             side_effect=side_effect,
             connections=connections,

@@ -78,6 +78,12 @@ def test_a_schema_nested_too_deep_is_refused() -> None:
     assert "nested deeper" in schemas.problems(schema, must_be_object=True)[0]
 
 
+def test_a_tools_profile_is_a_name() -> None:
+    python = {"source": "def run(): ...\n", "profile": "Data/.."}
+    assert [field for field, _ in specs.tool_flaws({"python": python})] == ["spec.python.profile"]
+    assert list(specs.tool_flaws({"python": python | {"profile": "data-2"}})) == []
+
+
 _AGENT = "async def run(context, task):\n    return task\n"
 
 

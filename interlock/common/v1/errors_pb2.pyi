@@ -130,6 +130,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A person has to say yes to the call first: wait for the approval that the metadata name, and call again."""
     ERROR_REASON_APPROVAL_CLOSED: _ErrorReason.ValueType  # 94
     """The approval is decided, expired or canceled already."""
+    ERROR_REASON_PROFILE_UNKNOWN: _ErrorReason.ValueType  # 95
+    """FAILED_PRECONDITION. This gateway has no runtime profile of that name. metadata: profile."""
     ERROR_REASON_STALE_ATTEMPT: _ErrorReason.ValueType  # 100
     """ABORTED. The attempt is no longer the live one; stop working on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 101
@@ -310,6 +312,8 @@ ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 93
 """A person has to say yes to the call first: wait for the approval that the metadata name, and call again."""
 ERROR_REASON_APPROVAL_CLOSED: ErrorReason.ValueType  # 94
 """The approval is decided, expired or canceled already."""
+ERROR_REASON_PROFILE_UNKNOWN: ErrorReason.ValueType  # 95
+"""FAILED_PRECONDITION. This gateway has no runtime profile of that name. metadata: profile."""
 ERROR_REASON_STALE_ATTEMPT: ErrorReason.ValueType  # 100
 """ABORTED. The attempt is no longer the live one; stop working on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 101

@@ -628,6 +628,7 @@ class GetSandboxStatusResponse(_message.Message):
     MINIMUM_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     PROBE_TIME_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     level: _builtins.str
     """Isolation level in force."""
     minimum: _builtins.str
@@ -640,6 +641,10 @@ class GetSandboxStatusResponse(_message.Message):
     def probe_time(self) -> _timestamp_pb2.Timestamp:
         """When it was probed."""
 
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the runtime profiles that tools may ask for."""
+
     def __init__(
         self,
         *,
@@ -647,10 +652,11 @@ class GetSandboxStatusResponse(_message.Message):
         minimum: _builtins.str = ...,
         layers: _abc.Iterable[Global___SandboxLayer] | None = ...,
         probe_time: _timestamp_pb2.Timestamp | None = ...,
+        profiles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["probe_time", b"probe_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "level", b"level", "minimum", b"minimum", "probe_time", b"probe_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "level", b"level", "minimum", b"minimum", "probe_time", b"probe_time", "profiles", b"profiles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

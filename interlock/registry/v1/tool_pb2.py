@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n interlock/registry/v1/tool.proto\x12\x15interlock.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"0\n\nPythonTool\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\nentrypoint\x18\x02 \x01(\t\"\xb3\x01\n\x08HttpTool\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x39\n\x05query\x18\x04 \x03(\x0b\x32*.interlock.registry.v1.HttpTool.QueryEntry\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x08\x1a,\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbf\x01\n\nToolLimits\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12&\n\x03\x63pu\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresult_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bmax_running\x18\x0f \x01(\x05\x12\x1c\n\x14max_calls_per_minute\x18\x10 \x01(\x05\"\xf8\x02\n\x08ToolSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11input_schema_json\x18\x03 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x04 \x01(\t\x12\x33\n\x06python\x18\x05 \x01(\x0b\x32!.interlock.registry.v1.PythonToolH\x00\x12/\n\x04http\x18\x0b \x01(\x0b\x32\x1f.interlock.registry.v1.HttpToolH\x00\x12\x31\n\x06limits\x18\x06 \x01(\x0b\x32!.interlock.registry.v1.ToolLimits\x12\x36\n\x0bside_effect\x18\x07 \x01(\x0e\x32!.interlock.registry.v1.SideEffect\x12\x19\n\x11requires_approval\x18\x19 \x01(\x08\x12\x13\n\x0b\x63onnections\x18\n \x03(\tB\x10\n\x0eimplementation\"\xdc\x01\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\t\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.interlock.registry.v1.Status\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\"\xaf\x01\n\x0bToolVersion\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12-\n\x04spec\x18\x04 \x01(\x0b\x32\x1f.interlock.registry.v1.ToolSpec\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t*H\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_ACTIVE\x10\x01\x12\x13\n\x0fSTATUS_DISABLED\x10\x02*y\n\nSideEffect\x12\x1b\n\x17SIDE_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10SIDE_EFFECT_PURE\x10\x01\x12\x1a\n\x16SIDE_EFFECT_IDEMPOTENT\x10\x02\x12\x1c\n\x18SIDE_EFFECT_AT_MOST_ONCE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n interlock/registry/v1/tool.proto\x12\x15interlock.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n\nPythonTool\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x12\n\nentrypoint\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\"\xb3\x01\n\x08HttpTool\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x39\n\x05query\x18\x04 \x03(\x0b\x32*.interlock.registry.v1.HttpTool.QueryEntry\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x08\x1a,\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbf\x01\n\nToolLimits\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12&\n\x03\x63pu\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresult_bytes\x18\x04 \x01(\x03\x12\x13\n\x0bmax_running\x18\x0f \x01(\x05\x12\x1c\n\x14max_calls_per_minute\x18\x10 \x01(\x05\"\xf8\x02\n\x08ToolSpec\x12\r\n\x05title\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x19\n\x11input_schema_json\x18\x03 \x01(\t\x12\x1a\n\x12output_schema_json\x18\x04 \x01(\t\x12\x33\n\x06python\x18\x05 \x01(\x0b\x32!.interlock.registry.v1.PythonToolH\x00\x12/\n\x04http\x18\x0b \x01(\x0b\x32\x1f.interlock.registry.v1.HttpToolH\x00\x12\x31\n\x06limits\x18\x06 \x01(\x0b\x32!.interlock.registry.v1.ToolLimits\x12\x36\n\x0bside_effect\x18\x07 \x01(\x0e\x32!.interlock.registry.v1.SideEffect\x12\x19\n\x11requires_approval\x18\x19 \x01(\x08\x12\x13\n\x0b\x63onnections\x18\n \x03(\tB\x10\n\x0eimplementation\"\xdc\x01\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\t\x12-\n\x06status\x18\x03 \x01(\x0e\x32\x1d.interlock.registry.v1.Status\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x0f\n\x07\x63reator\x18\x07 \x01(\t\"\xaf\x01\n\x0bToolVersion\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12-\n\x04spec\x18\x04 \x01(\x0b\x32\x1f.interlock.registry.v1.ToolSpec\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpublisher\x18\x06 \x01(\t*H\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x11\n\rSTATUS_ACTIVE\x10\x01\x12\x13\n\x0fSTATUS_DISABLED\x10\x02*y\n\nSideEffect\x12\x1b\n\x17SIDE_EFFECT_UNSPECIFIED\x10\x00\x12\x14\n\x10SIDE_EFFECT_PURE\x10\x01\x12\x1a\n\x16SIDE_EFFECT_IDEMPOTENT\x10\x02\x12\x1c\n\x18SIDE_EFFECT_AT_MOST_ONCE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HTTPTOOL_QUERYENTRY']._loaded_options = None
   _globals['_HTTPTOOL_QUERYENTRY']._serialized_options = b'8\001'
-  _globals['_STATUS']._serialized_start=1330
-  _globals['_STATUS']._serialized_end=1402
-  _globals['_SIDEEFFECT']._serialized_start=1404
-  _globals['_SIDEEFFECT']._serialized_end=1525
+  _globals['_STATUS']._serialized_start=1347
+  _globals['_STATUS']._serialized_end=1419
+  _globals['_SIDEEFFECT']._serialized_start=1421
+  _globals['_SIDEEFFECT']._serialized_end=1542
   _globals['_PYTHONTOOL']._serialized_start=124
-  _globals['_PYTHONTOOL']._serialized_end=172
-  _globals['_HTTPTOOL']._serialized_start=175
-  _globals['_HTTPTOOL']._serialized_end=354
-  _globals['_HTTPTOOL_QUERYENTRY']._serialized_start=310
-  _globals['_HTTPTOOL_QUERYENTRY']._serialized_end=354
-  _globals['_TOOLLIMITS']._serialized_start=357
-  _globals['_TOOLLIMITS']._serialized_end=548
-  _globals['_TOOLSPEC']._serialized_start=551
-  _globals['_TOOLSPEC']._serialized_end=927
-  _globals['_TOOL']._serialized_start=930
-  _globals['_TOOL']._serialized_end=1150
-  _globals['_TOOLVERSION']._serialized_start=1153
-  _globals['_TOOLVERSION']._serialized_end=1328
+  _globals['_PYTHONTOOL']._serialized_end=189
+  _globals['_HTTPTOOL']._serialized_start=192
+  _globals['_HTTPTOOL']._serialized_end=371
+  _globals['_HTTPTOOL_QUERYENTRY']._serialized_start=327
+  _globals['_HTTPTOOL_QUERYENTRY']._serialized_end=371
+  _globals['_TOOLLIMITS']._serialized_start=374
+  _globals['_TOOLLIMITS']._serialized_end=565
+  _globals['_TOOLSPEC']._serialized_start=568
+  _globals['_TOOLSPEC']._serialized_end=944
+  _globals['_TOOL']._serialized_start=947
+  _globals['_TOOL']._serialized_end=1167
+  _globals['_TOOLVERSION']._serialized_start=1170
+  _globals['_TOOLVERSION']._serialized_end=1345
 # @@protoc_insertion_point(module_scope)

@@ -81,19 +81,25 @@ class PythonTool(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     ENTRYPOINT_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """One module, at most 256 KiB of UTF-8. It may import the standard library alone."""
+    """One module, at most 256 KiB of UTF-8. It may import the standard library, and what its profile adds."""
     entrypoint: _builtins.str
     """Name of the function, called with the arguments as keywords; its return value is the result. Empty = `run`."""
+    profile: _builtins.str
+    """Runtime profile of the gateways: an interpreter, and the packages that the operator lets tools import, `[a-z0-9][a-z0-9-]{0,62}`. Empty = the standard library alone.
+    A gateway that has no such profile refuses the call, PROFILE_UNKNOWN.
+    """
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         entrypoint: _builtins.str = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrypoint", b"entrypoint", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entrypoint", b"entrypoint", "profile", b"profile", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
