@@ -32,7 +32,7 @@ class GatewaySettings(ServiceSettings):
     sandbox_profiles: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], ProfileSettings] = (
         Field(default_factory=dict, max_length=16)
     )
-    # Tools that run at a time, and calls that may wait for their turn.
+    # Tools that run at a time, and calls that may wait for their turn; of one tenant half as many.
     max_running: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
     # How long a call's approval may wait for a decision, and then for its call.

@@ -1,4 +1,8 @@
-"""Keeps a zygote and its pool alive: a dead zygote is replaced, and whoever waits for a sandbox waits on."""
+"""Keeps a zygote and its pool alive: a dead zygote is replaced, and whoever waits for a sandbox waits on.
+
+All sandboxes of a zygote share the layout of its memory and its hash seed, which a program may learn: so a
+zygote is replaced after some calls too, while it still works.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from interlock_sandbox.pool import Pool
 from interlock_sandbox.spare import Spare, SpareFailed
 from interlock_sandbox.zygote_process import ZygoteProcess
 
+CALLS_OF_ONE = 2000
 _RESTART_SECONDS = (0.05, 0.2, 1.0, 5.0)
 
 
@@ -22,8 +27,9 @@ class Keeper:
         *,
         spares: int,
         disk_bytes: int,
+        calls_of_one: int = CALLS_OF_ONE,
     ) -> None:
-        """`make` makes the successor of a zygote that died."""
+        """`make` makes the successor of a zygote, which serves at most about `calls_of_one` calls."""
         self._zygote = zygote
         self._make = make
         self._spares = spares
@@ -32,6 +38,9 @@ class Keeper:
         self._pool_changed = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._closed = False
+        self._calls_of_one = calls_of_one
+        self._calls = 0
+        self._renewal: asyncio.Task[None] | None = None
         self.restarts = 0
 
     @property
@@ -71,12 +80,19 @@ class Keeper:
         if self._pool is not None:
             self._pool.refill()
 
+    def called(self) -> None:
+        """Count a call; its zygote may have had enough."""
+        self._calls += 1
+        if self._calls >= self._calls_of_one and self._renewal is None and not self._closed:
+            self._renewal = asyncio.create_task(self._renew())
+
     async def close(self) -> None:
         """Kill every spare and the zygote; returns when they are gone."""
         self._closed = True
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait({self._watcher})
+        for task in (self._watcher, self._renewal):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         pool, self._pool = self._pool, None
         self._pool_changed.set()
         if pool is not None:
@@ -85,7 +101,10 @@ class Keeper:
 
     async def _replace_the_dead(self) -> None:
         while True:
-            await self._zygote.dead.wait()
+            zygote = self._zygote
+            await zygote.dead.wait()
+            if zygote is not self._zygote:
+                continue  # it has a successor already
             pool, self._pool = self._pool, None
             await self._zygote.close()
             if pool is not None:
@@ -93,6 +112,29 @@ class Keeper:
             self._pool = await self._new_pool(self._zygote.layers)
             self._pool_changed.set()
             self.restarts += 1
+
+    async def _renew(self) -> None:
+        """Put a new zygote into the place of one that works; what runs there runs on to its end."""
+        zygote = self._make(self._zygote.layers)
+        try:
+            await zygote.start()
+            pool = await self._filled_pool(zygote)
+        except (SandboxUnavailable, SpareFailed, OSError):
+            await zygote.close()
+            self._calls = 0  # the old one serves on, and after as many calls it is tried again
+        except BaseException:
+            await zygote.close()
+            raise
+        else:
+            old, old_pool = self._zygote, self._pool
+            self._zygote, self._pool, self._calls = zygote, pool, 0
+            try:
+                if old_pool is not None:
+                    await old_pool.close()
+                await old.wait_until_idle()
+            finally:
+                await old.close()
+        self._renewal = None
 
     async def _new_pool(self, layers: frozenset[Layer]) -> Pool:
         attempt = 0

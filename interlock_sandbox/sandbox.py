@@ -12,7 +12,7 @@ from typing import Self
 from interlock_sandbox.call import Call
 from interlock_sandbox.conversation import Host
 from interlock_sandbox.errors import ProfileUnknown, SandboxClosed, SandboxUnavailable
-from interlock_sandbox.keeper import Keeper
+from interlock_sandbox.keeper import CALLS_OF_ONE, Keeper
 from interlock_sandbox.levels import IsolationLevel, Layer, SandboxStatus
 from interlock_sandbox.limits import Limits
 from interlock_sandbox.negotiation import Established, demand, establish
@@ -39,6 +39,7 @@ class Sandbox:
         spares: int = 4,
         max_concurrent: int = 16,
         profiles: Mapping[str, Profile] | None = None,
+        calls_of_one_zygote: int = CALLS_OF_ONE,
     ) -> None:
         if minimum is IsolationLevel.NONE:
             raise ValueError("code is not run without isolation: the least minimum is PARTIAL")
@@ -46,6 +47,7 @@ class Sandbox:
         self._limits = limits or Limits()
         self._spares = spares
         self.profiles: Mapping[str, Profile] = {DEFAULT: Profile(), **(profiles or {})}
+        self._calls_of_one = calls_of_one_zygote
         self._established: Established | None = None
         self._slots = asyncio.Semaphore(max_concurrent)
         self._keepers: dict[str, Keeper] = {}
@@ -144,6 +146,7 @@ class Sandbox:
                 self._idle.set()
             self._calls += 1
             keeper.refill()
+            keeper.called()
 
     async def _keeper_of(self, profile: str) -> Keeper:
         """The source of sandboxes of a profile, whose zygote is started when it is first asked for."""
@@ -167,7 +170,13 @@ class Sandbox:
 
     async def _keep(self, profile: str, zygote: ZygoteProcess, *, spares: int) -> Keeper:
         make = functools.partial(self._zygote, profile)
-        keeper = Keeper(zygote, make, spares=spares, disk_bytes=self._limits.disk_bytes)
+        keeper = Keeper(
+            zygote,
+            make,
+            spares=spares,
+            disk_bytes=self._limits.disk_bytes,
+            calls_of_one=self._calls_of_one,
+        )
         await keeper.start()
         self._keepers[profile] = keeper
         return keeper

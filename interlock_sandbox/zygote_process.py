@@ -155,6 +155,11 @@ class ZygoteProcess:
                 process.kill()
                 await asyncio.to_thread(process.wait)
 
+    async def wait_until_idle(self) -> None:
+        """Return when none of its sandboxes is left."""
+        while self._spares:
+            await asyncio.wait([spare.exited for spare in self._spares.values()])
+
     def _on_readable(self) -> None:
         while self._socket is not None:
             try:

@@ -136,7 +136,7 @@ class ExecuteCall:
 
     async def _fly(self, pending: Pending) -> Answer:
         """Steps 3 to 13, whoever still waits for them."""
-        with self._steps.admission.flight():
+        with self._steps.admission.flight(pending.asked.tenant):
             return await self._flown(pending)
 
     async def _flown(self, pending: Pending) -> Answer:
@@ -145,7 +145,7 @@ class ExecuteCall:
                 stored = await self._steps.replay.find(pending)
             if stored is not None and stored.outcome is not None and not await self._may_repeat(stored):
                 return Answer(outcome=stored.outcome, replayed=True)
-            async with self._steps.admission.place(pending.seconds_left()):
+            async with self._steps.admission.place(pending.asked.tenant, pending.seconds_left()):
                 async with self._refusals_recorded(pending):
                     cleared = await self._steps.work.clear(pending)
                 begun = await self._begin(cleared, repeatable=stored is not None)

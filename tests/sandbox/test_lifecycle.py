@@ -75,6 +75,29 @@ async def test_a_dead_zygote_ends_its_calls_and_is_replaced() -> None:
         assert fragile.status().restarts == 1
 
 
+async def test_a_zygote_that_has_served_enough_is_replaced_and_nobody_notices() -> None:
+    others = children_of(os.getpid())
+    seed = ToolProgram(source="def run():\n    return [hash('a'), id(object)]\n")
+    async with Sandbox(spares=2, calls_of_one_zygote=5) as short:
+        slow = asyncio.create_task(short.run(SLEEP))
+        await started(short)
+        (first,) = children_of(os.getpid()) - others
+        seen = set()
+        while len(seen) < 2:
+            outcomes = await asyncio.gather(*(short.run(seed) for _ in range(4)))
+            assert {outcome.kind for outcome in outcomes} == {OutcomeKind.COMPLETED}
+            seen |= {outcome.result_json for outcome in outcomes}
+        # What ran on the first one runs on, and takes it along when it ends.
+        assert first in children_of(os.getpid())
+        assert not slow.done()
+        slow.cancel()
+        await until(lambda: first not in children_of(os.getpid()))
+        await until(lambda: len(children_of(os.getpid()) - others) == 1)
+        assert (await short.run(CONTROL)).kind is OutcomeKind.COMPLETED
+        assert short.status().restarts == 0
+    assert children_of(os.getpid()) == others
+
+
 async def test_closing_cancels_what_runs_and_leaves_no_process() -> None:
     bystanders = children_of(os.getpid())
     closing = Sandbox(spares=2)
