@@ -82,7 +82,7 @@ async def test_a_zygote_that_has_served_enough_is_replaced_and_nobody_notices() 
         slow = asyncio.create_task(short.run(SLEEP))
         await started(short)
         (first,) = children_of(os.getpid()) - others
-        seen = set()
+        seen: set[bytes | None] = set()
         while len(seen) < 2:
             outcomes = await asyncio.gather(*(short.run(seed) for _ in range(4)))
             assert {outcome.kind for outcome in outcomes} == {OutcomeKind.COMPLETED}
