@@ -85,6 +85,8 @@ def _step_branch(step: task_pb2.Step, call: tool_call_pb2.ToolCall | None) -> tu
     if call is not None and call.audit_index >= 0:
         facts.append(f"audit #{call.audit_index}")
     more = [f"in   {one_line(step.input_json)}"]
+    if call is not None and call.approval_id:
+        more += [f"by   {one_line(each.explanation)}" for each in call.verdicts if each.check == "approval"]
     if step.output_json:
         more.append(f"out  {one_line(step.output_json)}")
     if step.error.error_class:

@@ -112,6 +112,10 @@ def test_a_call_waits_for_a_person_who_sees_what_it_is_and_decides(
     assert suite.json(says, approval_id, "--reason", "said so")["decision_reason"] == "said so"
     done = json.loads(suite.cli("wait", task_id, "-o", "json").stdout)
     assert done["state"] == f"TASK_STATE_{state}"
+    decided = "Approved by operator as" if says == "approve" else "operator said no: said so"
+    assert any(
+        "by   " in line and decided in line for line in suite.cli("trace", task_id).stdout.splitlines()
+    )
     error = suite.error("deny" if says == "approve" else "approve", approval_id)
     assert error["reason"] == "APPROVAL_CLOSED"
 
