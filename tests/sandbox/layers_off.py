@@ -1,18 +1,17 @@
-"""Sandboxes with layers left out, to see that an attack escapes when nothing holds it; for tests alone."""
+"""Sandboxes with layers left out; for tests alone."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 from interlock_sandbox import Layer, Limits, Outcome, ToolProgram
 from interlock_sandbox.call import Call
 from interlock_sandbox.cgroups import CgroupTree
 from interlock_sandbox.levels import level_of
+from interlock_sandbox.spare import Spare
 from interlock_sandbox.zygote_process import ZygoteProcess
-from tests.sandbox.attacks import ATTACKS
-from tests.sandbox.siege import judge
-from tests.sandbox.world import World
 
 ORDINARY_PROCESS = frozenset({Layer.CAPABILITIES})
 """Nothing but root given up, so that what escapes can do no more than any user of the host."""
@@ -32,16 +31,38 @@ async def zygote(layers: Collection[Layer]) -> AsyncIterator[ZygoteProcess]:
             cgroups.close()
 
 
+class Zygotes:
+    """One zygote for each set of layers, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._made: dict[frozenset[Layer], ZygoteProcess] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def having(self, layers: Collection[Layer]) -> ZygoteProcess:
+        """The one with just these layers."""
+        wanted = frozenset(layers)
+        if wanted not in self._made:
+            self._made[wanted] = await self._stack.enter_async_context(zygote(wanted))
+        return self._made[wanted]
+
+
 async def begin(process: ZygoteProcess, program: ToolProgram, limits: Limits) -> "asyncio.Task[Outcome]":
     """A program, running in a sandbox of its own."""
     spare = await process.spawn(disk_bytes=limits.disk_bytes)
+    return begin_in(process, spare, program, limits)
+
+
+def begin_in(
+    process: ZygoteProcess, spare: Spare, program: ToolProgram, limits: Limits
+) -> "asyncio.Task[Outcome]":
+    """A program, running in this sandbox."""
     call = Call(spare, program, limits, level_of(process.layers))
     return asyncio.create_task(call.run(seconds=limits.wall_seconds))
-
-
-async def problems_without(layers: Collection[Layer], name: str, world: World) -> list[str]:
-    """What the host finds wrong after one attack on a sandbox with just these layers."""
-    attack = next(attack for attack in ATTACKS if attack.name == name)
-    program = ToolProgram(source=attack.source, arguments_json=json.dumps(world.describe()).encode())
-    async with zygote(layers) as process:
-        return judge(attack, await (await begin(process, program, attack.limits)), world)

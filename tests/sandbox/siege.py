@@ -35,10 +35,24 @@ def judge(attack: Attack, outcome: Outcome, world: World) -> list[str]:
     if outcome.kind not in attack.kinds:
         problems.append(f"it ended as {outcome.kind}: {outcome.error}")
     if outcome.kind is OutcomeKind.COMPLETED and outcome.result_json is not None:
-        got = json.loads(outcome.result_json)["got"]
+        value = json.loads(outcome.result_json)
+        got = value.get("got", "nothing asked for") if isinstance(value, dict) else value
         if got:
             problems.append(f"it got {str(got)[:2000]}")
     told = (outcome.result_json, outcome.stdout.data, outcome.stderr.data, str(outcome.error).encode())
     if any(world.secret.encode() in text for text in told if text):
         problems.append("it learnt a secret")
-    return problems
+    return problems + _excesses(attack, outcome)
+
+
+def _excesses(attack: Attack, outcome: Outcome) -> list[str]:
+    """Where more was taken in than the limits allow."""
+    error, limits = outcome.error, attack.limits
+    sizes = {
+        "stdout": (len(outcome.stdout.data), limits.stdout_bytes),
+        "stderr": (len(outcome.stderr.data), limits.stderr_bytes),
+        "result": (len(outcome.result_json or b""), 2 * limits.result_bytes),  # written by us: not as compact
+        "message": (len(error.message) if error else 0, 4096),
+        "traceback": (len(error.traceback) if error else 0, 16384),
+    }
+    return [f"{name} has {size} bytes" for name, (size, limit) in sizes.items() if size > limit]

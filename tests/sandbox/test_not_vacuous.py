@@ -1,50 +1,38 @@
 """Attacks succeed once what holds them is off: what the suite shows is the sandbox's doing."""
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from interlock_sandbox import Layer, Limits, OutcomeKind, ToolProgram
 from interlock_sandbox.levels import PARTIAL_LAYERS, STANDARD_LAYERS
-from tests.sandbox.layers_off import ORDINARY_PROCESS, begin, problems_without, zygote
+from tests.sandbox.attacks import ATTACKS, Attack
+from tests.sandbox.escape import problems_without
+from tests.sandbox.hosts import without_host
+from tests.sandbox.layers_off import ORDINARY_PROCESS, Zygotes, begin, zygote
 from tests.sandbox.waiting import until
 from tests.sandbox.world import World, descendants
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.mark.parametrize(
-    ("name", "breach"),
-    [
-        ("reads_a_file_of_the_host", "it learnt a secret"),
-        ("writes_to_files_of_the_host", "the ledger was written to"),
-        ("connects_by_every_family", "tcp heard somebody"),
-        ("reads_what_every_host_has", "it got"),
-        ("looks_for_other_processes", "it got"),
-        ("starts_processes", "it "),
-        ("opens_files_without_end", "it got"),
-        ("walks_everything_it_can_see", "it got"),
-    ],
-)
-async def test_without_isolation_the_attack_escapes(world: World, name: str, breach: str) -> None:
-    problems = await problems_without(ORDINARY_PROCESS, name, world)
-    assert any(problem.startswith(breach) for problem in problems)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def zygotes() -> AsyncIterator[Zygotes]:
+    async with Zygotes() as made:
+        yield made
 
 
-@pytest.mark.parametrize(
-    ("missing", "name"),
-    [
-        (Layer.SECCOMP, "starts_processes"),
-        (Layer.SECCOMP, "opens_sockets_by_raw_calls"),
-        (Layer.SECCOMP, "makes_namespaces_by_clone"),
-        (Layer.RLIMITS, "opens_files_without_end"),
-        (Layer.RLIMITS, "starts_threads_without_end"),
-    ],
-)
-async def test_without_its_layer_the_attack_gets_something(world: World, missing: Layer, name: str) -> None:
-    problems = await problems_without(STANDARD_LAYERS - {missing}, name, world)
-    assert any(problem.startswith("it ") for problem in problems)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+async def test_without_what_holds_it_the_attack_escapes(
+    zygotes: Zygotes, world: World, attack: Attack
+) -> None:
+    if "ipv6" in attack.name and "tcp6" not in world.describe():
+        without_host("this host has no IPv6")
+    problems = await problems_without(attack.held_by, attack, world, zygotes)
+    assert any(problem.startswith(attack.sign) for problem in problems), problems
 
 
 @pytest.mark.parametrize("missing", [Layer.SECCOMP, Layer.LANDLOCK])
@@ -52,9 +40,10 @@ async def test_without_its_layer_the_attack_gets_something(world: World, missing
     "name", ["reads_a_file_of_the_host", "writes_to_files_of_the_host", "connects_by_every_family"]
 )
 async def test_files_and_network_are_held_by_more_than_one_layer(
-    world: World, missing: Layer, name: str
+    zygotes: Zygotes, world: World, missing: Layer, name: str
 ) -> None:
-    problems = await problems_without(STANDARD_LAYERS - {missing}, name, world)
+    attack = next(attack for attack in ATTACKS if attack.name == name)
+    problems = await problems_without({missing}, attack, world, zygotes)
     host_saw = [problem for problem in problems if not problem.startswith("it got")]
     assert host_saw == []
 

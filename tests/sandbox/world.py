@@ -46,6 +46,8 @@ class World:
             self._listeners["tcp6"] = self._listen(socket.AF_INET6, socket.SOCK_STREAM, ("::1", 0))
         os.environ[ENVIRONMENT_NAME] = self.secret
         self._stack.callback(os.environ.pop, ENVIRONMENT_NAME, None)
+        self._scratch = folder / "scratch"
+        self._scratch.mkdir()
         self._leaky = os.open(self.canary, os.O_RDONLY)
         self._stack.callback(os.close, self._leaky)
         os.set_inheritable(self._leaky, True)
@@ -92,8 +94,19 @@ class World:
             "parent": os.getpid(),
             "calls": DENIED,
             "os_module": os.__file__,
+            "scratch": "/tmp",  # noqa: S108  the sandbox's own
             **ports,
         }
+
+    def lend_files(self) -> dict[str, object]:
+        """For an attacker who sees the host's files: an empty folder, and a runtime that may be ruined."""
+        shutil.rmtree(self._scratch)
+        runtime = self._scratch / "runtime"
+        runtime.mkdir(parents=True)
+        (runtime / "os.py").write_text("# not the real one\n" * 9)
+        for path, mode in ((self._scratch, 0o777), (runtime, 0o777), (runtime / "os.py", 0o666)):
+            path.chmod(mode)
+        return {"scratch": str(self._scratch), "os_module": str(runtime / "os.py")}
 
     def breaches(self) -> list[str]:
         """What has happened to the host since the last look."""
@@ -133,14 +146,15 @@ def _state_of_runtime() -> tuple[int, ...]:
 
 
 def _heard(listener: socket.socket) -> bool:
-    try:
-        if listener.type == socket.SOCK_STREAM:
-            listener.accept()[0].close()
-        else:
-            listener.recv(4096)
-    except BlockingIOError:
-        return False
-    return True
+    heard = False
+    with contextlib.suppress(BlockingIOError):
+        while True:  # all of it, or the next attack is taken for this one
+            if listener.type == socket.SOCK_STREAM:
+                listener.accept()[0].close()
+            else:
+                listener.recv(4096)
+            heard = True
+    return heard
 
 
 def children_of(pid: int) -> set[int]:

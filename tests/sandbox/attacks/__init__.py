@@ -1,6 +1,6 @@
 """Every hostile program."""
 
-from tests.sandbox.attacks.attack import Attack
+from tests.sandbox.attacks.attack import Attack, Guard
 from tests.sandbox.attacks.files import FILES
 from tests.sandbox.attacks.kernel import KERNEL
 from tests.sandbox.attacks.network import NETWORK
@@ -11,4 +11,4 @@ from tests.sandbox.attacks.surroundings import SURROUNDINGS
 
 ATTACKS = [*FILES, *SURROUNDINGS, *NETWORK, *PROCESSES, *RESOURCES, *RESULTS, *KERNEL]
 
-__all__ = ["ATTACKS", "Attack"]
+__all__ = ["ATTACKS", "Attack", "Guard"]

@@ -1,23 +1,28 @@
 """Hostile programs that multiply, stay, or kill."""
 
-from interlock_sandbox import Limits, OutcomeKind
-from tests.sandbox.attacks.attack import attack
+from interlock_sandbox import Layer, Limits, OutcomeKind
+from tests.sandbox.attacks.attack import Guard, attack
+
+_CALLS = (Layer.SECCOMP,)
+_CRASHED = OutcomeKind.CRASHED
+_SOON = Limits(wall_seconds=0.3)
 
 PROCESSES = [
     attack(
         "starts_processes",
         """
-    import subprocess, multiprocessing
+    import subprocess
     def run(**_):
         return {"got": tried(
+            lambda: os.fork() or os._exit(0),
             lambda: subprocess.run(["/bin/sh", "-c", "id"], capture_output=True, text=True).stdout,
             lambda: os.system("true") == 0 or (_ for _ in ()).throw(OSError()),
-            lambda: os.fork() or os._exit(0),
             lambda: os.posix_spawn("/bin/true", ["true"], {}),
-            lambda: multiprocessing.Process(target=print).start(),
+            lambda: __import__("multiprocessing").Process(target=print).start(),
             lambda: os.execv("/bin/true", ["true"]),
         )}
     """,
+        held_by=_CALLS,
     ),
     attack(
         "forks_like_a_bomb",
@@ -37,6 +42,24 @@ PROCESSES = [
                     born += 1
         return {"got": born}
     """,
+        held_by=_CALLS,
+    ),
+    attack(
+        "leaves_a_daemon",
+        """
+    import time
+    def run(**_):
+        def daemon():
+            child = os.fork()
+            if child == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(60)
+                os._exit(0)
+            return child
+        return {"got": tried(daemon)}
+    """,
+        held_by=_CALLS,
     ),
     attack(
         "starts_threads_without_end",
@@ -45,13 +68,14 @@ PROCESSES = [
     def run(**_):
         started = 0
         try:
-            for _ in range(500):
+            for _ in range(200):
                 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
                 started += 1
         except RuntimeError:
             pass
         return {"got": max(0, started - 31)}
     """,
+        held_by=(Layer.RLIMITS,),
     ),
     attack(
         "leaves_a_thread_behind",
@@ -65,6 +89,23 @@ PROCESSES = [
             threading.Thread(target=spin, daemon=True).start()
         return {"got": 0}
     """,
+        held_by=(Guard.KILL,),
+        sign="it lived on",
+    ),
+    attack(
+        "goes_on_after_it_closed_the_channel",
+        """
+    import time
+    def run(**_):
+        os.close(3)
+        while True:
+            time.sleep(60)
+    """,
+        OutcomeKind.TIMEOUT,
+        _CRASHED,
+        limits=_SOON,
+        held_by=(Guard.KILL,),
+        sign="it lived on",
     ),
     attack(
         "refuses_to_end",
@@ -83,7 +124,40 @@ PROCESSES = [
                 pass
     """,
         OutcomeKind.TIMEOUT,
-        limits=Limits(wall_seconds=0.5),
+        limits=_SOON,
+        held_by=(Guard.DEADLINE,),
+        sign="it ran past its deadline",
+    ),
+    attack(
+        "blocks_every_signal_and_stops_itself",
+        """
+    import signal, time
+    def run(**_):
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        time.sleep(60)
+    """,
+        OutcomeKind.TIMEOUT,
+        limits=_SOON,
+        held_by=(Guard.DEADLINE,),
+        sign="it ran past its deadline",
+    ),
+    attack(
+        "sleeps_in_threads_that_must_be_waited_for",
+        """
+    import threading, time
+    def run(**_):
+        threads = [threading.Thread(target=time.sleep, args=(60,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    """,
+        OutcomeKind.TIMEOUT,
+        limits=_SOON,
+        held_by=(Guard.DEADLINE,),
+        sign="it ran past its deadline",
     ),
     attack(
         "kills_what_it_can_name",
@@ -99,5 +173,70 @@ PROCESSES = [
             lambda: os.kill(-1, signal.SIGKILL) or "killed all",
         )}
     """,
+    ),
+    attack(
+        "kills_itself",
+        """
+    import signal
+    def run(**_):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {"got": 0}
+    """,
+        OutcomeKind.COMPLETED,
+        _CRASHED,
+        OutcomeKind.KILLED,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "aborts",
+        "def run(**_):\n    os.abort()\n",
+        _CRASHED,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "crashes_the_interpreter",
+        """
+    def run(**_):
+        ctypes.string_at(0)
+    """,
+        _CRASHED,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "overwrites_the_interpreter",
+        """
+    def run(**_):
+        ctypes.memset(id(int), 0xFF, 400)
+        return {"got": int("1") - 1}
+    """,
+        _CRASHED,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "leaves_without_a_word",
+        "def run(**_):\n    os._exit(7)\n",
+        _CRASHED,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "exits",
+        "import sys\ndef run(**_):\n    sys.exit(3)\n",
+        OutcomeKind.TOOL_ERROR,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
+    ),
+    attack(
+        "closes_everything",
+        'def run(**_):\n    os.closerange(0, 64)\n    return {"got": 0}\n',
+        _CRASHED,
+        OutcomeKind.TIMEOUT,
+        limits=_SOON,
+        held_by=(Guard.PROCESS,),
+        sign="the host died",
     ),
 ]

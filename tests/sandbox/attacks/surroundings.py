@@ -1,7 +1,7 @@
 """Hostile programs that look around: /proc, environment, descriptors, memory."""
 
-from interlock_sandbox import Limits
-from tests.sandbox.attacks.attack import MIB, attack
+from interlock_sandbox import Layer, Limits
+from tests.sandbox.attacks.attack import MIB, Guard, attack
 
 SURROUNDINGS = [
     attack(
@@ -14,6 +14,7 @@ SURROUNDINGS = [
                  f"/proc/{parent}/maps", f"/proc/{parent}/cmdline", "/proc/self/../2/environ"]
         return {"got": tried(*(lambda name=name: open(name, "rb").read(200).hex() for name in names))}
     """,
+        held_by=(Layer.ROOT, Layer.LANDLOCK),
     ),
     attack(
         "writes_proc",
@@ -21,8 +22,29 @@ SURROUNDINGS = [
     def run(**_):
         names = ["/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/vm/drop_caches",
                  "/proc/self/uid_map", "/proc/self/setgroups", "/proc/self/mem", "/proc/1/mem",
-                 "/proc/self/oom_score_adj", "/proc/self/attr/current"]
+                 "/proc/self/oom_score_adj", "/proc/self/attr/current", "/proc/self/comm",
+                 "/proc/self/coredump_filter"]
         return {"got": tried(*(lambda name=name: os.open(name, os.O_WRONLY) for name in names))}
+    """,
+    ),
+    attack(
+        "reads_papers_of_other_processes",
+        """
+    def run(parent, victim, **_):
+        papers = ("cmdline", "status", "stat", "maps", "environ", "cgroup", "io", "wchan")
+        return {"got": tried(*(lambda pid=pid, name=name: open(f"/proc/{pid}/{name}", "rb").read(99).hex()
+                                   for pid in (victim, parent, os.getppid()) for name in papers))}
+    """,
+    ),
+    attack(
+        "takes_descriptors_of_other_processes",
+        """
+    def run(**_):
+        got = []
+        for pid in (name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()):
+            got += tried(lambda: [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")])
+            got += tried(lambda: os.open(f"/proc/{pid}/fd/0", os.O_RDONLY | os.O_NONBLOCK))
+        return {"got": got[:20]}
     """,
     ),
     attack(
@@ -43,11 +65,16 @@ SURROUNDINGS = [
     attack(
         "gathers_every_secret_it_can_see",
         """
-    def run(**_):
+    def run(canary, **_):
         found = dict(os.environ)
         for name in ("environ", "cmdline", "mountinfo", "maps", "cgroup", "status", "limits", "stat"):
             try:
                 found[name] = open(f"/proc/self/{name}", "rb").read().decode("latin-1")
+            except OSError:
+                pass
+        for number in range(64):
+            try:
+                found[str(number)] = os.pread(number, 64, 0)
             except OSError:
                 pass
         import gc, sys
@@ -56,6 +83,8 @@ SURROUNDINGS = [
         return {"got": {}}
     """,
         limits=Limits(stdout_bytes=MIB),
+        held_by=(Guard.PROCESS,),
+        sign="it learnt a secret",
     ),
     attack(
         "finds_its_environment_bare",
@@ -65,6 +94,7 @@ SURROUNDINGS = [
         inherited = [text for text in tried(lambda: open("/proc/self/environ").read().strip("\\0")) if text]
         return {"got": sorted(set(os.environ) - expected) + inherited}
     """,
+        held_by=(Guard.PROCESS,),
     ),
     attack(
         "uses_inherited_descriptors",
@@ -77,8 +107,9 @@ SURROUNDINGS = [
                 found.append(number)
             except OSError:
                 pass
-        return {"got": found + tried(lambda: os.read(0, 10).decode())[1:]}
+        return {"got": found}
     """,
+        held_by=(Guard.PROCESS,),
     ),
     attack(
         "reads_the_parents_memory",
@@ -90,6 +121,21 @@ SURROUNDINGS = [
                        for pid in (1, parent, victim)]
         opened = tried(lambda: os.open(f"/proc/{parent}/mem", os.O_RDONLY), lambda: os.pidfd_open(victim))
         return {"got": [r for r in results if r >= 0] + opened}
+    """,
+        held_by=(Layer.SECCOMP,),
+    ),
+    attack(
+        "learns_who_lives",
+        """
+    def run(parent, victim, calls, **_):
+        errors = [call(calls["rt_sigqueueinfo"], pid, 0, None)[1] for pid in (victim, parent)]
+        for pid in (victim, parent):
+            try:
+                os.kill(pid, 0)
+                errors.append(0)
+            except OSError as error:
+                errors.append(error.errno)
+        return {"got": [] if errors[2:] == [3, 3] else errors}  # ESRCH: it does not exist
     """,
     ),
 ]
