@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from gateway_svc.cedar.decision import strictest
 from gateway_svc.tool_call import Asked
 
 
@@ -58,6 +59,10 @@ class Approval:
             and self.tool_digest == asked.tool_digest
             and self.argument_digest == asked.argument_digest
         )
+
+    def is_of(self, role: str) -> bool:
+        """Whether nobody could decide it who has less than this role."""
+        return strictest([role, self.decider_role]) == self.decider_role
 
 
 class Standing(StrEnum):

@@ -19,7 +19,7 @@ from gateway_svc.told_store import Told
 from gateway_svc.tool_call import Asked
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation, invalid
-from svc_kit.filters import FilterField, parse_filter
+from svc_kit.filters import Condition, FilterField, parse_filter
 from svc_kit.identity.principal import Principal
 from svc_kit.identity.roles import Role
 from svc_kit.ids import uuid7
@@ -101,9 +101,9 @@ class Approvals:
         while not await self._store.create(new, told, lives=self._lifetime):
             standing_one = await self._store.last_of_call(asked.tenant, asked.call_id)
             if standing_one is not None and standing_one[0].status is ApprovalStatus.PENDING:
-                if standing_one[0].fits(asked):
+                if standing_one[0].fits(asked) and standing_one[0].is_of(role):
                     return standing_one[0]
-                # What the call is now, nobody was asked about.
+                # What the call is now, nobody was asked about, or not those who have to be.
                 await self.close(standing_one[0], ApprovalStatus.CANCELED)
         self._committed()
         return new
@@ -116,10 +116,14 @@ class Approvals:
         self, tenant: str, *, filter_text: str, before: tuple[datetime, uuid.UUID] | None, limit: int
     ) -> Sequence[Approval]:
         """Approvals that pass the filter, newest first, older than a position; raises FILTER_INVALID."""
-        conditions = parse_filter(filter_text, FILTER_FIELDS)
-        for each in conditions:
-            if each.field == "task_id":
-                _uuid(str(each.value), "filter", "task_id must be a UUID")
+        conditions = [
+            Condition(
+                "task_id", each.operator, str(_uuid(str(each.value), "filter", "task_id must be a UUID"))
+            )
+            if each.field == "task_id"
+            else each
+            for each in parse_filter(filter_text, FILTER_FIELDS)
+        ]
         return await self._store.page(tenant, conditions=conditions, before=before, limit=limit)
 
     async def decide(

@@ -282,7 +282,7 @@ def approval_required(approval_id: uuid.UUID, role: str) -> DomainError:
 
 
 def asked_anew() -> DomainError:
-    """A policy came to ask for an approval while the call was written ahead without one."""
+    """A policy came to ask for an approval, or a stricter one, while the call was written ahead."""
     return Unavailable(
         ErrorReason.ERROR_REASON_POLICY_STALE,
         "a policy changed while the call began; ask again",

@@ -42,7 +42,9 @@ class ApprovalCheck:
         if found is not None and found[0].fits(asked):
             approval, standing = found
             pending.verdicts.approval_id = approval.approval_id
-            if standing is Standing.ALLOWS:
+            # Since it was asked for a policy may have come to demand somebody with more to say.
+            enough = approval.is_of(role)
+            if standing is Standing.ALLOWS and enough:
                 said = f"Approved by {approval.decider} as {approval.approval_id}."
                 pending.verdicts.passed(Check.APPROVAL, said)
                 return approval.approval_id
@@ -50,7 +52,7 @@ class ApprovalCheck:
                 why = _why(approval)
                 pending.verdicts.failed(Check.APPROVAL, f"Approval {approval.approval_id}: {why}.")
                 raise approval_denied(approval.approval_id, why)
-            if standing is Standing.WAITS:
+            if standing is Standing.WAITS and enough:
                 raise self._required(pending, approval)
         text = arguments.canonical.decode()
         raise self._required(

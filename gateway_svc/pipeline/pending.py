@@ -83,6 +83,8 @@ class Cleared:
     """That decided."""
     approval_id: uuid.UUID | None = None
     """That it starts with."""
+    approval_role: str = ""
+    """The least role that had to say yes; empty when nobody had to."""
     ceilings: tuple[Ceiling, ...] = ()
     """What its tool's publisher, or its connection, limits."""
     reserve: Reserve | None = None

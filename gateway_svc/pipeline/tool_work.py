@@ -97,6 +97,7 @@ class ToolWork:
             arguments=arguments,
             policy_ids=decision.policy_ids,
             approval_id=approval_id,
+            approval_role=judged.approval_role,
             ceilings=_ceilings(pending.asked, tool),
         )
 
@@ -104,7 +105,7 @@ class ToolWork:
         """Status and policy may have changed during the write-ahead, which has used up the approval."""
         tool = self._binding.check(cleared.pending)
         decision = self._policies.check(cleared.pending, cleared.arguments)
-        if _decider(tool, decision) and cleared.approval_id is None:
+        if strictest([_decider(tool, decision), cleared.approval_role]) != cleared.approval_role:
             raise asked_anew()
 
     async def may_repeat(self, asked: Asked) -> bool:

@@ -254,6 +254,24 @@ async def test_a_policy_may_ask_for_an_admin_and_the_strictest_of_those_that_all
     assert (await decide(world, approval_id, role=Role.ADMIN)).status == APPROVED
 
 
+async def test_a_yes_of_too_little_weight_counts_no_more_once_a_policy_asks_for_an_admin(
+    asking: World,
+) -> None:
+    decided, waiting = asking.permit(), asking.permit()
+    first = await asked(asking, decided)
+    await decide(asking, first)
+    second = await asked(asking, waiting)
+    await asking.allow("admin", '@approval("ADMIN") permit (principal, action, resource);')
+    for permit, before in ((decided, first), (waiting, second)):
+        now = await asked(asking, permit)
+        assert now != before
+        assert (await get(asking, now)).decider_role == "ADMIN"
+    assert (await get(asking, second)).status == messages.APPROVAL_STATUS_CANCELED
+    assert asking.runs == 0
+    await decide(asking, await asked(asking, decided), role=Role.ADMIN)
+    await asking.execute(decided)
+
+
 async def test_a_tool_may_demand_an_approval_of_every_call(closed_world: World) -> None:
     spec = closed_world.publish_tool().spec
     version = closed_world.tools["echo"]
@@ -331,6 +349,11 @@ async def test_approvals_are_listed_filtered_page_by_page_and_never_of_another_t
             break
         request.page_token = page.next_page_token
     assert found == ids[:0:-1]
+    task_id = (await get(asking, ids[0])).task_id
+    for written in (task_id, f"urn:uuid:{task_id.upper()}", task_id.replace("-", "")):
+        of_task = messages.ListApprovalsRequest(filter=f'task_id = "{written}"')
+        page = await stub(asking).ListApprovals(of_task, metadata=metadata)
+        assert [each.approval_id for each in page.approvals] == [ids[0]]
     elsewhere = asking.token(Role.DEVELOPER, tenant="elsewhere")
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stub(asking).GetApproval(messages.GetApprovalRequest(approval_id=ids[0]), metadata=elsewhere)
