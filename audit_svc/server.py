@@ -12,6 +12,7 @@ from audit_svc.log import AuditLog
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
+from audit_svc.search import AuditSearch
 from audit_svc.servicer import NAME, ROLES, AuditServicer
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
@@ -37,9 +38,11 @@ def build(settings: AuditSettings) -> App:
     archive = FileArchive(settings.checkpoints_dir) if settings.checkpoints_dir else None
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix=settings.origin, archive=archive)
     log = AuditLog(store, clock, origin_prefix=settings.origin, observe=metrics.commit_lane("append"))
+    reader = AuditReader(store, proofs, checkpoints)
     servicer = AuditServicer(
         log=log,
-        reader=AuditReader(store, proofs, checkpoints),
+        reader=reader,
+        search=AuditSearch(store, reader, checkpoints),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         signer=signer,

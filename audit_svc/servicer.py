@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +13,7 @@ from audit_svc.convert import from_appended, from_checkpoint, from_entry, from_p
 from audit_svc.errors import payloads_forbidden
 from audit_svc.log import AuditLog
 from audit_svc.payload_reads import PayloadReads
+from audit_svc.search import AuditSearch, Place, names_somebody, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.trail import AuditReader, ProvenEntry
 from interlock.audit.v1 import audit_service_pb2 as messages
@@ -30,6 +32,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "AppendStream": _PRODUCERS,
     "GetEntry": _READERS,
     "GetAuditTrail": _READERS,
+    "SearchEntries": _READERS,
     "GetCheckpoint": _READERS,
     "GetInclusionProof": _READERS,
     "GetConsistencyProof": _READERS,
@@ -49,6 +52,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         *,
         log: AuditLog,
         reader: AuditReader,
+        search: AuditSearch,
         checkpoints: Checkpoints,
         reads: PayloadReads,
         signer: CheckpointSigner,
@@ -56,6 +60,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> None:
         self._log = log
         self._reader = reader
+        self._search = search
         self._checkpoints = checkpoints
         self._reads = reads
         self._signer = signer
@@ -118,6 +123,36 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             proofs=[from_proof(proven, page.checkpoint) for proven in page.entries],
             checkpoint=from_checkpoint(page.checkpoint),
             next_page_token=next_page,
+        )
+
+    async def SearchEntries(
+        self, request: messages.SearchEntriesRequest, context: Context
+    ) -> messages.SearchEntriesResponse:
+        conditions = read_filter(request.filter)
+        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        if names_somebody(conditions):
+            _reading_tenant(with_payloads=True)
+        question = Question(method="SearchEntries", tenant=tenant, filter=request.filter)
+        told = decode_page_token(request.page_token, question, (datetime, int, int))
+        page = await self._search.page(
+            tenant,
+            conditions,
+            after=Place(told[0], told[1]) if told else None,
+            size=told[2] if told else 0,
+            limit=page_size(request.page_size),
+            with_bodies=request.include_payloads,
+            with_proofs=request.include_proofs,
+        )
+        await self._record_read(tenant, page.entries, {"query_digest": question.digest()})
+        size, token = page.checkpoint.checkpoint.size, ""
+        if page.next_place is not None:
+            token = encode_page_token([*page.next_place, size], question)
+        proven = page.entries if request.include_proofs else ()
+        return messages.SearchEntriesResponse(
+            entries=[from_entry(each.entry) for each in page.entries],
+            proofs=[from_proof(each, page.checkpoint) for each in proven],
+            checkpoint=from_checkpoint(page.checkpoint),
+            next_page_token=token,
         )
 
     async def GetCheckpoint(

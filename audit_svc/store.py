@@ -1,9 +1,11 @@
 """What is read of the log, and the few rows that are written outside the append path."""
 
+import operator
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -13,9 +15,11 @@ from audit_svc.append_store import SqlAppendTransaction, read_hashes
 from audit_svc.checkpoints import Head, SignedCheckpoint, Standing
 from audit_svc.event import StoredEntry, StoredPart
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
+from audit_svc.search import Found, Place
 from audit_svc.sequence import LogName
-from audit_svc.tables import checkpoint, entry, log, log_head, payload, tile
+from audit_svc.tables import actor, checkpoint, entry, log, log_head, payload, tile
 from svc_kit.database import Database
+from svc_kit.filters import Condition, Operator
 from svc_kit.ids import uuid7
 
 _ENTRY = (entry.c.event_id, entry.c.leaf_index, entry.c.leaf, entry.c.recorded_time)
@@ -174,6 +178,53 @@ class Store:
         )
         return await self._entries(log_id, statement, with_bodies=with_bodies)
 
+    async def pseudonym(self, log_id: uuid.UUID, subject: str) -> str | None:
+        """What somebody is called in a log; None for one who never did anything."""
+        statement = sa.select(actor.c.pseudonym).where(actor.c.log_id == log_id, actor.c.subject == subject)
+        async with self._database.autocommit() as connection:
+            found: str | None = (await connection.execute(statement)).scalar_one_or_none()
+        return found
+
+    async def find_entries(
+        self,
+        log_id: uuid.UUID,
+        conditions: Sequence[Condition],
+        *,
+        size: int,
+        after: Place | None,
+        limit: int,
+    ) -> Sequence[Found]:
+        """Entries among the first `size` that fulfil every condition, newest first, behind a place."""
+        place = sa.tuple_(entry.c.recorded_time, entry.c.leaf_index)
+        found = (
+            sa.select(
+                entry.c.event_id,
+                entry.c.recorded_time,
+                entry.c.leaf_index,
+                sa.func.octet_length(entry.c.leaf),
+            )
+            .where(entry.c.log_id == log_id, entry.c.leaf_index < size, *map(_holds, conditions))
+            .order_by(entry.c.recorded_time.desc(), entry.c.leaf_index.desc())
+            .limit(limit)
+        )
+        if after is not None:
+            found = found.where(
+                place < sa.tuple_(sa.literal(after.recorded_time), sa.literal(after.leaf_index))
+            )
+        async with self._database.autocommit() as connection:
+            rows = (await connection.execute(found)).all()
+            bodies = await _body_bytes(connection, log_id, [row[0] for row in rows])
+        return [Found(row[0], Place(row[1], row[2]), row[3], bodies.get(row[0], 0)) for row in rows]
+
+    async def entries(
+        self, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID], *, with_bodies: bool
+    ) -> Sequence[StoredEntry]:
+        """Entries by their event ids, in no order."""
+        statement = sa.select(*_ENTRY).where(
+            entry.c.log_id == log_id, entry.c.event_id == sa.any_(sa.cast(event_ids, sa.ARRAY(sa.Uuid)))
+        )
+        return await self._entries(log_id, statement, with_bodies=with_bodies)
+
     async def _entries(
         self, log_id: uuid.UUID, statement: sa.Select[uuid.UUID, int, bytes, datetime], *, with_bodies: bool
     ) -> list[StoredEntry]:
@@ -217,6 +268,35 @@ class Store:
                 if log_id is not None:
                     values = {"size": 0, "frontier": empty.to_bytes(), "root": empty.root()}
                     await connection.execute(insert(log_head).values(log_id=log_id, **values))
+
+
+_COMPARED: Mapping[Operator, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
+    Operator.EQUAL: operator.eq,
+    Operator.NOT_EQUAL: operator.ne,
+    Operator.LESS: operator.lt,
+    Operator.LESS_OR_EQUAL: operator.le,
+    Operator.GREATER: operator.gt,
+    Operator.GREATER_OR_EQUAL: operator.ge,
+}
+
+
+def _holds(condition: Condition) -> sa.ColumnElement[bool]:
+    column = entry.c[condition.field]
+    return _COMPARED[condition.operator](column, sa.literal(condition.value, column.type))
+
+
+async def _body_bytes(
+    connection: AsyncConnection, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, int]:
+    statement = (
+        sa.select(payload.c.event_id, sa.func.sum(sa.func.octet_length(payload.c.body)))
+        .where(
+            payload.c.log_id == log_id,
+            payload.c.event_id == sa.any_(sa.cast(event_ids, sa.ARRAY(sa.Uuid))),
+        )
+        .group_by(payload.c.event_id)
+    )
+    return {row[0]: int(row[1]) for row in await connection.execute(statement)}
 
 
 async def _parts(

@@ -79,7 +79,7 @@ class AuditReader:
         if name is None or entry is None:
             raise entry_not_found(f"with the event id {event_id}")
         signed = await self._checkpoints.newest(tenant)
-        return (await self._prove(name, [entry], signed))[0], signed
+        return (await self.prove(name, [entry], signed))[0], signed
 
     async def trail(
         self, tenant: str, task_id: uuid.UUID, *, limit: int, begin: int, size: int, with_bodies: bool
@@ -95,7 +95,7 @@ class AuditReader:
         sizes = await self._store.task_entry_sizes(
             name.log_id, task_id, begin=begin, end=end, limit=limit + 1
         )
-        fitting = _how_many_fit(sizes[:limit], with_bodies=with_bodies)
+        fitting = how_many_fit(sizes[:limit], with_bodies=with_bodies)
         next_index = sizes[fitting][0] if fitting < len(sizes) else None
         entries = await self._store.task_entries(
             name.log_id,
@@ -104,7 +104,7 @@ class AuditReader:
             end=end if next_index is None else next_index,
             with_bodies=with_bodies,
         )
-        proven = await self._prove(name, entries, signed)
+        proven = await self.prove(name, entries, signed)
         return TrailPage(entries=tuple(proven), checkpoint=signed, next_index=next_index)
 
     async def inclusion(self, tenant: str, index: int, size: int) -> tuple[bytes, int, tuple[bytes, ...]]:
@@ -140,9 +140,10 @@ class AuditReader:
         signed = await self._checkpoints.newest(tenant)
         return name, signed.checkpoint.size
 
-    async def _prove(
+    async def prove(
         self, name: LogName, entries: Sequence[StoredEntry], signed: SignedCheckpoint
     ) -> list[ProvenEntry]:
+        """Each entry with its proof against a checkpoint that covers it."""
         indexes = [entry.index for entry in entries]
         try:
             proofs = await self._proofs.inclusions(name.log_id, indexes, signed.checkpoint.size)
@@ -151,7 +152,8 @@ class AuditReader:
         return [ProvenEntry(entry=entry, proof=proof) for entry, proof in zip(entries, proofs, strict=True)]
 
 
-def _how_many_fit(sizes: Sequence[tuple[int, int, int]], *, with_bodies: bool) -> int:
+def how_many_fit(sizes: Sequence[tuple[int, int, int]], *, with_bodies: bool) -> int:
+    """How many of (index, bytes of leaf, bytes of parts) make one page; at least one of those there are."""
     total = 0
     for count, (_, leaf, bodies) in enumerate(sizes):
         total += _PROOF_BYTES + leaf + (bodies if with_bodies else 0)

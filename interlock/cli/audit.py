@@ -1,4 +1,4 @@
-"""`interlock audit verify`: checks a task's trail on this machine, trusting the service in nothing."""
+"""The audit log: verify a task's trail on this machine, trusting the service in nothing, and search."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from interlock.cli.session import output_option, run
 
 @click.group()
 def audit() -> None:
-    """The audit log: verify what is recorded of a task."""
+    """The audit log: verify what is recorded of a task, and search."""
 
 
 @audit.command()
@@ -42,6 +42,51 @@ def verify(data_dir: str, task_id: str, pins: Path | None, *, as_json: bool) -> 
         return 0 if verified.ok else 1
 
     return run(work)
+
+
+@audit.command()
+@click.option("--agent", default="", help="Of this agent.")
+@click.option("--task", "task_id", default="", help="Of this task.")
+@click.option("--type", "kind", default="", help="Of this type, e.g. TOOL_CALL, ERROR, POLICY_CHANGE.")
+@click.option("--tool", default="", help="Of this tool.")
+@click.option("--actor", default="", help="Caused by this person or service.")
+@click.option("--status", default="", help="With this outcome or state, e.g. REFUSED.")
+@click.option("--since", default="", metavar="TIME", help="Recorded then or later, as 2026-01-31T08:00:00Z.")
+@click.option("--until", default="", metavar="TIME", help="Recorded before then.")
+@click.option("--filter", "more", default="", help='Any filter, e.g. producer = "gateway".')
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most.")
+@click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")
+@output_option
+@click.pass_obj
+def search(
+    data_dir: str,
+    /,
+    since: str,
+    until: str,
+    more: str,
+    limit: int,
+    *,
+    payloads: bool,
+    as_json: bool,
+    **named: str,
+) -> None:
+    """Search the log, newest first. Options narrow each other."""
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.entries import entry_json, entry_line, filter_of, found_entries
+
+        wanted = filter_of(named, since=since, until=until, more=more)
+        async with client(data_dir, "AUDITOR") as suite:
+            found = found_entries(suite, wanted, limit=limit, payloads=payloads)
+            if as_json:
+                display.emit_json([entry_json(each) async for each in found])
+                return
+            async for each in found:
+                for line in entry_line(each):
+                    display.emit(line)
+
+    run(work)
 
 
 def default_pins(data_dir: str | Path) -> Path:

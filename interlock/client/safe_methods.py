@@ -70,6 +70,7 @@ SAFE_METHODS = frozenset(
         _AUDIT: (
             "GetEntry",
             "GetAuditTrail",
+            "SearchEntries",
             "GetCheckpoint",
             "GetInclusionProof",
             "GetConsistencyProof",

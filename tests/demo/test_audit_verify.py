@@ -95,3 +95,21 @@ def test_an_empty_trail_is_not_verified(suite: Suite, tmp_path: Path) -> None:
     found = report(suite, unknown, tmp_path / "pins.json")
     assert (found["verified"], found["entries"]) == (False, 0)
     assert "Nothing to verify" in suite.cli("audit", "verify", unknown).stdout
+
+
+def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, task_id: str) -> None:
+    found = suite.json("audit", "search", "--task", task_id)
+    assert {entry["leaf"]["task"] for entry in found} == {task_id}
+    assert [entry["index"] for entry in found] == sorted((e["index"] for e in found), reverse=True)
+    (call,) = suite.json("audit", "search", "--task", task_id, "--type", "TOOL_CALL", "--payloads")
+    assert json.loads(call["payloads"]["arguments"]["text"]) == {"text": "logged"}
+    assert (
+        suite.json("audit", "search", "--task", task_id, "--until", call["recorded_time"], "--type", "RESULT")
+        == []
+    )
+    lines = suite.cli(
+        "audit", "search", "--agent", "bench-echo", "--tool", "bench_echo", "--limit", "1"
+    ).stdout
+    assert lines.startswith("#") and "bench-echo → bench_echo" in lines
+    error = suite.error("audit", "search", "--type", "NOTHING")
+    assert error["reason"] == "FILTER_INVALID" and "TOOL_CALL" in error["message"]

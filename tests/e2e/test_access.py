@@ -152,6 +152,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "AppendStream": _SERVICES,
         "GetEntry": _READERS,
         "GetAuditTrail": _READERS,
+        "SearchEntries": _READERS,
         "GetCheckpoint": _READERS,
         "GetInclusionProof": _READERS,
         "GetConsistencyProof": _READERS,

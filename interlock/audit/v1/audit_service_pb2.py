@@ -27,7 +27,7 @@ from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_o
 from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_permit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"=\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"h\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t2\xe9\x06\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"=\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"h\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x7f\n\x14SearchEntriesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\x12\x16\n\x0einclude_proofs\x18\x05 \x01(\x08\"\xc4\x01\n\x15SearchEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t2\xd5\x07\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rSearchEntries\x12(.interlock.audit.v1.SearchEntriesRequest\x1a).interlock.audit.v1.SearchEntriesResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['GetEntry']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditTrail']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditTrail']._serialized_options = b'\350\340\030\001'
+  _globals['_AUDITSERVICE'].methods_by_name['SearchEntries']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['SearchEntries']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetCheckpoint']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetCheckpoint']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetInclusionProof']._loaded_options = None
@@ -66,22 +68,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETAUDITTRAILREQUEST']._serialized_end=795
   _globals['_GETAUDITTRAILRESPONSE']._serialized_start=798
   _globals['_GETAUDITTRAILRESPONSE']._serialized_end=994
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=996
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1018
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1020
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1095
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1097
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1157
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1159
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1256
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1258
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1337
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1339
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1435
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1437
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1459
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1461
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1552
-  _globals['_AUDITSERVICE']._serialized_start=1555
-  _globals['_AUDITSERVICE']._serialized_end=2428
+  _globals['_SEARCHENTRIESREQUEST']._serialized_start=996
+  _globals['_SEARCHENTRIESREQUEST']._serialized_end=1123
+  _globals['_SEARCHENTRIESRESPONSE']._serialized_start=1126
+  _globals['_SEARCHENTRIESRESPONSE']._serialized_end=1322
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1324
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1346
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1348
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1423
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1425
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1485
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1487
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1584
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1586
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1665
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1667
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1763
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=1765
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=1787
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=1789
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=1880
+  _globals['_AUDITSERVICE']._serialized_start=1883
+  _globals['_AUDITSERVICE']._serialized_end=2864
 # @@protoc_insertion_point(module_scope)

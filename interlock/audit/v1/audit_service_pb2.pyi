@@ -263,6 +263,86 @@ class GetAuditTrailResponse(_message.Message):
 Global___GetAuditTrailResponse: _TypeAlias = GetAuditTrailResponse  # noqa: Y015
 
 @_typing.final
+class SearchEntriesRequest(_message.Message):
+    """Request of SearchEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROOFS_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """For example `agent = "clerk" AND type = "ERROR" AND recorded_time >= "2026-11-01T00:00:00Z"`; empty = all. Fields: actor (a subject), agent, agent_version, event_time,
+    producer, recorded_time, status, task_id, tool, type (as of EntryType without its prefix). Quick by agent, actor, task_id, tool, type or recorded_time; others narrow these.
+    """
+    page_size: _builtins.int
+    """How many entries at most; 0 = 50, at most 1000. Large payloads make a page shorter."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before. All pages are of the log as the first one saw it."""
+    include_payloads: _builtins.bool
+    """True: return payloads too, which is itself recorded. Needs AUDITOR or DEVELOPER."""
+    include_proofs: _builtins.bool
+    """True: return a proof for each entry."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        include_payloads: _builtins.bool = ...,
+        include_proofs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_payloads", b"include_payloads", "include_proofs", b"include_proofs", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchEntriesRequest: _TypeAlias = SearchEntriesRequest  # noqa: Y015
+
+@_typing.final
+class SearchEntriesResponse(_message.Message):
+    """Response of SearchEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    PROOFS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
+        """The later recorded come first."""
+
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.InclusionProof]:
+        """With include_proofs one proof an entry, in the same order, against the checkpoint."""
+
+    @_builtins.property
+    def checkpoint(self) -> _entry_pb2.Checkpoint:
+        """The checkpoint that covers them; the same for all pages."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_entry_pb2.Entry] | None = ...,
+        proofs: _abc.Iterable[_entry_pb2.InclusionProof] | None = ...,
+        checkpoint: _entry_pb2.Checkpoint | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "next_page_token", b"next_page_token", "proofs", b"proofs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchEntriesResponse: _TypeAlias = SearchEntriesResponse  # noqa: Y015
+
+@_typing.final
 class GetCheckpointRequest(_message.Message):
     """Request of GetCheckpoint."""
 

@@ -55,6 +55,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailResponse.FromString,
                 _registered_method=True)
+        self.SearchEntries = channel.unary_unary(
+                '/interlock.audit.v1.AuditService/SearchEntries',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetCheckpoint',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCheckpointRequest.SerializeToString,
@@ -113,6 +118,14 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchEntries(self, request, context):
+        """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
+        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCheckpoint(self, request, context):
         """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR.
         """
@@ -163,6 +176,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetAuditTrail,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailResponse.SerializeToString,
+            ),
+            'SearchEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchEntries,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -294,6 +312,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/GetAuditTrail',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/SearchEntries',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

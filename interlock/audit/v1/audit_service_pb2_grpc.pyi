@@ -48,6 +48,10 @@ class AuditServiceStub:
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
     AUDITOR. A task without entries answers an empty list.
     """
+    SearchEntries: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]
+    """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
+    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]
     """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetInclusionProofRequest, _audit_service_pb2.GetInclusionProofResponse]
@@ -76,6 +80,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     GetAuditTrail: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditTrailRequest, _audit_service_pb2.GetAuditTrailResponse]  # type: ignore[assignment]
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
     AUDITOR. A task without entries answers an empty list.
+    """
+    SearchEntries: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
+    """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
+    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR."""
@@ -126,6 +134,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_audit_service_pb2.GetAuditTrailResponse, _abc.Awaitable[_audit_service_pb2.GetAuditTrailResponse]]:
         """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
         AUDITOR. A task without entries answers an empty list.
+        """
+
+    @_abc_1.abstractmethod
+    def SearchEntries(
+        self,
+        request: _audit_service_pb2.SearchEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.SearchEntriesResponse, _abc.Awaitable[_audit_service_pb2.SearchEntriesResponse]]:
+        """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
+        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
         """
 
     @_abc_1.abstractmethod
