@@ -5,13 +5,13 @@ that tests it safe: it is not root, and bounded in memory and time.
 """
 
 # What tools import must be loaded while the runtime can still be read.
-import asyncio  # noqa: F401
 import ctypes  # noqa: F401
 import json
 import os
 import random  # noqa: F401
 import resource
 import signal  # noqa: F401
+import socket  # noqa: F401
 import struct  # noqa: F401
 import sys
 import threading  # noqa: F401

@@ -1,9 +1,11 @@
 """One attack against one sandbox, and the verdict of the host."""
 
 import json
+import secrets
 
 from interlock_sandbox import Outcome, OutcomeKind, Sandbox, ToolProgram
 from tests.sandbox.attacks import Attack
+from tests.sandbox.attacks.leaks import Leak
 from tests.sandbox.world import World
 
 CONTROL = ToolProgram(
@@ -26,6 +28,17 @@ async def besiege(sandbox: Sandbox, attack: Attack, world: World) -> list[str]:
     control = await sandbox.run(CONTROL)
     if control.result_json != b"[42,true]":
         problems.append(f"the control after it failed: {control}")
+    return problems
+
+
+async def leaked(sandbox: Sandbox, leak: Leak, world: World) -> list[str]:
+    """What is wrong after one call has left something behind and the next has looked for it."""
+    arguments = json.dumps({**world.describe(), "canary": f"canary-{secrets.token_hex(6)}"}).encode()
+    calls = (ToolProgram(source=source, arguments_json=arguments) for source in (leak.plant, leak.look))
+    planted, found = [await sandbox.run(call) for call in calls]
+    problems = [] if planted.kind is OutcomeKind.COMPLETED else [f"it was not planted: {planted.error}"]
+    if found.result_json != b'{"got":[]}':
+        problems.append(f"it was found: {found}")
     return problems
 
 

@@ -10,7 +10,8 @@ import sys
 
 from interlock_sandbox import Sandbox, SandboxUnavailable
 from tests.sandbox.attacks import ATTACKS
-from tests.sandbox.siege import besiege
+from tests.sandbox.attacks.leaks import LEAKS
+from tests.sandbox.siege import besiege, leaked
 from tests.sandbox.world import World
 
 
@@ -24,6 +25,7 @@ async def main() -> dict[str, object]:
     try:
         with World() as world:
             problems = {attack.name: await besiege(sandbox, attack, world) for attack in ATTACKS}
+            problems |= {leak.name: await leaked(sandbox, leak, world) for leak in LEAKS}
         status = sandbox.status()
     finally:
         await sandbox.close()

@@ -64,7 +64,7 @@ def attack(
     """One program; what the prelude defines is at its hands. COMPLETED unless kinds are given."""
     return Attack(
         name=name,
-        source=_PRELUDE + textwrap.dedent(source),
+        source=PRELUDE + textwrap.dedent(source),
         kinds=frozenset(kinds) or frozenset({OutcomeKind.COMPLETED}),
         limits=limits or Limits(),
         held_by=frozenset(held_by),
@@ -72,7 +72,7 @@ def attack(
     )
 
 
-_PRELUDE = """
+PRELUDE = """
 import ctypes, os
 
 def tried(*actions):

@@ -108,6 +108,21 @@ PROCESSES = [
         sign="it lived on",
     ),
     attack(
+        "goes_on_after_it_shut_the_channel",
+        """
+    import socket, time
+    def run(**_):
+        socket.socket(fileno=os.dup(3)).shutdown(socket.SHUT_RDWR)
+        while True:
+            time.sleep(60)
+    """,
+        OutcomeKind.TIMEOUT,
+        _CRASHED,
+        limits=_SOON,
+        held_by=(Guard.KILL,),
+        sign="it lived on",
+    ),
+    attack(
         "refuses_to_end",
         """
     import signal, time

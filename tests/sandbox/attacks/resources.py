@@ -260,6 +260,23 @@ RESOURCES = [
         held_by=_BOUNDED,
     ),
     attack(
+        "leaves_descriptors_in_flight",
+        """
+    import socket
+    def run(**_):
+        sent, pairs = 0, []
+        try:
+            while sent < 1000:  # the kernel counts them for a user, and so for every sandbox
+                pairs.append(socket.socketpair())
+                socket.send_fds(pairs[-1][0], [b"x"], [0] * 200)
+                sent += 200
+        except OSError:
+            pass
+        return {"got": max(0, sent - 400)}
+    """,
+        held_by=_BOUNDED,
+    ),
+    attack(
         "hoards_data_in_pipes",
         """
     import fcntl
