@@ -31,7 +31,7 @@ def judge(answer: HttpAnswer, begun: Begun, model: Model, *, credential: str, no
     """
     body, redaction = answer.body, Redaction([credential])
     if answer.status != _OK:
-        raise _refusal(answer, redaction.text(_said(body)), model, now)
+        raise _refusal(answer, _said(body, redaction), model, now)
     base = Outcome(status=CallStatus.FAILED, end_time=now, isolation="")
     try:
         value = parse(body, field="response")
@@ -89,20 +89,21 @@ def _wait(answer: HttpAnswer, now: datetime, usual: float) -> float:
     except ValueError:
         try:
             when = parsedate_to_datetime(told)
-        except ValueError:
+        except (ValueError, OverflowError):
             return usual
         seconds = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()
     return min(max(seconds, _LEAST_WAIT), _LONGEST_WAIT) if seconds == seconds else usual  # noqa: PLR0124
 
 
-def _said(body: bytes) -> str:
+def _said(body: bytes, redaction: Redaction) -> str:
     """The provider's own words, as far as people can read them."""
     try:
         value: Any = json.loads(body)
         said = value["error"]["message"] if isinstance(value["error"], dict) else value["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         said = ""
-    text = str(said)[:_MAX_SAID].encode(errors="replace").decode()
+    # Cut off first, a secret would leave its beginning behind.
+    text = redaction.text(str(said))[:_MAX_SAID].encode(errors="replace").decode()
     return "".join(each if each.isprintable() else " " for each in text).strip()
 
 

@@ -4,11 +4,15 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
 import pytest
 
+from gateway_svc.outgoing_http import HttpAnswer
+from gateway_svc.pipeline.model_answer import _said, _wait
+from gateway_svc.redaction import Redaction
 from interlock.common.v1 import permit_pb2
 from interlock.gateway.v1 import (
     connection_service_pb2,
@@ -416,3 +420,25 @@ async def test_connections_are_the_admins_business(models: Models, role: Role) -
             connection_service_pb2.ListConnectionsRequest(), metadata=models.world.token(role)
         )
     assert from_rpc_error(caught.value).reason == "ROLE_REQUIRED"
+
+
+def test_no_part_of_a_credential_is_left_where_a_providers_words_are_cut_off() -> None:
+    for before in range(470, 500):
+        body = json.dumps({"error": {"message": "x" * before + KEY}}).encode()
+        said = _said(body, Redaction([KEY]))
+        assert len(said) <= 500
+        assert KEY[:8] not in said
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        *(("7", 7.0), ("-1", 1.0), ("1e99", 3600.0), ("inf", 3600.0), ("nan", 5.0), ("soon", 5.0), ("", 5.0)),
+        ("Mon, 1 Jan 99999999999999999999 00:00:00 GMT", 5.0),
+        ("Mon, 1 Jan 2020 00:00:00 +99999999999999999999", 5.0),
+        ("Mon, 31 Dec 9999 23:59:59 -2359", 3600.0),
+    ],
+)
+def test_however_a_provider_says_when_to_come_back_it_is_within_reason(told: str, seconds: float) -> None:
+    answer = HttpAnswer(status=429, headers={"retry-after": told}, body=b"")
+    assert _wait(answer, datetime(2026, 1, 1, tzinfo=UTC), 5.0) == seconds
