@@ -19,6 +19,13 @@ _PRIVATE = tuple(
         ),
     )
 )
+# Where clouds tell their machines secrets, outside of the link-local ranges: nobody's service stands there.
+_OF_CLOUDS = tuple(
+    map(
+        ipaddress.ip_network,
+        ("100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::/32"),
+    )
+)
 # Carry another address inside, which a router somewhere would unpack.
 _TUNNELS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
 
@@ -46,7 +53,8 @@ def vetted(addresses: list[str], *, allow_private: bool, public: bool) -> str | 
     """The address to connect to; None when there is none, or one that may not be called is among them."""
     parsed = [_plain(each) for each in addresses]
     fine = [
-        (allow_private and is_private(each)) or (public and is_public(each) and not is_private(each))
+        not any(each in network for network in _OF_CLOUDS)
+        and ((allow_private and is_private(each)) or (public and is_public(each) and not is_private(each)))
         for each in parsed
     ]
     return str(parsed[0]) if fine and all(fine) else None

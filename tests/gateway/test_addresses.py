@@ -63,7 +63,8 @@ async def test_no_way_to_write_a_special_address_leads_there(host: str) -> None:
 def test_private_addresses_are_called_where_they_are_allowed_but_never_link_local_ones() -> None:
     assert vetted(["::ffff:127.0.0.1"], allow_private=True, public=False) == "127.0.0.1"
     assert vetted(["fd00::1"], allow_private=True, public=True) == "fd00::1"
-    assert vetted([_LINK_LOCAL], allow_private=True, public=True) is None
+    for secret in (_LINK_LOCAL, "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"):
+        assert vetted([secret], allow_private=True, public=True) is None, secret
     assert vetted(["8.8.8.8"], allow_private=True, public=False) is None, "plain http leaves no network"
 
 
