@@ -84,14 +84,23 @@ class Fetcher:
         if answer is not None:
             event.attributes["http_status"] = str(answer.status)
             event.attributes["bytes"] = str(len(answer.body))
-        elif request.body:
-            body = {"headers": dict(request.headers), "body": base64.b64encode(request.body).decode()}
-            add_json(event, "request", json.dumps(body).encode())
+        elif status == "SENT" and _has_more(request):
+            whole = {
+                "target": request.target,
+                "headers": dict(request.headers),
+                "body": base64.b64encode(request.body).decode(),
+            }
+            add_json(event, "request", json.dumps(whole).encode())
         try:
             await self._audit.append(event)
         except NotRecordedError:
             executed = None if status != "SENT" else False
             raise AskFailed("AUDIT_UNAVAILABLE", "the audit log does not answer", executed=executed) from None
+
+
+def _has_more(request: OutgoingRequest) -> bool:
+    """Whether it carries what the attributes of its entry do not hold."""
+    return bool(request.body or request.headers) or len(request.target) > _MAX_ATTRIBUTE
 
 
 def _checked(connection: Connection, asked: Mapping[str, Any]) -> OutgoingRequest:

@@ -78,7 +78,8 @@ def _checked_path(path: str) -> str:
         raise RequestFlawError("path must begin with / and hold no other than encoded special characters")
     if _AMBIGUOUS.search(path):
         raise RequestFlawError("path must not hold an encoded /, \\, %, line break or NUL")
-    if any(unquote(part) in (".", "..") for part in path.split("/")):
+    # Servers that know parameters of segments, as in /..;a=b/, cut them off before they look at the dots.
+    if any(unquote(part.partition(";")[0]) in (".", "..") for part in path.split("/")):
         raise RequestFlawError("path must have no . or .. in it")
     return path
 

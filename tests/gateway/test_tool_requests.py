@@ -126,6 +126,18 @@ async def test_each_request_is_in_the_log_before_it_is_sent_and_so_is_what_becam
     assert KEY not in str(told)
 
 
+async def test_all_that_a_request_carries_is_in_the_log_also_what_is_long_or_in_a_header(
+    connected: Peer,
+) -> None:
+    request = {"path": "/x", "query": {"q": "y" * 1000}, "headers": {"prefer": "z"}}
+    permit = connected.world.permit(request, tool="ask")
+    await connected.world.execute(permit, request)
+    sent = next(each for each in await connected.world.told(permit, 4) if each.status == "SENT")
+    (received,) = connected.server.requests
+    assert f"/v1{payload(sent)['target']}" == received.path
+    assert payload(sent)["headers"] == {"prefer": "z"}
+
+
 async def test_what_the_log_does_not_hold_is_not_sent(
     connected: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +190,8 @@ AMBIGUOUS: list[dict[str, Any]] = [
     {"path": "//evil.example/x", "connection": "crm\r\nHost: evil"},
     {"path": "/../admin"},
     {"path": "/a/%2e%2e/admin"},
+    {"path": "/..;/admin"},
+    {"path": "/a/.%2e;v=1/admin"},
     {"path": "/a%2fb"},
     {"path": "/a%5Cb"},
     {"path": "/a%00b"},
