@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from svc_kit.strict_json import JsonValue
+from svc_kit.errors import InvalidArgument
+from svc_kit.strict_json import JsonValue, parse
 
 PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FAILED = 400
@@ -79,14 +80,10 @@ def result(answer: Mapping[str, Any]) -> dict[str, Any]:
     body: Any = text
     if "json" in answer["headers"].get("content-type", ""):
         try:
-            body = json.loads(content, parse_constant=_no_number)
-        except ValueError:
+            body = parse(content, field="body")
+        except InvalidArgument:
             body = text
     return {"status": answer["status"], "body": body}
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
 
 
 def _text(value: JsonValue) -> str:

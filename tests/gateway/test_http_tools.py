@@ -89,6 +89,12 @@ async def test_what_the_other_side_refuses_is_an_error_of_the_tool_with_its_word
     assert (answer.error_class, answer.error_message) == ("HTTP_404", "no such person [redacted]")
 
 
+async def test_an_answer_that_is_no_json_in_truth_is_a_text(peer: Peer) -> None:
+    for body in ("[" * 10_000, '{"n": 1e999}', '{"a": 1, "a": 2}', "9" * 10_000, "NaN"):
+        peer.server.replies(Reply(body=body.encode()))
+        assert await peer.ask(id="7") == {"status": 200, "body": body}
+
+
 async def test_a_read_that_is_not_answered_in_time_is_ended(peer: Peer) -> None:
     peer.server.replies(Reply(body=b"x", ready=asyncio.Event()))
     arguments = {"id": "7"}
