@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import math
 import os
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from psycopg.rows import dict_row
 
 from gateway_svc.addresses import is_private, vetted
 from gateway_svc.connection import Connection
+from gateway_svc.names import Names, NameUnknownError
 from gateway_svc.statements import DEFAULT_ROWS, DEFAULT_SECONDS, Statement
 from svc_kit.strict_json import JsonValue
 
@@ -52,6 +52,9 @@ class Rows:
 class DatabaseClient:
     """A session of its own for each statement: nothing of one call is left for the next."""
 
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
     async def run(
         self,
         connection: Connection,
@@ -84,7 +87,7 @@ class DatabaseClient:
     ) -> Session:
         place = urlsplit(connection.content.base_url)
         host, port = place.hostname or "", place.port or _PORT
-        address = await _address(connection, host, port)
+        address = await _address(self._names, connection, host, port)
         user, _, password = credential.partition(":")
         if not user:
             # The library would look for one of the gateway's own, and so it would for a password.
@@ -203,17 +206,12 @@ def _json(value: Any) -> JsonValue:
     return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
 
 
-async def _address(connection: Connection, host: str, port: int) -> str:
+async def _address(names: Names, connection: Connection, host: str, port: int) -> str:
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
+        found = await names.addresses(connection.tenant, host, port)
+    except NameUnknownError:
         raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
-    address = vetted(
-        [str(sockaddr[0]) for *_, sockaddr in found],
-        allow_private=connection.content.allow_private,
-        public=True,
-    )
+    address = vetted(found, allow_private=connection.content.allow_private, public=True)
     if address is None:
         raise AskFailed(
             "ADDRESS_FORBIDDEN", "the database is at an address that may not be called; nothing was sent"

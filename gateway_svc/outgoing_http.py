@@ -1,8 +1,6 @@
 """Sends one request through a connection: to a vetted address, without redirects, bounded in bytes."""
 
-import asyncio
 import ipaddress
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -12,6 +10,7 @@ import httpx
 from gateway_svc.addresses import vetted
 from gateway_svc.connection import Connection
 from gateway_svc.errors import address_forbidden
+from gateway_svc.names import Names, NameUnknownError
 from gateway_svc.outgoing_request import OutgoingRequest
 
 MAX_ANSWER_BYTES = 262_144
@@ -47,7 +46,8 @@ class HttpAnswer:
 class OutgoingHttp:
     """HTTP as far as connections go; neither proxies nor credentials come from the environment."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
+        self._names = names
         # Made once: reading the certificates takes longer than a connection.
         self._tls = httpx.create_ssl_context(trust_env=False)
 
@@ -58,8 +58,12 @@ class OutgoingHttp:
         """
         base = urlsplit(connection.content.base_url)
         host, port = base.hostname or "", base.port or _PORTS[base.scheme]
+        try:
+            found = await self._names.addresses(connection.tenant, host, port)
+        except NameUnknownError:
+            raise NotSentError from None
         address = vetted(
-            await _resolve(host, port),
+            found,
             allow_private=connection.content.allow_private,
             public=base.scheme == "https",
         )
@@ -119,15 +123,6 @@ async def _bounded(response: httpx.Response) -> bytes:
         if len(body) > MAX_ANSWER_BYTES:
             raise TooLargeError
     return bytes(body)
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
-        raise NotSentError from None
-    return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 def _in_url(address: str) -> str:

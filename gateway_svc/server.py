@@ -42,6 +42,7 @@ from gateway_svc.gateway_store import GatewayStore
 from gateway_svc.kill_switch import KillSwitch
 from gateway_svc.live_attempts import LiveAttempts
 from gateway_svc.measures import measures
+from gateway_svc.names import Names
 from gateway_svc.orchestrator_keys import OrchestratorKeys
 from gateway_svc.outgoing_http import OutgoingHttp
 from gateway_svc.ownership import Ownership
@@ -135,7 +136,8 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
         wake=relay.wake,
     )
     running = Cancelable()
-    http, audit = OutgoingHttp(), AuditLog(peers.audit)
+    names = Names()
+    http, audit = OutgoingHttp(names), AuditLog(peers.audit)
     runner = ToolRunner(
         sandbox or make_sandbox(settings),
         minimum=IsolationLevel[settings.sandbox_minimum],
@@ -177,7 +179,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     )
     broker = Broker(
         connections,
-        databases=DatabaseClient(),
+        databases=DatabaseClient(names),
         fetches=Fetcher(http, audit, clock),
         audit=audit,
         clock=clock,

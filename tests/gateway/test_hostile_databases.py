@@ -12,6 +12,7 @@ import pytest
 
 from gateway_svc.connection import Connection, ConnectionContent, ConnectionKind
 from gateway_svc.database_client import AskFailed, DatabaseClient
+from gateway_svc.names import Names
 from gateway_svc.statements import Statement
 
 OURS = "password-of-the-gateway-itself"
@@ -93,7 +94,7 @@ async def test_no_database_is_told_a_password_of_the_gateways_surroundings_nor_o
         monkeypatch.setenv("PGPASSWORD", OURS)
     async with thief() as server:
         with pytest.raises(AskFailed) as failed:
-            await DatabaseClient().run(
+            await DatabaseClient(Names()).run(
                 connection(server.port), STATEMENT, {}, credential=credential, seconds=2
             )
     assert failed.value.reason == ("DATABASE_AWAY" if credential else "CREDENTIAL_MISSING")

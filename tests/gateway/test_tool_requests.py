@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway_svc.audit_log import AuditLog, NotRecordedError
+from gateway_svc.names import Names
 from gateway_svc.outgoing_http import OutgoingHttp
 from interlock.gateway.v1 import connection_service_pb2 as messages
 from interlock.gateway.v1 import connection_service_pb2_grpc
@@ -248,7 +249,7 @@ async def test_an_address_that_is_private_is_not_called_unless_the_connection_sa
     async def here(*_: Any) -> list[str]:
         return ["93.184.216.34", "127.0.0.1"]
 
-    monkeypatch.setattr("gateway_svc.outgoing_http._resolve", here)
+    monkeypatch.setattr(Names, "addresses", here)
     assert (await peer.ask(path="/x"))["refused"] == "ADDRESS_FORBIDDEN"
     assert peer.server.requests == []
 
