@@ -20,7 +20,10 @@ async def store_policy(
     else:
         return made.policy, True
     stored = await suite.call(suite.policies.GetPolicy, messages.GetPolicyRequest(policy_id=policy.policy_id))
-    said, known = ((each.cedar, each.mode, each.expire_time) for each in (policy, stored.policy))
+    said, known = (
+        (each.cedar, each.mode or messages.POLICY_MODE_ENFORCE, each.expire_time)
+        for each in (policy, stored.policy)
+    )
     if said != known:
         raise CliError(
             f"Policy {policy.policy_id} exists already and says something else, in its text, its mode"

@@ -32,7 +32,7 @@ from tests.orchestrator.worker import Worker
 if TYPE_CHECKING:
     People = orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub
 
-LEASE = 1.0
+LEASE = 2.0
 
 
 @dataclass(kw_only=True)

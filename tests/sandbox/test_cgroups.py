@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from interlock_sandbox import IsolationLevel, Layer, Limits, OutcomeKind, Sandbox, ToolProgram
+from interlock_sandbox import IsolationLevel, Layer, Limits, OutcomeKind, Sandbox, ToolProgram, cgroups
 from interlock_sandbox.cgroups import CONTROLLERS, Cgroup, CgroupsMissing, CgroupTree
 from interlock_sandbox.levels import STANDARD_LAYERS
 from interlock_sandbox.limits import MIB
@@ -82,13 +82,17 @@ async def test_threads_that_no_other_limit_bounds_are_bounded_by_the_group() -> 
 
 
 @pytest.mark.usefixtures("groups")
-async def test_threads_together_get_one_processor() -> None:
+async def test_threads_together_get_their_share_of_processors_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So little that they need more also where the machine is busy with others.
+    monkeypatch.setattr(cgroups, "PROCESSORS", 0.05)
     async with zygote(STANDARD_LAYERS | {Layer.CGROUPS}) as process:
         spare = await process.spawn(disk_bytes=MIB)
         assert spare.cgroup is not None
         folder = spare.cgroup.folders["cpu"]
         quota = [*folder.glob("cpu.cfs_quota_us"), *folder.glob("cpu.max")]
-        assert [each.read_text().split()[0] for each in quota] == ["100000"]
+        assert [each.read_text().split()[0] for each in quota] == ["5000"]
         assert spare.cgroup.holds(spare.host_pid)
         spare.close()
         running = await begin(process, SPINS, Limits(wall_seconds=20, cpu_seconds=20))
