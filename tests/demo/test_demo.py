@@ -179,8 +179,11 @@ def test_a_demo_that_is_cut_short_leaves_no_suite_behind_and_the_next_one_starts
         assert process.stdout is not None
         while "The suite started" not in (line := process.stdout.readline()):
             assert line, process.communicate()[1]
+        # It is quick: halted, until everybody below it is known.
+        process.send_signal(signal.SIGSTOP)
         started = descendants(process.pid)
         process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, "Traceback" in said) == (code, False)
         assert len(started) > 5
