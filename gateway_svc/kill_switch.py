@@ -47,10 +47,14 @@ class KillSwitch:
                 self._running.cancel(asked.key, f"{off.kind} {off.name} was disabled")
 
     async def follow(self, woken: Subscription) -> None:
-        """For ever: end the calls through connections that are closed to them; ends by cancellation."""
+        """For ever: end the calls through connections that are closed to them; ends by cancellation.
+
+        Those of agents and tools too that began to run just after the others were ended.
+        """
         while True:
             await woken.wait(_LOOK_SECONDS)
             try:
+                self.registry_changed()
                 await self._connections_changed()
             except Unavailable:
                 pass  # the database says so itself, once

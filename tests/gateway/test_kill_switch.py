@@ -1,16 +1,19 @@
 """The kill switch: what is disabled takes no new call at any gateway, and what ran there is ended."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from gateway_svc.connections import Connections
+from gateway_svc.kill_switch import KillSwitch
 from interlock.common.v1 import permit_pb2
 from interlock.registry.v1 import agent_pb2, tool_pb2
 from svc_kit.status import RemoteError
 from tests.gateway.models import Models, publish
-from tests.gateway.openai_server import completion, openai_server
+from tests.gateway.openai_server import Reply, completion, openai_server
 from tests.gateway.world import AGENT, AGENT_VERSION, TOOL_VERSION, World, claims, gateway, kinds, once, until
 
 SLOW = "import time\ndef run(seconds):\n    time.sleep(seconds)\n    return seconds\n"
@@ -142,3 +145,37 @@ async def test_a_gateway_that_starts_knows_what_is_disabled(closed_world: World)
         permit = world.permit()
         assert await world.reason(permit) == "NOT_ACTIVE"
         assert claims(permit).tool == "echo"
+
+
+async def test_a_model_call_that_was_between_its_last_check_and_its_start_ends_too(
+    closed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(closed_world)
+    find, changed = Connections.find, KillSwitch.registry_changed
+    held, go_on, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    looked = itertools.count(1)
+
+    async def find_slowly(self: Connections, tenant: str, connection_id: str) -> Any:
+        if next(looked) == 2:
+            held.set()
+            await go_on.wait()
+        return await find(self, tenant, connection_id)
+
+    def hear(self: KillSwitch) -> None:
+        changed(self)
+        agent = self._registry.agent(closed_world.tenant, AGENT)
+        if agent is not None and agent.status == tool_pb2.STATUS_DISABLED:
+            heard.set()
+
+    monkeypatch.setattr(Connections, "find", find_slowly)
+    monkeypatch.setattr(KillSwitch, "registry_changed", hear)
+    async with openai_server() as provider, gateway(closed_world):
+        models = Models(world=closed_world, provider=provider)
+        await models.connect()
+        provider.replies(Reply(ready=asyncio.Event()))
+        call = asyncio.ensure_future(models.refusal(models.permit()))
+        await held.wait()
+        set_agent(closed_world, AGENT, tool_pb2.STATUS_DISABLED)
+        await heard.wait()
+        go_on.set()
+        assert (await call).reason == "TOOL_CANCELED"
