@@ -130,13 +130,14 @@ def _rows(columns: Mapping[str, str]) -> str:
     return f"row AS (SELECT * FROM unnest({arrays}) WITH ORDINALITY AS row ({', '.join(columns)}, ordinal))"
 
 
-def _put(*, which: str = "true", over: str) -> str:
+def _put(*, which: str = "true", over: str, instead: Mapping[str, str] | None = None) -> str:
     stored = _KEY | _FIRST | _ASKED
+    taken = _FROM_TEXT | (instead or {})
     changed = ["audit_event", *_ASKED, *_EMPTY]
     return (
         f"put AS (INSERT INTO tool_call ({', '.join([*stored, *_EMPTY])})"
         f" SELECT DISTINCT ON (tenant, call_id)"
-        f" {', '.join([*(_FROM_TEXT.get(name, name) for name in stored), *_EMPTY.values()])}"
+        f" {', '.join([*(taken.get(name, name) for name in stored), *_EMPTY.values()])}"
         # Of two of one call the later one counts.
         f" FROM row WHERE {which} ORDER BY tenant, call_id, ordinal DESC"
         f" ON CONFLICT (tenant, call_id) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in changed)}"
@@ -177,6 +178,8 @@ _BEGIN = sa.text(
         " OR tool_call.status = 'RUNNING' AND tool_call.audit_event = excluded.audit_event"
         " OR tool_call.status = 'UNKNOWN' AND excluded.audit_event IN"
         " (SELECT audit_event FROM row WHERE repeatable)",
+        # Limits count by it: a gateway whose clock is wrong begins no more than others.
+        instead={"create_time": "statement_timestamp()"},
     )
     + f" SELECT row.ordinal, row.tenant, CASE WHEN {_OPEN} THEN put.audit_event IS NOT NULL END AS done"
     " FROM row LEFT JOIN put USING (tenant, call_id, audit_event)"

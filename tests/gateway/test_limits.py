@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 
 from interlock.gateway.v1 import limit_service_pb2, limit_service_pb2_grpc
 from interlock.orchestrator.v1.orchestrator_service_pb2 import ATTEMPT_STANDING_TASK_OVER
+from svc_kit.clock import SystemClock
 from svc_kit.identity import Role
 from svc_kit.status import RemoteError, from_rpc_error
 from tests.gateway.world import World, claims, gateway, kinds, until
@@ -89,6 +91,20 @@ async def test_calls_of_a_minute_are_counted_exactly_over_two_gateways(allowing:
             ends.append(asyncio.ensure_future(allowing.reason(allowing.permit())))
             await asyncio.sleep(0)
         assert sorted(await asyncio.gather(*ends)) == [""] * 7 + ["QUOTA_EXCEEDED"] * 13
+
+
+async def test_a_gateway_whose_clock_is_late_lets_no_more_in(
+    closed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(SystemClock):
+        def now(self) -> datetime:
+            return super().now() - timedelta(minutes=5)
+
+    monkeypatch.setattr("gateway_svc.server.SystemClock", Late)
+    closed_world.publish_tool("rare", max_calls_per_minute=2)
+    async with gateway(closed_world) as world:
+        await world.allow()
+        assert [await world.reason(world.permit(tool="rare")) for _ in range(3)] == ["", "", "QUOTA_EXCEEDED"]
 
 
 async def test_what_was_refused_or_withdrawn_does_not_count(allowing: World) -> None:
