@@ -130,7 +130,7 @@ def _rows(columns: Mapping[str, str]) -> str:
     return f"row AS (SELECT * FROM unnest({arrays}) WITH ORDINALITY AS row ({', '.join(columns)}, ordinal))"
 
 
-def _put(*, which: str = "true", over: str, instead: Mapping[str, str] | None = None) -> str:
+def _put(*, which: str = "true", over: str, instead: dict[str, str] | None = None) -> str:
     stored = _KEY | _FIRST | _ASKED
     taken = _FROM_TEXT | (instead or {})
     changed = ["audit_event", *_ASKED, *_EMPTY]
