@@ -14,7 +14,7 @@ from tests.sandbox.layers_off import Zygotes, begin_in
 from tests.sandbox.siege import judge
 from tests.sandbox.world import World
 
-_OPEN_SECONDS = 2.5
+_OPEN_SECONDS = 1.5
 """For a program whose processor time nobody bounds: more than the kernel would have given it."""
 
 
@@ -59,7 +59,7 @@ def _loosened(attack: Attack, guards: frozenset[Guard]) -> Limits:
 
 
 async def _problems_past(seconds: float, running: "asyncio.Task[object]") -> list[str]:
-    done, _ = await asyncio.wait({running}, timeout=seconds + 0.1)
+    done, _ = await asyncio.wait({running}, timeout=seconds + 0.05)
     if done:
         return [f"it ended in time: {running.result()}"]
     running.cancel()

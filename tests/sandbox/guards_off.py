@@ -77,7 +77,7 @@ def careless_problems(sources: Sequence[str], arguments: Mapping[str, object], w
     request = json.dumps({"sources": sources, "arguments": arguments})
     try:
         done = subprocess.run(
-            [sys.executable, "-I", str(CARELESS_HOST)],
+            [sys.executable, "-I", "-S", str(CARELESS_HOST)],
             input=request.encode(),
             capture_output=True,
             timeout=_PATIENCE_SECONDS,

@@ -5,7 +5,7 @@ from tests.sandbox.attacks.attack import Guard, attack
 
 _CALLS = (Layer.SECCOMP,)
 _CRASHED = OutcomeKind.CRASHED
-_SOON = Limits(wall_seconds=0.3)
+_SOON = Limits(wall_seconds=0.15)
 
 PROCESSES = [
     attack(

@@ -5,7 +5,7 @@ from tests.sandbox.attacks.attack import MIB, Guard, attack
 
 _BOUNDED = (Layer.RLIMITS,)
 _SMALL = Limits(memory_bytes=64 * MIB)
-_SOON = Limits(wall_seconds=0.3)
+_SOON = Limits(wall_seconds=0.15)
 _LATE = "it ran past its deadline"
 
 RESOURCES = [
@@ -124,7 +124,7 @@ RESOURCES = [
         spin()
     """,
         OutcomeKind.CPU,
-        limits=Limits(wall_seconds=20, cpu_seconds=1),
+        limits=Limits(wall_seconds=20, cpu_seconds=0.8),
         held_by=_BOUNDED,
         sign="it ended as TIMEOUT",
     ),

@@ -231,7 +231,7 @@ def run(**_):
         "sends_half_a_header",
         "import time\ndef run(**_):\n    os.write(3, b'\\0\\0')\n    time.sleep(60)\n",
         OutcomeKind.TIMEOUT,
-        limits=Limits(wall_seconds=0.3),
+        limits=Limits(wall_seconds=0.15),
         held_by=(Guard.DEADLINE,),
         sign=_LATE,
     ),
@@ -246,7 +246,7 @@ def run(**_):
         time.sleep(0.01)
 """,
         OutcomeKind.TIMEOUT,
-        limits=Limits(wall_seconds=0.3),
+        limits=Limits(wall_seconds=0.15),
         held_by=(Guard.DEADLINE,),
         sign=_LATE,
     ),
