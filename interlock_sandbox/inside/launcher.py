@@ -4,6 +4,7 @@ Started as `python -I -S -E -c <bootstrap> <socket> <package folder>` with an em
 """
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,10 @@ def main(descriptor: int) -> None:
     """Build the zygote as the parent's first message says, and serve until the parent is gone."""
     os.set_inheritable(descriptor, False)
     die_with_parent()
+    # What is in flight in sockets is counted for a user, tools that send descriptors to themselves included,
+    # and held against the limit of whoever sends next: our own messages must not be refused for it.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     parent = socket.socket(fileno=descriptor)
     configuration = messages.receive(parent)
     if configuration is None:

@@ -41,13 +41,13 @@ class Check:
 
 ALLOWED = """
 read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2
-dup3 fcntl flock fsync fdatasync truncate ftruncate fallocate fadvise64 sendfile copy_file_range open
+dup3 flock fsync fdatasync truncate ftruncate fallocate fadvise64 sendfile copy_file_range open
 openat creat stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents
 getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat
 symlink symlinkat chmod fchmod fchmodat umask utime utimes utimensat futimesat statfs fstatfs getxattr
 lgetxattr fgetxattr listxattr llistxattr flistxattr poll ppoll select pselect6 epoll_create epoll_create1
 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 timerfd_create timerfd_settime timerfd_gettime
-pipe pipe2 sendto recvfrom sendmsg recvmsg shutdown getsockopt getsockname getpeername mmap
+pipe pipe2 sendto recvfrom sendmsg recvmsg shutdown getsockname getpeername mmap
 munmap mremap mprotect brk madvise msync membarrier rseq set_robust_list get_robust_list set_tid_address
 exit exit_group getpid gettid getppid getuid geteuid getgid getegid getgroups getresuid getresgid getpgid
 getpgrp getsid getpriority getcpu uname sysinfo getrandom getrlimit setrlimit getrusage sched_yield
@@ -67,6 +67,12 @@ _TERMINAL_SIZE_AND_FLAGS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _THREAD_NAME = (15, 16)
 # Waiting, waking and requeueing; the priority-inheriting operations have been a way into kernels before.
 _PLAIN_FUTEX = (0, 1, 3, 4, 5, 9, 10)
+# Duplicates, flags, locks and a pipe's size. Not: being told of what others do in a folder, leases that hold
+# up the host's writers, signals on behalf of a descriptor, and larger pipes, which are counted for a user.
+_OWN_DESCRIPTORS = Check(argument=1, values=(0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032))
+_OF_SOCKETS = Check(argument=1, values=(1,))
+# Kind, error, buffers, listening, protocol, family. Not: who is at the other end, which is our host.
+_OWN_SIDE = Check(argument=2, values=(3, 4, 7, 8, 30, 38, 39))
 
 CHECKED = {
     "clone": (_THREAD_ONLY,),
@@ -75,6 +81,8 @@ CHECKED = {
     "prctl": (Check(argument=0, values=_THREAD_NAME),),
     "futex": (Check(argument=1, mask=0x7F, values=_PLAIN_FUTEX),),
     "prlimit64": (Check(argument=0, values=(0,)),),
+    "fcntl": (_OWN_DESCRIPTORS,),
+    "getsockopt": (_OF_SOCKETS, _OWN_SIDE),
 }
 # A filter cannot look into clone3's struct; with ENOSYS the C library uses clone instead. So the others.
 ABSENT = ("clone3", "fchmodat2", "openat2", "futex_waitv")

@@ -4,6 +4,7 @@ import gc
 import importlib
 import os
 import select
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -107,14 +108,21 @@ class Zygote:
         try:
             pid, pidfd = clone_process(self._plan.clone_flags)
         except OSError as error:
-            failure = {"id": sandbox_id, "step": error.strerror, "errno": error.errno}
-            messages.send(self._parent, messages.Op.NOT_SPAWNED, failure)
+            self._tell_not_spawned(sandbox_id, error)
             return
         if pid == 0:
             become_sandbox(self._plan, disk_bytes=disk_bytes, descriptors=descriptors)
         self._sandboxes[pidfd] = _Sandbox(sandbox_id, pid)
         self._poll.register(pidfd, select.POLLIN)
-        messages.send(self._parent, messages.Op.SPAWNED, {"id": sandbox_id}, descriptors=(pidfd,))
+        try:
+            messages.send(self._parent, messages.Op.SPAWNED, {"id": sandbox_id}, descriptors=(pidfd,))
+        except OSError as error:  # no descriptor may be sent now: nobody could hold this sandbox
+            os.kill(pid, signal.SIGKILL)
+            self._tell_not_spawned(sandbox_id, error)
+
+    def _tell_not_spawned(self, sandbox_id: int, error: OSError) -> None:
+        failure = {"id": sandbox_id, "step": error.strerror, "errno": error.errno}
+        messages.send(self._parent, messages.Op.NOT_SPAWNED, failure)
 
     def _report_exit(self, pidfd: int) -> None:
         sandbox = self._sandboxes.pop(pidfd)

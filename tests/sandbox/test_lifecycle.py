@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -45,6 +46,45 @@ async def test_calls_leave_no_descriptor_behind(sandbox: Sandbox) -> None:
         await asyncio.gather(*(sandbox.run(SLEEP, limits=Limits(wall_seconds=0.1)) for _ in range(4)))
         await sandbox.run(CONTROL, limits=limits)
     await until(lambda: sandbox.status().spares == 2 and open_descriptors() == before)
+
+
+IN_FLIGHT = """
+import socket, time
+def run():
+    sent, pairs = 0, []
+    try:
+        while sent < 3000:
+            pairs.append(socket.socketpair())
+            socket.send_fds(pairs[-1][0], [b"x"], [0] * 250)
+            sent += 250
+    except OSError:
+        pass
+    time.sleep(60)
+"""
+
+
+async def test_descriptors_in_flight_that_are_counted_as_the_zygotes_do_not_end_it() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("this host's hard limit of descriptors is as low as a tool's may be")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        crowded = Sandbox(spares=1)
+        await crowded.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        program = ToolProgram(source=IN_FLIGHT)
+        hoard = asyncio.create_task(crowded.run(program, limits=Limits(open_files=1024)))
+        await started(crowded)
+        for _ in range(20):
+            assert (await crowded.run(CONTROL)).kind is OutcomeKind.COMPLETED
+        hoard.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hoard
+        assert crowded.status().restarts == 0
+    finally:
+        await crowded.close()
 
 
 async def test_more_calls_than_slots_wait_their_turn() -> None:

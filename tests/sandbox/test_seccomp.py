@@ -97,6 +97,16 @@ def test_only_connected_unix_pairs_can_be_made(architecture: Architecture, famil
         ("futex", (0, 0x80 | 13), False),
         ("prlimit64", (0, 7), True),
         ("prlimit64", (1, 7), False),
+        ("fcntl", (3, 4), True),
+        ("fcntl", (3, 1030), True),
+        ("fcntl", (3, 1024), False),
+        ("fcntl", (3, 1026), False),
+        ("fcntl", (3, 0x1_0000_0402), False),
+        ("fcntl", (3, 1031), False),
+        ("getsockopt", (3, 1, 3), True),
+        ("getsockopt", (3, 1, 17), False),
+        ("getsockopt", (3, 1, 77), False),
+        ("getsockopt", (3, 6, 3), False),
     ],
 )
 def test_calls_that_are_judged_by_their_arguments(

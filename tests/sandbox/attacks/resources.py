@@ -262,18 +262,20 @@ RESOURCES = [
     attack(
         "leaves_descriptors_in_flight",
         """
-    import socket
+    import socket, time
     def run(**_):
         sent, pairs = 0, []
         try:
-            while sent < 1000:  # the kernel counts them for a user, and so for every sandbox
+            while sent < 3000:  # the kernel counts them for a user, and so for every sandbox and the zygote
                 pairs.append(socket.socketpair())
-                socket.send_fds(pairs[-1][0], [b"x"], [0] * 200)
-                sent += 200
+                socket.send_fds(pairs[-1][0], [b"x"], [0] * 250)
+                sent += 250
         except OSError:
             pass
-        return {"got": max(0, sent - 400)}
+        time.sleep(0.05)
+        return {"got": max(0, sent - 1500)}
     """,
+        limits=Limits(open_files=1024),
         held_by=_BOUNDED,
     ),
     attack(
@@ -286,7 +288,7 @@ RESOURCES = [
             while hoarded < 256:
                 reading, writing = os.pipe()
                 os.set_blocking(writing, False)
-                fcntl.fcntl(writing, 1031, 65536)  # F_SETPIPE_SZ
+                tried(lambda: fcntl.fcntl(writing, 1031, 1 << 20))  # F_SETPIPE_SZ
                 hoarded += 1
                 os.write(writing, b"x" * 65536)
         except OSError:

@@ -112,6 +112,38 @@ SURROUNDINGS = [
         held_by=(Guard.PROCESS,),
     ),
     attack(
+        "takes_a_handle_on_its_host",
+        """
+    import socket
+    def run(**_):
+        channel = socket.socket(fileno=os.dup(3))
+        numbers = (17, 59, 31, 77)  # SO_PEERCRED, SO_PEERGROUPS, SO_PEERSEC, SO_PEERPIDFD
+        return {"got": tried(*(lambda n=n: [n, channel.getsockopt(1, n, 64).hex()] for n in numbers))}
+    """,
+        held_by=(Layer.SECCOMP,),
+    ),
+    attack(
+        "is_told_of_what_others_read",
+        """
+    import fcntl, signal, time
+    def run(os_module, **_):
+        told = []
+        signal.signal(signal.SIGIO, lambda *_: told.append("told"))
+        folder = os.path.dirname(os_module)
+        watched = os.open(folder, os.O_RDONLY)
+        leased = os.open(os_module, os.O_RDONLY)
+        got = tried(
+            lambda: fcntl.fcntl(watched, 1026, 0x80000007) or "watches",  # F_NOTIFY
+            lambda: fcntl.fcntl(leased, 1024, fcntl.F_RDLCK) or "leased",  # F_SETLEASE
+            lambda: fcntl.fcntl(leased, 10, signal.SIGUSR1) or "signals",  # F_SETSIG
+        )
+        os.read(leased, 1)
+        time.sleep(0.01)
+        return {"got": got + told}
+    """,
+        held_by=(Layer.SECCOMP,),
+    ),
+    attack(
         "reads_the_parents_memory",
         """
     def run(parent, victim, calls, **_):
