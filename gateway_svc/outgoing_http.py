@@ -8,12 +8,15 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway_svc.addresses import vetted
+from gateway_svc.bounded_network import BoundedTransport
 from gateway_svc.connection import Connection
 from gateway_svc.errors import address_forbidden
 from gateway_svc.names import Names, NameUnknownError
 from gateway_svc.outgoing_request import OutgoingRequest
 
 MAX_ANSWER_BYTES = 262_144
+# With the head, and all that may stand between the bytes of a body.
+_MAX_RECEIVED_BYTES = 2 * MAX_ANSWER_BYTES
 _CONNECT_SECONDS = 10.0
 _PORTS = {"http": 80, "https": 443}
 
@@ -83,7 +86,7 @@ class OutgoingHttp:
         url = f"{base.scheme}://{_in_url(address)}:{port}{base.path}{request.target}"
         # A client of its own: connections of another host at the same address are not to be mixed up.
         async with httpx.AsyncClient(
-            verify=self._tls,
+            transport=BoundedTransport(self._tls, most=_MAX_RECEIVED_BYTES),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
