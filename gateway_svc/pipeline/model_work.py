@@ -15,7 +15,7 @@ from gateway_svc.pipeline.arguments import parse_arguments
 from gateway_svc.pipeline.cancelable import CallCanceledError, Cancelable
 from gateway_svc.pipeline.model_answer import judge, too_large
 from gateway_svc.pipeline.model_binding import ModelBinding
-from gateway_svc.pipeline.model_quota import quotas, reserve
+from gateway_svc.pipeline.model_quota import quotas, reserve, size_flaws
 from gateway_svc.pipeline.pending import Arguments, Begun, Cleared, Model, Pending
 from gateway_svc.pipeline.result import canceled
 from gateway_svc.tool_call import Asked, CallStatus, Outcome
@@ -133,6 +133,7 @@ def _request(pending: Pending, model: Model) -> Arguments:
         for name in _OURS
         if name in value
     ]
+    found += size_flaws(value)
     messages = value.get("messages")
     if not isinstance(messages, list) or not messages:
         found.append(Violation("request_json.messages", "must be a list of at least one message"))

@@ -213,12 +213,13 @@ async def test_a_request_that_ends_with_its_task_is_given_up(connected: Models) 
 
 
 async def test_what_the_gateway_sets_may_not_come_with_the_request(connected: Models) -> None:
-    asked = {"model": "large", "stream": True, "messages": []}
+    asked = {"model": "large", "stream": True, "messages": [], "max_tokens": 1e6}
     error = await connected.refusal(connected.permit(asked), asked)
     assert error.reason == "ARGUMENTS_INVALID"
     assert [violation.field for violation in error.violations] == [
         "request_json.model",
         "request_json.stream",
+        "request_json.max_tokens",
         "request_json.messages",
     ]
     assert connected.provider.requests == []

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from gateway_svc.connection import Connection, ConnectionContent, ConnectionKind, ModelPrice
-from gateway_svc.pipeline.model_quota import ANSWER_TOKENS, reserve
+from gateway_svc.pipeline.model_quota import ANSWER_TOKENS, reserve, size_flaws
 from gateway_svc.pipeline.pending import Arguments, Model
 from svc_kit.status import RemoteError
 from svc_kit.strict_json import canonical
@@ -157,11 +157,18 @@ async def test_quotas_below_nothing_are_refused_all_at_once(models: Models) -> N
         ({"max_tokens": 5}, 5),
         ({"max_tokens": 5, "max_completion_tokens": 9}, 9),
         ({"max_tokens": 5, "n": 3}, 15),
-        ({"max_tokens": True, "n": 0}, ANSWER_TOKENS),
-        ({"max_tokens": -5, "n": "many"}, ANSWER_TOKENS),
-        ({"max_tokens": 1, "n": 10**9}, 128),
+        ({"max_tokens": None, "n": None}, ANSWER_TOKENS),
+        ({"max_tokens": 1, "n": 128}, 128),
     ],
 )
 def test_an_answer_sets_aside_what_it_may_have(said: dict[str, Any], tokens: int) -> None:
     text = canonical(said)
     assert reserve(Arguments(value=said, canonical=text), MODEL).tokens == len(text) + tokens
+
+
+def test_a_size_that_a_provider_may_read_in_another_way_than_is_set_aside_is_refused() -> None:
+    odd: list[Any] = [True, 0, -5, 100.0, 1e9, "100", [7], 2**31]
+    for name in ("max_tokens", "max_completion_tokens", "n"):
+        for said in odd:
+            assert [each.field for each in size_flaws({name: said})] == [f"request_json.{name}"], (name, said)
+    assert len(list(size_flaws({"max_tokens": 1.0, "max_completion_tokens": "7", "n": 129}))) == 3
