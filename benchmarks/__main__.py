@@ -4,17 +4,23 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from benchmarks import claims, orchestrator, quick, recovery, watch
+from benchmarks import claims, gateway, orchestrator, quick, recovery, watch
 from benchmarks.report import Row, table
 
 SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
     "quick": quick.measure,
     "claims": claims.measure,
+    "gateway": gateway.measure,
     "orchestrator": orchestrator.measure,
     "recovery": recovery.measure,
     "watch": watch.measure,
+}
+# Sets whose parts can be run alone.
+PARTS: Mapping[str, tuple[Iterable[str], Callable[[tuple[str, ...]], Awaitable[list[Row]]]]] = {
+    "gateway": (gateway.PARTS, gateway.measure_parts),
+    "orchestrator": (orchestrator.PARTS, orchestrator.measure_parts),
 }
 
 
@@ -23,15 +29,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
     parser.add_argument("name", choices=sorted(SETS), help="which set to run")
     parser.add_argument(
-        "--only", action="append", choices=tuple(orchestrator.PARTS), help="a part of the set `orchestrator`"
+        "--only",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="a part of a set: "
+        + "; ".join(f"{name}: {', '.join(parts)}" for name, (parts, _) in PARTS.items()),
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
-    if arguments.only and arguments.name != "orchestrator":
-        parser.error("--only is for the set `orchestrator`")
-    measuring = (
-        orchestrator.measure_parts(tuple(arguments.only)) if arguments.only else SETS[arguments.name]()
-    )
+    parts, of_parts = PARTS.get(arguments.name, ((), None))
+    unknown = sorted(set(arguments.only) - set(parts))
+    if unknown:
+        parser.error(
+            f"--only {unknown[0]}: the parts of `{arguments.name}` are: {', '.join(parts) or 'none'}"
+        )
+    only = tuple(arguments.only)
+    measuring = of_parts(only) if only and of_parts else SETS[arguments.name]()
     rows = asyncio.run(_finish(measuring))
     print(json.dumps([row.as_json() for row in rows]) if arguments.json else table(rows))
     return 0

@@ -18,6 +18,7 @@ import psycopg
 from interlock.cli.connection import client
 from interlock.cli.session import Suite
 from interlock.client.client import Client
+from interlock_suite.folder import DataFolder
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
@@ -73,6 +74,14 @@ class Running:
         run = Path(str(self.suite.context["control"])).parent
         return f"postgresql://postgres:{password}@/postgres?host={quote(str(run / 'pg'), safe='')}"
 
+    def door(self, service: str) -> str:
+        """The address of a service's internal door."""
+        return f"unix:{DataFolder(self.data_dir).socket(service)}"
+
+    def token_file(self, process: str) -> Path:
+        """The file of one process's own token."""
+        return DataFolder(self.data_dir).token(process)
+
     async def ended_tasks(self) -> Ended:
         """Counted by the orchestrator's database."""
         total, completed = await self._count(
@@ -121,6 +130,11 @@ class Running:
         status: dict[str, Any] = self.suite.ask({"op": "status"})
         used = {each["name"]: each["pid"] for each in status["processes"]}
         return {name: _tree_seconds(pid) for name, pid in used.items()}
+
+    def own_cpu_seconds(self, process: str) -> float:
+        """CPU time used so far by one process of the suite, without its children."""
+        fields = Path(f"/proc/{self._pid(process)}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:13]) / _TICKS
 
     def _pid(self, process: str) -> int:
         status: dict[str, Any] = self.suite.ask({"op": "status"})
