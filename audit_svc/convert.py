@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from audit_svc.checkpoints import SignedCheckpoint
 from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
 from audit_svc.trail import ProvenEntry
+from audit_svc.verification import Finding
 from interlock.audit.v1 import audit_service_pb2, entry_pb2
 from interlock.verify.entry import EntryError, parse_leaf
 
@@ -79,6 +80,15 @@ def from_proof(proven: ProvenEntry, signed: SignedCheckpoint) -> entry_pb2.Inclu
     """The proof of one entry against a checkpoint."""
     return entry_pb2.InclusionProof(
         index=proven.entry.index, tree_size=signed.checkpoint.size, hashes=proven.proof
+    )
+
+
+def from_finding(finding: Finding) -> audit_service_pb2.LogFinding:
+    """One thing that is wrong with a log."""
+    return audit_service_pb2.LogFinding(
+        index=finding.index,
+        flaw=audit_service_pb2.LogFlaw.Value(f"LOG_FLAW_{finding.flaw}"),
+        message=finding.message,
     )
 
 

@@ -9,6 +9,7 @@ from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
 from audit_svc.log import AuditLog
+from audit_svc.log_verifier import LogVerifier
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
@@ -43,6 +44,7 @@ def build(settings: AuditSettings) -> App:
         log=log,
         reader=reader,
         search=AuditSearch(store, reader, checkpoints),
+        verifier=LogVerifier(store, checkpoints),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         signer=signer,

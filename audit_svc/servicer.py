@@ -9,9 +9,17 @@ import grpc
 
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.checks import check_batch, check_event, check_size, check_uuid
-from audit_svc.convert import from_appended, from_checkpoint, from_entry, from_proof, to_event
+from audit_svc.convert import (
+    from_appended,
+    from_checkpoint,
+    from_entry,
+    from_finding,
+    from_proof,
+    to_event,
+)
 from audit_svc.errors import payloads_forbidden
 from audit_svc.log import AuditLog
+from audit_svc.log_verifier import LogVerifier, Progress
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.search import AuditSearch, Place, names_somebody, read_filter
 from audit_svc.signer import CheckpointSigner
@@ -36,6 +44,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "GetCheckpoint": _READERS,
     "GetInclusionProof": _READERS,
     "GetConsistencyProof": _READERS,
+    "VerifyRange": frozenset({Role.ADMIN, Role.AUDITOR}),
     "GetPublicKeys": frozenset(Role),
 }
 
@@ -53,6 +62,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         log: AuditLog,
         reader: AuditReader,
         search: AuditSearch,
+        verifier: LogVerifier,
         checkpoints: Checkpoints,
         reads: PayloadReads,
         signer: CheckpointSigner,
@@ -61,6 +71,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._log = log
         self._reader = reader
         self._search = search
+        self._verifier = verifier
         self._checkpoints = checkpoints
         self._reads = reads
         self._signer = signer
@@ -183,6 +194,23 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         return messages.GetConsistencyProofResponse(
             first_tree_size=request.first_tree_size, second_tree_size=size, hashes=proof
         )
+
+    async def VerifyRange(
+        self, request: messages.VerifyRangeRequest, context: Context
+    ) -> AsyncIterator[messages.VerifyRangeResponse]:
+        _require(check_size(request.begin, "begin") + check_size(request.end, "end"))
+        if request.end and request.begin >= request.end:
+            raise invalid([Violation("end", "must be behind begin, or 0")])
+        checked = total = 0
+        async for told in self._verifier.run(acting_tenant(), begin=request.begin, end=request.end):
+            message = messages.VerifyRangeResponse(findings=map(from_finding, told.findings))
+            if isinstance(told, Progress):
+                checked, total = told.checked, told.total
+            else:
+                message.checkpoint.CopyFrom(from_checkpoint(told.checkpoint))
+                message.root_checked, message.complete = told.root_checked, told.complete
+            message.checked, message.total = checked, total
+            yield message
 
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Context

@@ -44,6 +44,31 @@ def verify(data_dir: str, task_id: str, pins: Path | None, *, as_json: bool) -> 
     return run(work)
 
 
+@audit.command("check-log")
+@output_option
+@click.pass_obj
+def check_log(data_dir: str, *, as_json: bool) -> int:
+    """Have the service hold all that it stores of the log against the tree and its signed root.
+
+    Exit code 1 unless everything held. Who does not trust the service: interlock audit verify.
+    """
+
+    async def work() -> int:
+        from interlock.cli.connection import client
+        from interlock.cli.log_check import checked_log, report_json, report_lines
+
+        async with client(data_dir, "AUDITOR") as suite:
+            report = await checked_log(suite, progress=None if as_json else display.emit)
+        if as_json:
+            display.emit_json(report_json(report))
+        else:
+            for line in report_lines(report):
+                display.emit(line)
+        return 0 if report.ok else 1
+
+    return run(work)
+
+
 @audit.command()
 @click.option("--agent", default="", help="Of this agent.")
 @click.option("--task", "task_id", default="", help="Of this task.")

@@ -53,7 +53,7 @@ class PartBytes:
 
 def commit(salt: bytes, body: bytes) -> bytes:
     """The digest by which a leaf commits to `body`."""
-    return hmac.new(salt, body, hashlib.sha256).digest()
+    return hmac.digest(salt, body, "sha256")
 
 
 def matches(commitment: Commitment, part: PartBytes) -> bool:

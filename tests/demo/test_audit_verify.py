@@ -97,6 +97,13 @@ def test_an_empty_trail_is_not_verified(suite: Suite, tmp_path: Path) -> None:
     assert "Nothing to verify" in suite.cli("audit", "verify", unknown).stdout
 
 
+def test_the_whole_log_is_held_against_its_root(suite: Suite, task_id: str) -> None:
+    report = suite.json("audit", "check-log")
+    assert (report["ok"], report["root_checked"], report["findings"]) == (True, True, [])
+    assert report["checked"] == int(report["checkpoint"]["tree_size"]) > 3
+    assert suite.cli("audit", "check-log").stdout.endswith("EVERYTHING HELD\n")
+
+
 def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, task_id: str) -> None:
     found = suite.json("audit", "search", "--task", task_id)
     assert {entry["leaf"]["task"] for entry in found} == {task_id}

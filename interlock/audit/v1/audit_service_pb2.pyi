@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from interlock.audit.v1 import entry_pb2 as _entry_pb2
 from interlock.common.v1 import permit_pb2 as _permit_pb2
 import builtins as _builtins
@@ -19,6 +20,46 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _LogFlaw:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogFlawEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogFlaw.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOG_FLAW_UNSPECIFIED: _LogFlaw.ValueType  # 0
+    """Never sent."""
+    LOG_FLAW_MISSING: _LogFlaw.ValueType  # 1
+    """No entry stands at the index."""
+    LOG_FLAW_LEAF: _LogFlaw.ValueType  # 2
+    """The leaf is not what was hashed, or is no leaf of this log."""
+    LOG_FLAW_COLUMNS: _LogFlaw.ValueType  # 3
+    """A column by which entries are found says something else than the leaf."""
+    LOG_FLAW_PAYLOAD: _LogFlaw.ValueType  # 4
+    """A content is not what the leaf committed to, is gone without an entry that says why, or was never promised."""
+    LOG_FLAW_TILE: _LogFlaw.ValueType  # 5
+    """Hashes that proofs are made of are not those of the entries."""
+    LOG_FLAW_ROOT: _LogFlaw.ValueType  # 6
+    """The entries do not lead to the signed root."""
+
+class LogFlaw(_LogFlaw, metaclass=_LogFlawEnumTypeWrapper):
+    """What is wrong with an entry, or with what is made of entries."""
+
+LOG_FLAW_UNSPECIFIED: LogFlaw.ValueType  # 0
+"""Never sent."""
+LOG_FLAW_MISSING: LogFlaw.ValueType  # 1
+"""No entry stands at the index."""
+LOG_FLAW_LEAF: LogFlaw.ValueType  # 2
+"""The leaf is not what was hashed, or is no leaf of this log."""
+LOG_FLAW_COLUMNS: LogFlaw.ValueType  # 3
+"""A column by which entries are found says something else than the leaf."""
+LOG_FLAW_PAYLOAD: LogFlaw.ValueType  # 4
+"""A content is not what the leaf committed to, is gone without an entry that says why, or was never promised."""
+LOG_FLAW_TILE: LogFlaw.ValueType  # 5
+"""Hashes that proofs are made of are not those of the entries."""
+LOG_FLAW_ROOT: LogFlaw.ValueType  # 6
+"""The entries do not lead to the signed root."""
+Global___LogFlaw: _TypeAlias = LogFlaw  # noqa: Y015
 
 @_typing.final
 class AppendRequest(_message.Message):
@@ -494,6 +535,108 @@ class GetConsistencyProofResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetConsistencyProofResponse: _TypeAlias = GetConsistencyProofResponse  # noqa: Y015
+
+@_typing.final
+class VerifyRangeRequest(_message.Message):
+    """Request of VerifyRange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    """Index of the first entry."""
+    end: _builtins.int
+    """Index behind the last one; 0 = all that the newest checkpoint covers."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "end", b"end"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRangeRequest: _TypeAlias = VerifyRangeRequest  # noqa: Y015
+
+@_typing.final
+class LogFinding(_message.Message):
+    """One thing that is wrong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    FLAW_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index of the entry, of the first entry below a tile, or of the end of the log."""
+    flaw: Global___LogFlaw.ValueType
+    """What kind of thing."""
+    message: _builtins.str
+    """One sentence."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        flaw: Global___LogFlaw.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["flaw", b"flaw", "index", b"index", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogFinding: _TypeAlias = LogFinding  # noqa: Y015
+
+@_typing.final
+class VerifyRangeResponse(_message.Message):
+    """Response of VerifyRange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    ROOT_CHECKED_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    checked: _builtins.int
+    """Entries checked so far."""
+    total: _builtins.int
+    """Entries to check."""
+    root_checked: _builtins.bool
+    """In the last message: true when the signed root was computed again from the entries, which takes the whole log."""
+    complete: _builtins.bool
+    """In the last message: true when all of the range was looked at."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogFinding]:
+        """What was found since the last message; after 1,000 findings it stops."""
+
+    @_builtins.property
+    def checkpoint(self) -> _entry_pb2.Checkpoint:
+        """In the last message: what it was held against."""
+
+    def __init__(
+        self,
+        *,
+        checked: _builtins.int = ...,
+        total: _builtins.int = ...,
+        findings: _abc.Iterable[Global___LogFinding] | None = ...,
+        checkpoint: _entry_pb2.Checkpoint | None = ...,
+        root_checked: _builtins.bool = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "checkpoint", b"checkpoint", "complete", b"complete", "findings", b"findings", "root_checked", b"root_checked", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRangeResponse: _TypeAlias = VerifyRangeResponse  # noqa: Y015
 
 @_typing.final
 class GetPublicKeysRequest(_message.Message):

@@ -75,6 +75,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.VerifyRange = channel.unary_stream(
+                '/interlock.audit.v1.AuditService/VerifyRange',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetPublicKeys',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -147,6 +152,16 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyRange(self, request, context):
+        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+        the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
+        database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
+        tree contradicts what was signed before).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role.
         """
@@ -196,6 +211,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'VerifyRange': grpc.unary_stream_rpc_method_handler(
+                    servicer.VerifyRange,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -420,6 +440,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/GetConsistencyProof',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyRange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/VerifyRange',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

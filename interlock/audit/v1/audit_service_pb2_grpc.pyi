@@ -58,6 +58,12 @@ class AuditServiceStub:
     """Proves that an entry is in the tree of a size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS (tree_size beyond the log), NOT_FOUND ENTRY_NOT_FOUND."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]
     """Proves that the tree of one size is a prefix of the tree of a later size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
+    VerifyRange: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.VerifyRangeRequest, _audit_service_pb2.VerifyRangeResponse]
+    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+    the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
+    database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
+    tree contradicts what was signed before).
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
 
@@ -91,6 +97,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Proves that an entry is in the tree of a size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS (tree_size beyond the log), NOT_FOUND ENTRY_NOT_FOUND."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that the tree of one size is a prefix of the tree of a later size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
+    VerifyRange: _aio.UnaryStreamMultiCallable[_audit_service_pb2.VerifyRangeRequest, _audit_service_pb2.VerifyRangeResponse]  # type: ignore[assignment]
+    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+    the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
+    database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
+    tree contradicts what was signed before).
+    """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
 
@@ -169,6 +181,18 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_service_pb2.GetConsistencyProofResponse]]:
         """Proves that the tree of one size is a prefix of the tree of a later size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
+
+    @_abc_1.abstractmethod
+    def VerifyRange(
+        self,
+        request: _audit_service_pb2.VerifyRangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.VerifyRangeResponse], _abc.AsyncIterator[_audit_service_pb2.VerifyRangeResponse]]:
+        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+        the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
+        database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
+        tree contradicts what was signed before).
+        """
 
     @_abc_1.abstractmethod
     def GetPublicKeys(
