@@ -6,8 +6,10 @@ import datetime as dt
 import json
 import math
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+import socket
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -20,9 +22,15 @@ from gateway_svc.addresses import is_private, vetted
 from gateway_svc.connection import Connection
 from gateway_svc.names import Names, NameUnknownError
 from gateway_svc.statements import DEFAULT_ROWS, DEFAULT_SECONDS, Statement
+from interlock.common.cancellation import end
 from svc_kit.strict_json import JsonValue
 
 MAX_BYTES = 1024 * 1024
+# Rows as the server sends them, and whatever else it says.
+_MAX_RECEIVED_BYTES = 16 * MAX_BYTES
+_LOOK_SECONDS = 0.02
+# Of the kernel's `struct tcp_info`: up to, and at, `tcpi_bytes_received`.
+_TCP_INFO_BYTES, _RECEIVED_AT = 136, 128
 _CONNECT_SECONDS = 5
 _PORT = 5432
 # The server ends the statement itself; this is for one that does not answer any more.
@@ -70,7 +78,7 @@ class DatabaseClient:
             raise AskFailed("QUERY_TIMEOUT", "no time was left for the statement")
         session = await self._connect(connection, statement, credential=credential, seconds=seconds)
         try:
-            async with asyncio.timeout(seconds + _SLACK_SECONDS):
+            async with asyncio.timeout(seconds + _SLACK_SECONDS), _received_is_bounded(session, statement):
                 return await _execute(session, statement, params)
         except TimeoutError:
             raise AskFailed(
@@ -124,6 +132,39 @@ class DatabaseClient:
             raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
         await session.set_read_only(not statement.writes)
         return session
+
+
+@asynccontextmanager
+async def _received_is_bounded(session: Session, statement: Statement) -> AsyncIterator[None]:
+    """Cut the session off when its server sends too much, as it may within a single row; raises AskFailed.
+
+    The library keeps a row in memory as it comes, before anybody can refuse it.
+    """
+    with socket.socket(fileno=os.dup(session.fileno())) as wire:
+        watching = asyncio.create_task(_cut_off(wire))
+        try:
+            yield
+        except AskFailed:
+            if not watching.done():
+                raise
+            raise AskFailed(
+                "TOO_MANY_BYTES",
+                f"the database sent more than {_MAX_RECEIVED_BYTES} bytes",
+                executed=None if statement.writes else False,
+            ) from None
+        finally:
+            await end(watching)
+
+
+async def _cut_off(wire: socket.socket) -> None:
+    """Return once it is cut off."""
+    while True:
+        told = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        (received,) = struct.unpack_from("Q", told, _RECEIVED_AT)
+        if received > _MAX_RECEIVED_BYTES:
+            wire.shutdown(socket.SHUT_RDWR)
+            return
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _proofs(password: str, *, private: bool) -> str:

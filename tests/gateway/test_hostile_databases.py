@@ -1,6 +1,7 @@
 """Databases that are not what they say: what they learn of the gateway's own rights."""
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,3 +102,43 @@ async def test_no_database_is_told_a_password_of_the_gateways_surroundings_nor_o
     told = b"".join(server.told)
     assert all(word not in told for word in (OURS.encode(), b"gateway", b"theirs"))
     assert bool(server.startups) == bool(credential)
+
+
+def message(kind: bytes, body: bytes, *, length: int = 0) -> bytes:
+    return kind + struct.pack("!I", (length or len(body)) + 4) + body
+
+
+async def test_a_row_without_end_is_cut_off_before_it_fills_the_memory() -> None:
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with contextlib.suppress(ConnectionError):
+            length, code = struct.unpack("!II", await reader.readexactly(8))
+            await reader.readexactly(length - 8)
+            if code == _NO_TLS:
+                writer.write(b"N")
+                length, _ = struct.unpack("!II", await reader.readexactly(8))
+                await reader.readexactly(length - 8)
+            writer.write(message(b"R", bytes(4)) + message(b"Z", b"I"))
+            await reader.read(1000)
+            writer.write(message(b"C", b"BEGIN\0") + message(b"Z", b"T"))
+            await reader.read(1000)
+            column = b"a\0" + struct.pack("!IHIhIh", 0, 0, 25, -1, 0, 0)
+            writer.write(message(b"1", b"") + message(b"2", b"") + message(b"T", b"\0\1" + column))
+            writer.write(message(b"D", struct.pack("!HI", 1, 10**9), length=10**9 + 6))
+            while True:
+                writer.write(bytes(100_000))
+                await writer.drain()
+                sent += 100_000
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    try:
+        stored = connection(server.sockets[0].getsockname()[1])
+        with pytest.raises(AskFailed) as failed:
+            await DatabaseClient(Names()).run(stored, STATEMENT, {}, credential="clerk", seconds=20)
+    finally:
+        server.close()
+    assert (failed.value.reason, failed.value.executed) == ("TOO_MANY_BYTES", False)
+    assert sent < 200_000_000
