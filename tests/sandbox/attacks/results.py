@@ -41,7 +41,7 @@ _FORGED = (
     ("forges_deep_json", "forge(4, b'[' * 100_000 + b']' * 100_000)", _BAD, _FELL),
     (
         "forges_wide_and_deep_json",
-        "forge(4, b'[' * 65 + b'[],' * 200_000 + b'1' + b']' * 65)",
+        "forge(4, b'[' * 65 + b'[],' * 50_000 + b'1' + b']' * 65)",
         _BAD,
         _BELIEVED,
     ),
