@@ -80,7 +80,8 @@ def watch_approvals(data_dir: str, *, as_json: bool) -> None:
         from interlock.gateway.v1 import approval_service_pb2 as messages
 
         async with client(data_dir, *_READ) as suite:
-            async for message in suite.approvals.WatchApprovals(messages.WatchApprovalsRequest()):
+            wanted = messages.WatchApprovalsRequest()
+            async for message in suite.stream(suite.approvals.WatchApprovals, wanted):
                 for each in message.approvals:
                     if as_json:
                         display.emit_json(message_json(each))

@@ -29,7 +29,7 @@ async def checked_log(suite: Client, *, progress: Callable[[str], None] | None) 
     """Verify all of the log; tells how far it is, now and then."""
     report = LogReport(last=messages.VerifyRangeResponse())
     told = 0
-    async for message in suite.audit.VerifyRange(messages.VerifyRangeRequest()):
+    async for message in suite.stream(suite.audit.VerifyRange, messages.VerifyRangeRequest()):
         report.last = message
         report.findings += message.findings
         if progress is not None and message.checked - told >= _TELL_EVERY:

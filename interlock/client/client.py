@@ -3,7 +3,7 @@
 import asyncio
 import math
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -290,6 +290,16 @@ class Client:
         """One unary call; raises InterlockError with everything that the server said."""
         try:
             return await method(request)
+        except grpc.aio.AioRpcError as error:
+            raise InterlockError.of(error) from None
+
+    async def stream(
+        self, method: Callable[..., AsyncIterable[Answer]], request: Any
+    ) -> AsyncIterator[Answer]:
+        """Each answer of one streaming call; raises InterlockError as `call` does."""
+        try:
+            async for answer in method(request):
+                yield answer
         except grpc.aio.AioRpcError as error:
             raise InterlockError.of(error) from None
 

@@ -102,6 +102,8 @@ def test_the_whole_log_is_held_against_its_root(suite: Suite, task_id: str) -> N
     assert (report["ok"], report["root_checked"], report["findings"]) == (True, True, [])
     assert report["checked"] == int(report["checkpoint"]["tree_size"]) > 3
     assert suite.cli("audit", "check-log").stdout.endswith("EVERYTHING HELD\n")
+    viewer = suite.cli("token", "--role", "VIEWER").stdout.strip()
+    assert suite.error("audit", "check-log", INTERLOCK_TOKEN=viewer)["reason"] == "ROLE_REQUIRED"
 
 
 def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, task_id: str) -> None:
