@@ -1,11 +1,13 @@
 """Which addresses a connection may lead to. Pure."""
 
 import ipaddress
+from collections.abc import Sequence
 from typing import TypeAlias
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_PRIVATE = tuple(
+PRIVATE: tuple[Network, ...] = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -35,26 +37,39 @@ _INTERNET_6 = ipaddress.ip_network("2000::/3")
 _DOCUMENTATION_6 = ipaddress.ip_network("3fff::/20")
 
 
+def _is_of_a_cloud(address: Address) -> bool:
+    return any(address in network for network in _OF_CLOUDS)
+
+
 def is_private(address: Address) -> bool:
     """Loopback, or of somebody's own network. Link-local is not: hosts keep their own secrets there."""
-    return any(address in network for network in _PRIVATE)
+    return any(address in network for network in PRIVATE) and not _is_of_a_cloud(address)
 
 
 def is_public(address: Address) -> bool:
     """An ordinary address of the internet."""
-    if any(address in network for network in _TUNNELS) or address in _DOCUMENTATION_6:
+    if (
+        _is_of_a_cloud(address)
+        or any(address in network for network in _TUNNELS)
+        or address in _DOCUMENTATION_6
+    ):
         return False
     if isinstance(address, ipaddress.IPv6Address) and address not in _INTERNET_6:
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def vetted(addresses: list[str], *, allow_private: bool, public: bool) -> str | None:
-    """The address to connect to; None when there is none, or one that may not be called is among them."""
+def vetted(
+    addresses: list[str], *, allow_private: bool, public: bool, private: Sequence[Network] = PRIVATE
+) -> str | None:
+    """The address to connect to; None when there is none, or one that may not be called is among them.
+
+    `allow_private` is what the connection says, `private` what the operator leaves to connections.
+    """
     parsed = [_plain(each) for each in addresses]
+    own = [*private] if allow_private else []
     fine = [
-        not any(each in network for network in _OF_CLOUDS)
-        and ((allow_private and is_private(each)) or (public and is_public(each) and not is_private(each)))
+        any(each in network for network in own) if is_private(each) else public and is_public(each)
         for each in parsed
     ]
     return str(parsed[0]) if fine and all(fine) else None

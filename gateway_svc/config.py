@@ -1,10 +1,12 @@
 """Settings of the gateway."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from gateway_svc.addresses import PRIVATE
 from svc_kit.settings import ServiceSettings
 
 
@@ -39,5 +41,7 @@ class GatewaySettings(ServiceSettings):
     approval_hours: float = Field(default=24.0, gt=0, le=24 * 30)
     # Whether people may approve the calls of tasks that they submitted themselves.
     approve_own: bool = False
+    # Private addresses, loopback included, that connections may lead to where they ask for it; as JSON.
+    private_networks: tuple[IPv4Network | IPv6Network, ...] = PRIVATE
     # Models that are asked at a time; they cost no processor here.
     max_model_calls: int = Field(default=128, ge=1)

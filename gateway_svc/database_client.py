@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.rows import dict_row
 
-from gateway_svc.addresses import is_private, vetted
+from gateway_svc.addresses import PRIVATE, Network, is_private, vetted
 from gateway_svc.connection import Connection
 from gateway_svc.names import Names, NameUnknownError
 from gateway_svc.statements import DEFAULT_ROWS, DEFAULT_SECONDS, Statement
@@ -60,8 +60,9 @@ class Rows:
 class DatabaseClient:
     """A session of its own for each statement: nothing of one call is left for the next."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, *, private: Sequence[Network] = PRIVATE) -> None:
         self._names = names
+        self._private = private
 
     async def run(
         self,
@@ -95,7 +96,7 @@ class DatabaseClient:
     ) -> Session:
         place = urlsplit(connection.content.base_url)
         host, port = place.hostname or "", place.port or _PORT
-        address = await _address(self._names, connection, host, port)
+        address = await self._address(connection, host, port)
         user, _, password = credential.partition(":")
         if not user:
             # The library would look for one of the gateway's own, and so it would for a password.
@@ -132,6 +133,20 @@ class DatabaseClient:
             raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
         await session.set_read_only(not statement.writes)
         return session
+
+    async def _address(self, connection: Connection, host: str, port: int) -> str:
+        try:
+            found = await self._names.addresses(connection.tenant, host, port)
+        except NameUnknownError:
+            raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
+        address = vetted(
+            found, allow_private=connection.content.allow_private, public=True, private=self._private
+        )
+        if address is None:
+            raise AskFailed(
+                "ADDRESS_FORBIDDEN", "the database is at an address that may not be called; nothing was sent"
+            )
+        return address
 
 
 @asynccontextmanager
@@ -245,16 +260,3 @@ def _json(value: Any) -> JsonValue:
     if isinstance(value, dict):
         return {str(name): _json(each) for name, each in value.items()}
     return value.isoformat() if isinstance(value, (dt.date, dt.time)) else str(value)
-
-
-async def _address(names: Names, connection: Connection, host: str, port: int) -> str:
-    try:
-        found = await names.addresses(connection.tenant, host, port)
-    except NameUnknownError:
-        raise AskFailed("DATABASE_AWAY", "the database cannot be reached; nothing was sent") from None
-    address = vetted(found, allow_private=connection.content.allow_private, public=True)
-    if address is None:
-        raise AskFailed(
-            "ADDRESS_FORBIDDEN", "the database is at an address that may not be called; nothing was sent"
-        )
-    return address

@@ -1,13 +1,13 @@
 """Sends one request through a connection: to a vetted address, without redirects, bounded in bytes."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
 
-from gateway_svc.addresses import vetted
+from gateway_svc.addresses import PRIVATE, Network, vetted
 from gateway_svc.bounded_network import BoundedTransport
 from gateway_svc.connection import Connection
 from gateway_svc.errors import address_forbidden
@@ -49,8 +49,9 @@ class HttpAnswer:
 class OutgoingHttp:
     """HTTP as far as connections go; neither proxies nor credentials come from the environment."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, *, private: Sequence[Network] = PRIVATE) -> None:
         self._names = names
+        self._private = private
         # Made once: reading the certificates takes longer than a connection.
         self._tls = httpx.create_ssl_context(trust_env=False)
 
@@ -69,6 +70,7 @@ class OutgoingHttp:
             found,
             allow_private=connection.content.allow_private,
             public=base.scheme == "https",
+            private=self._private,
         )
         if address is None:
             raise address_forbidden(connection.connection_id, host)

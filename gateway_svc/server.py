@@ -137,7 +137,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     )
     running = Cancelable()
     names = Names()
-    http, audit = OutgoingHttp(names), AuditLog(peers.audit)
+    http, audit = OutgoingHttp(names, private=settings.private_networks), AuditLog(peers.audit)
     runner = ToolRunner(
         sandbox or make_sandbox(settings),
         minimum=IsolationLevel[settings.sandbox_minimum],
@@ -179,7 +179,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
     )
     broker = Broker(
         connections,
-        databases=DatabaseClient(names),
+        databases=DatabaseClient(names, private=settings.private_networks),
         fetches=Fetcher(http, audit, clock),
         audit=audit,
         clock=clock,

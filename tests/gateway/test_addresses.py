@@ -1,8 +1,11 @@
 """Where connections may lead to."""
 
+import ipaddress
+
 import pytest
 
-from gateway_svc.addresses import vetted
+from gateway_svc.addresses import PRIVATE, vetted
+from gateway_svc.config import GatewaySettings
 from gateway_svc.names import Names, NameUnknownError
 
 _LINK_LOCAL = "169.254.169.254"
@@ -66,6 +69,18 @@ def test_private_addresses_are_called_where_they_are_allowed_but_never_link_loca
     for secret in (_LINK_LOCAL, "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"):
         assert vetted([secret], allow_private=True, public=True) is None, secret
     assert vetted(["8.8.8.8"], allow_private=True, public=False) is None, "plain http leaves no network"
+
+
+def test_private_addresses_are_called_no_further_than_the_operator_lets_connections() -> None:
+    assert GatewaySettings.model_fields["private_networks"].default == PRIVATE
+    some = [ipaddress.ip_network("10.20.0.0/16")]
+    assert vetted(["10.20.1.1"], allow_private=True, public=False, private=some) == "10.20.1.1"
+    for elsewhere in ("10.21.0.1", "127.0.0.1", "::ffff:127.0.0.1", "::1", "fd00::1"):
+        assert vetted([elsewhere], allow_private=True, public=True, private=some) is None
+        assert vetted([elsewhere], allow_private=True, public=True, private=[]) is None
+    assert vetted(["8.8.8.8"], allow_private=True, public=True, private=[]) == "8.8.8.8"
+    everything = [ipaddress.ip_network("0.0.0.0/0")]
+    assert vetted([_LINK_LOCAL], allow_private=True, public=True, private=everything) is None
 
 
 def test_one_bad_address_among_good_ones_refuses_the_name() -> None:

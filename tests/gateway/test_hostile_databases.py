@@ -142,3 +142,12 @@ async def test_a_row_without_end_is_cut_off_before_it_fills_the_memory() -> None
         server.close()
     assert (failed.value.reason, failed.value.executed) == ("TOO_MANY_BYTES", False)
     assert sent < 200_000_000
+
+
+async def test_a_database_at_a_private_address_that_is_left_to_nobody_is_not_called() -> None:
+    async with thief() as server:
+        with pytest.raises(AskFailed) as failed:
+            await DatabaseClient(Names(), private=()).run(
+                connection(server.port), STATEMENT, {}, credential="clerk:theirs", seconds=2
+            )
+    assert (failed.value.reason, server.startups) == ("ADDRESS_FORBIDDEN", 0)

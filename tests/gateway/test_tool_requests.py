@@ -254,6 +254,18 @@ async def test_an_address_that_is_private_is_not_called_unless_the_connection_sa
     assert peer.server.requests == []
 
 
+async def test_a_private_address_that_the_operator_leaves_to_nobody_is_not_called(
+    closed_world: World,
+) -> None:
+    closed_world.publish_tool("ask", SOURCE, connections=["crm"])
+    async with openai_server() as server, gateway(closed_world, private_networks=("10.0.0.0/8",)) as world:
+        await world.allow()
+        peer = Peer(world=world, server=server)
+        await peer.connect()
+        assert (await peer.ask(path="/x"))["refused"] == "ADDRESS_FORBIDDEN"
+        assert server.requests == []
+
+
 async def test_a_tool_without_connections_has_nobody_to_ask(closed_world: World) -> None:
     closed_world.publish_tool("ask", "import interlock_tool\ndef run():\n    return 1\n")
     async with gateway(closed_world) as world:
