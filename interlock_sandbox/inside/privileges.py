@@ -27,6 +27,8 @@ TOOL_ID = 1000
 _SECUREBITS = 0b11101111
 _REPORTING_HEADROOM = 8 * 1024 * 1024
 """Address space kept back so that an exhausted tool's error can still be told."""
+_WAITING_SIGNALS = 256
+"""Kept in the kernel's memory, where no other limit counts them, and counted for a user over all sandboxes."""
 
 
 def drop_capabilities() -> None:
@@ -56,6 +58,9 @@ def set_standing_limits() -> None:
     """The bounds that hold for every sandbox, whatever the call allows."""
     for kind in (resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         resource.setrlimit(kind, (0, 0))
+    _, ceiling = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    waiting = _WAITING_SIGNALS if ceiling == resource.RLIM_INFINITY else min(ceiling, _WAITING_SIGNALS)
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (waiting, waiting))
     # A crash must not hand the tool's memory to a core-dump program of the host, which runs as root: 0 would
     # only bar files, 1 is the kernel's word for "no program either", and so is not being dumpable.
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))

@@ -279,6 +279,22 @@ RESOURCES = [
         held_by=_BOUNDED,
     ),
     attack(
+        "queues_signals_without_end",
+        """
+    import signal
+    def run(**_):
+        # What waits is kept in the kernel's memory, and counted for a user over all sandboxes.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+        for _ in range(3000):
+            os.kill(os.getpid(), signal.SIGRTMIN)
+        waiting = 0
+        while signal.sigtimedwait([signal.SIGRTMIN], 0):
+            waiting += 1
+        return {"got": max(0, waiting - 1000)}
+    """,
+        held_by=_BOUNDED,
+    ),
+    attack(
         "hoards_data_in_pipes",
         """
     import fcntl

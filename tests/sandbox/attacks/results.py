@@ -203,6 +203,24 @@ RESULTS = [
         sign="the host died",
     ),
     attack(
+        "never_lets_its_output_go",
+        """
+    import sys, time
+    class Stuck:
+        def write(self, text):
+            return len(text)
+        def flush(self):
+            time.sleep(60)
+    def run(**_):
+        sys.stdout = sys.__stdout__ = Stuck()
+        return {"got": 0}
+    """,
+        OutcomeKind.TIMEOUT,
+        limits=Limits(wall_seconds=0.15),
+        held_by=(Guard.DEADLINE,),
+        sign=_LATE,
+    ),
+    attack(
         "prints_a_result_of_its_own",
         """
     import struct
