@@ -28,7 +28,7 @@ _SECUREBITS = 0b11101111
 _REPORTING_HEADROOM = 8 * 1024 * 1024
 """Address space kept back so that an exhausted tool's error can still be told."""
 _WAITING_SIGNALS = 256
-"""Kept in the kernel's memory, where no other limit counts them, and counted for a user over all sandboxes."""
+"""Kept in the kernel's memory where no other limit counts them, and counted over all sandboxes of a user."""
 
 
 def drop_capabilities() -> None:
