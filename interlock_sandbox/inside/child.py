@@ -3,9 +3,7 @@
 import fcntl
 import json
 import os
-import sys
 from dataclasses import dataclass
-from types import ModuleType
 from typing import NoReturn
 
 from interlock_sandbox.frames import FrameKind, encode
@@ -16,11 +14,6 @@ from interlock_sandbox.levels import Layer
 
 CHANNEL = 3
 """The descriptor a sandbox talks to its parent on; 0, 1 and 2 are the usual ones, and there are no others."""
-
-# Written by us; nothing of the host's environment is known here.
-_ENVIRONMENT = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC"}  # noqa: S108  the sandbox's own
-
-_KEPT: list[ModuleType] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +27,15 @@ class ChildPlan:
     """The zygote's ids, which a sandbox's own are mapped to."""
     proc: int
     """Descriptor of a /proc folder in which the sandbox can be found."""
-    files: dict[str, int]
-    """Landlock rights by path."""
+    files: landlock.Ruleset | None
+    """None without Landlock."""
     filter: bytes
     """The seccomp filter."""
-    own_modules: tuple[str, ...]
-    """Names of this package's modules, listed beforehand: going through all modules would touch each."""
 
 
-def become_sandbox(plan: ChildPlan, *, disk_bytes: int, descriptors: list[int]) -> NoReturn:
+def become_sandbox(
+    plan: ChildPlan, *, disk_bytes: int, descriptors: list[int], baseline: privileges.Baseline
+) -> NoReturn:
     """Apply every layer, then run one program; a failure is told to the parent, and nothing runs."""
     try:
         try:
@@ -51,7 +44,7 @@ def become_sandbox(plan: ChildPlan, *, disk_bytes: int, descriptors: list[int]) 
             # The channel may not have its final number yet.
             os.write(descriptors[0], encode(FrameKind.SETUP_FAILED, json.dumps(error.describe()).encode()))
             os._exit(1)
-        harness.serve_one_program(CHANNEL, bounded=Layer.RLIMITS in plan.layers)
+        harness.serve_one_program(CHANNEL, baseline, bounded=Layer.RLIMITS in plan.layers)
     finally:
         os._exit(1)
 
@@ -68,7 +61,6 @@ def _apply_layers(plan: ChildPlan, disk_bytes: int, descriptors: list[int]) -> N
         if Layer.ROOT in plan.layers:
             rootfs.mount_private_parts(disk_bytes=disk_bytes)
     _keep_only(descriptors)
-    _forget_the_zygote(plan.own_modules)
     with applying(Layer.CAPABILITIES):
         if Layer.CAPABILITIES in plan.layers:
             privileges.drop_capabilities()
@@ -76,7 +68,7 @@ def _apply_layers(plan: ChildPlan, disk_bytes: int, descriptors: list[int]) -> N
         if Layer.RLIMITS in plan.layers:
             privileges.set_standing_limits()
     with applying(Layer.LANDLOCK):  # after the last mount, which it forbids
-        if Layer.LANDLOCK in plan.layers:
+        if plan.files is not None:
             landlock.restrict_to(plan.files)
     with applying(Layer.SECCOMP):  # last, since it forbids nearly all of the above
         if Layer.SECCOMP in plan.layers:
@@ -93,11 +85,3 @@ def _keep_only(descriptors: list[int]) -> None:
     syscall("close_range", CHANNEL + 1, 0x7FFFFFFF, 0)
     descriptors[0] = CHANNEL
     os.setsid()
-
-
-def _forget_the_zygote(own_modules: tuple[str, ...]) -> None:
-    os.environ.clear()
-    os.environ.update(_ENVIRONMENT)
-    sys.argv = ["tool"]
-    # Out of the tool's way, yet kept: taking modules apart would write to hundreds of shared pages.
-    _KEPT.extend(sys.modules.pop(name) for name in own_modules)

@@ -46,10 +46,9 @@ def run(text, numbers):
 """
 
 
-def serve_one_program(channel: int, *, bounded: bool) -> NoReturn:
+def serve_one_program(channel: int, baseline: privileges.Baseline, *, bounded: bool) -> NoReturn:
     """Say READY, take one program, run it (within its limits if `bounded`), report, and wait to be killed."""
     _open_streams()
-    baseline = privileges.Baseline.measure()
     _rehearse(baseline)
     _send(channel, FrameKind.READY, b"")
     _serve(channel, baseline, bounded=bounded)

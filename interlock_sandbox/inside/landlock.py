@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from interlock_sandbox.inside.syscalls import syscall
 
@@ -45,10 +46,19 @@ def _known_file_rights(version: int) -> int:
     return (1 << bits) - 1
 
 
-def restrict_to(allowed: Mapping[str, int]) -> None:
-    """Deny this process every file not beneath one of the paths, and TCP and outside signals where known.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruleset:
+    """What may be touched, as the kernel takes it; made once for every sandbox."""
 
-    Paths that do not exist are left out. Needs `no_new_privs`, and forbids mounts from here on.
+    attributes: bytes
+    rules: tuple[tuple[str, int], ...]
+    """Paths, each with the rights that the kernel knows for what is there."""
+
+
+def prepare(allowed: Mapping[str, int]) -> Ruleset:
+    """Deny every file not beneath one of the paths, and TCP and outside signals where known.
+
+    Raises OSError on a kernel without Landlock.
     """
     version = supported_version()
     if version == 0:
@@ -60,11 +70,25 @@ def restrict_to(allowed: Mapping[str, int]) -> None:
         fields.append(_NET_ALL)
     if version >= _SCOPES_ADDED:
         fields.append(_SCOPE_ALL)
-    attributes = struct.pack(f"={len(fields)}Q", *fields)
-    ruleset = syscall("landlock_create_ruleset", ctypes.c_char_p(attributes), len(attributes), 0)
+    return Ruleset(
+        attributes=struct.pack(f"={len(fields)}Q", *fields),
+        rules=tuple(
+            (path, wanted & rights if os.path.isdir(path) else wanted & rights & _FILE_ONLY)
+            for path, wanted in allowed.items()
+        ),
+    )
+
+
+def restrict_to(prepared: Ruleset) -> None:
+    """Hold this process to it for good; needs `no_new_privs`, and forbids mounts from here on.
+
+    Paths that do not exist are left out.
+    """
+    attributes = ctypes.c_char_p(prepared.attributes)
+    ruleset = syscall("landlock_create_ruleset", attributes, len(prepared.attributes), 0)
     try:
-        for path, wanted in allowed.items():
-            _allow(ruleset, path, wanted & rights)
+        for path, rights in prepared.rules:
+            _allow(ruleset, path, rights)
         syscall("landlock_restrict_self", ruleset, 0)
     finally:
         os.close(ruleset)
@@ -76,8 +100,6 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     except FileNotFoundError:
         return
     try:
-        if not os.path.isdir(path):
-            rights &= _FILE_ONLY
         rule = struct.pack("=Qi", rights, target)
         syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ctypes.c_char_p(rule), 0)
     finally:

@@ -98,30 +98,51 @@ def build_filter(architecture: Architecture, *, own_process_namespace: bool) -> 
         _instruction(_RETURN, KILL_PROCESS),
         _instruction(_LOAD, 0),
     ]
-    for name in (*ALLOWED, *(SIGNALS if own_process_namespace else ())):
-        program += _when_called(architecture.number(name), [_instruction(_RETURN, ALLOW)])
-    for name, checks in CHECKED.items():
-        program += _when_called(architecture.number(name), _checked(checks))
-    for name in ABSENT:
-        program += _when_called(architecture.number(name), [_instruction(_RETURN, ERRNO | errno.ENOSYS)])
-    program += [
-        # The x32 calls carry bit 30, so they are numbered above all others and end here too.
-        _instruction(_JUMP_GREATER, HIGHEST_KNOWN, on_false=1),
-        _instruction(_RETURN, ERRNO | errno.ENOSYS),
-        _instruction(_RETURN, ERRNO | errno.EPERM),
-    ]
-    return b"".join(program)
+    return b"".join([*program, *_tree(_runs(architecture, own_process_namespace=own_process_namespace))])
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Calls with consecutive numbers, from `first` on, that get the same answer; `body` returns it."""
+
+    first: int
+    body: tuple[bytes, ...]
+
+
+def _runs(architecture: Architecture, *, own_process_namespace: bool) -> list[_Run]:
+    absent = (_instruction(_RETURN, ERRNO | errno.ENOSYS),)
+    allowed = (_instruction(_RETURN, ALLOW),)
+    answers: dict[str, tuple[bytes, ...]] = dict.fromkeys(ALLOWED, allowed)
+    if own_process_namespace:
+        answers |= dict.fromkeys(SIGNALS, allowed)
+    answers |= {name: tuple(_checked(checks)) for name, checks in CHECKED.items()}
+    answers |= dict.fromkeys(ABSENT, absent)
+    bodies = {architecture.number(name): body for name, body in answers.items()}
+    refused = (_instruction(_RETURN, ERRNO | errno.EPERM),)
+    runs: list[_Run] = []
+    for number in range(HIGHEST_KNOWN + 1):
+        body = bodies.get(number, refused)
+        if not runs or runs[-1].body != body:
+            runs.append(_Run(number, body))
+    # The x32 calls carry bit 30, so they are numbered above all others and end here too.
+    return [*runs, _Run(HIGHEST_KNOWN + 1, absent)]
+
+
+def _tree(runs: Sequence[_Run]) -> list[bytes]:
+    """A search by halves.
+
+    The kernel asks a new filter about every call there is, for each sandbox: going through a list cost it
+    more than all the rest of the installation.
+    """
+    if len(runs) == 1:
+        return list(runs[0].body)
+    middle = len(runs) // 2
+    below, above = _tree(runs[:middle]), _tree(runs[middle:])
+    return [_instruction(_JUMP_GREATER, runs[middle].first - 1, on_true=len(below)), *below, *above]
 
 
 def _instruction(code: int, k: int, *, on_true: int = 0, on_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, on_true, on_false, k)
-
-
-def _when_called(number: int | None, body: Sequence[bytes]) -> list[bytes]:
-    """The body for one call; every body returns, so the number stays in the accumulator otherwise."""
-    if number is None:
-        return []
-    return [_instruction(_JUMP_EQUAL, number, on_false=len(body)), *body]
 
 
 def _checked(checks: Sequence[Check]) -> list[bytes]:

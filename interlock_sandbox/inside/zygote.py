@@ -8,12 +8,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 
 from interlock_sandbox import messages
-from interlock_sandbox.inside import landlock, namespaces, rootfs, seccomp
+from interlock_sandbox.inside import landlock, namespaces, privileges, rootfs, seccomp
 from interlock_sandbox.inside.child import ChildPlan, become_sandbox
 from interlock_sandbox.inside.runtime_files import RuntimeFiles
-from interlock_sandbox.inside.setup_error import SetupError
+from interlock_sandbox.inside.setup_error import SetupError, applying
 from interlock_sandbox.inside.syscall_numbers import this_architecture
 from interlock_sandbox.inside.syscalls import clone_process, limit_malloc_arenas
 from interlock_sandbox.levels import Layer
@@ -64,6 +65,12 @@ def load_packages(layers: frozenset[Layer], runtime: RuntimeFiles) -> None:
     gc.freeze()
 
 
+# Written by us; nothing of the host's environment is known here.
+_ENVIRONMENT = {"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC"}  # noqa: S108  the sandbox's own
+
+_KEPT: list[ModuleType] = []
+
+
 @dataclass(frozen=True, slots=True)
 class _Sandbox:
     id: int
@@ -84,6 +91,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Make sandboxes until the parent is gone."""
+        _appear_as_sandbox()
         messages.send(self._parent, messages.Op.READY, {"python": sys.version.split()[0]})
         while True:
             for descriptor, _ in self._poll.poll():
@@ -105,13 +113,15 @@ class Zygote:
         return True
 
     def _spawn(self, sandbox_id: int, disk_bytes: int, descriptors: list[int]) -> None:
+        # The same in the sandbox, which would have to open a /proc that nobody has used yet.
+        baseline = privileges.Baseline.measure()
         try:
             pid, pidfd = clone_process(self._plan.clone_flags)
         except OSError as error:
             self._tell_not_spawned(sandbox_id, error)
             return
         if pid == 0:
-            become_sandbox(self._plan, disk_bytes=disk_bytes, descriptors=descriptors)
+            become_sandbox(self._plan, disk_bytes=disk_bytes, descriptors=descriptors, baseline=baseline)
         self._sandboxes[pidfd] = _Sandbox(sandbox_id, pid)
         self._poll.register(pidfd, select.POLLIN)
         try:
@@ -138,6 +148,17 @@ class Zygote:
         messages.send(self._parent, messages.Op.EXITED, report)
 
 
+def _appear_as_sandbox() -> None:
+    """What every program shall find, put in place once: whatever a sandbox writes to costs it a copy."""
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    sys.argv = ["tool"]
+    # Out of the tool's way, yet kept: they are in use.
+    own = [name for name in sys.modules if name.partition(".")[0] == "interlock_sandbox"]
+    _KEPT.extend(sys.modules.pop(name) for name in own)
+    gc.freeze()
+
+
 def _plan(layers: frozenset[Layer], runtime: RuntimeFiles, proc: int) -> ChildPlan:
     contained = Layer.NAMESPACES in layers
     readable = [*runtime.folders, *runtime.libraries, "/etc/passwd", "/etc/group"]
@@ -147,13 +168,14 @@ def _plan(layers: frozenset[Layer], runtime: RuntimeFiles, proc: int) -> ChildPl
     allowed |= {f"/dev/{name}": landlock.DEVICE for name in rootfs.DEVICES}
     if Layer.ROOT in layers:  # else these are the host's
         allowed |= {rootfs.SCRATCH: landlock.SCRATCH, "/proc": landlock.READ}
+    with applying(Layer.LANDLOCK):
+        files = landlock.prepare(allowed) if Layer.LANDLOCK in layers else None
     return ChildPlan(
         layers=layers,
         clone_flags=namespaces.sandbox_flags(network=Layer.NETWORK in layers) if contained else 0,
         uid=os.geteuid(),
         gid=os.getegid(),
         proc=proc,
-        files=allowed,
+        files=files,
         filter=seccomp.build_filter(this_architecture(), own_process_namespace=contained),
-        own_modules=tuple(name for name in sys.modules if name.partition(".")[0] == "interlock_sandbox"),
     )
