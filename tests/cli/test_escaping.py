@@ -14,9 +14,21 @@ def test_no_control_or_formatting_character_is_left(text: str) -> None:
     assert one_line(text).isprintable()
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])).filter(str.isprintable))
+@given(
+    st.text(
+        st.characters(
+            categories=["L", "N", "P", "S", "Zs"], exclude_characters="\u115f\u1160\u2800\u3164\uffa0"
+        )
+    ).filter(str.isprintable)
+)
 def test_what_can_be_seen_stays_as_it_is(text: str) -> None:
     assert printable(text) == one_line(text) == text
+
+
+def test_characters_that_show_as_nothing_are_shown() -> None:
+    arguments = '{"amount":1,"amount\u3164":9000,"to\ufe0f":"x\U000e0101"}'
+    assert one_line(arguments) == '{"amount":1,"amount\\u3164":9000,"to\\ufe0f":"x\\U000e0101"}'
+    assert json_line("a\u034f\u2800") == '"a\\u034f\\u2800"'
 
 
 @given(st.recursive(TEXT | st.integers() | st.none(), lambda inner: st.dictionaries(TEXT, inner)))
