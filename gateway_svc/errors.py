@@ -32,6 +32,7 @@ TOOL_CANCELED = "TOOL_CANCELED"
 APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
 
 _RETRY_SECONDS = 1.0
+_MAX_PLACE = 80
 _INVALID = {
     "OUTPUT_INVALID": ErrorReason.ERROR_REASON_OUTPUT_INVALID,
     "MODEL_OUTPUT_INVALID": ErrorReason.ERROR_REASON_MODEL_OUTPUT_INVALID,
@@ -214,7 +215,8 @@ def registry_away() -> DomainError:
 
 def arguments_invalid(violations: list[Violation]) -> DomainError:
     """The message names the places alone: what stands there may be nobody else's business."""
-    places = ", ".join(violation.field or "the whole" for violation in violations[:10])
+    # Cut off, since they hold names that the caller chose, and the message is kept and listed with the call.
+    places = ", ".join(violation.field[:_MAX_PLACE] or "the whole" for violation in violations[:10])
     more = " and more" if len(violations) > 10 else ""  # noqa: PLR2004 -- as many as are named
     return InvalidArgument(
         ErrorReason.ERROR_REASON_ARGUMENTS_INVALID,

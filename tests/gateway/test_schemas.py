@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway_svc.errors import arguments_invalid
 from gateway_svc.schemas import MAX_VIOLATIONS, SchemaCache, SchemaUnusable
 
 
@@ -70,3 +71,14 @@ def test_a_pattern_made_to_explode_does_not() -> None:
     began = time.thread_time()
     assert places({"properties": {"x": {"pattern": "^(a+)+$"}}}, {"x": "a" * 5000 + "!"}) == ["/x"]
     assert time.thread_time() - began < 5.0
+
+
+def test_names_that_a_caller_chose_do_not_swell_the_message_that_is_kept_with_the_call() -> None:
+    schema = json.dumps({"properties": {"a": {}}, "additionalProperties": False})
+    found = SchemaCache().violations(
+        "sha256:a", schema, "input", {f"{n}{'k' * 20_000}": 1 for n in range(12)}
+    )
+    error = arguments_invalid(found)
+    assert "/0kkk" in error.message
+    assert len(error.message) < 1000
+    assert len(error.violations) == 12
