@@ -1,15 +1,17 @@
-"""Building the Merkle tree: the frontier that appends need, and the nodes that proofs need.
+"""Building the Merkle tree: the nodes that proofs need, and the tiles that they are kept in.
 
 A *node* (level, number) is the root of the complete subtree over the leaves
 [number << level, (number + 1) << level). Hashes are kept in *tiles* of 256: tile (tier, number) holds the
 nodes of level 8 * tier that lie under node (8 * (tier + 1), number). This is the layout of C2SP tlog-tiles.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from interlock.verify.merkle import EMPTY_ROOT, HASH_SIZE, node_hash
+from interlock.verify.merkle import Frontier, bagged, node_hash, split_hashes
+
+__all__ = ["Frontier", "split_hashes"]
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
@@ -30,47 +32,6 @@ class TileId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frontier:
-    """All that appending needs: the roots of a tree's complete subtrees, the largest (leftmost) first."""
-
-    size: int = 0
-    hashes: tuple[bytes, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.hashes) != self.size.bit_count() or any(len(h) != HASH_SIZE for h in self.hashes):
-            raise ValueError(f"{len(self.hashes)} hashes are no frontier of {self.size} leaves")
-
-    def extended(self, leaf_hashes: Iterable[bytes]) -> "Frontier":
-        """The frontier once these leaves stand at the end."""
-        size, stack = self.size, list(self.hashes)
-        for current in leaf_hashes:
-            merged = current
-            # Each trailing 1 bit of the size is a complete subtree that the new leaf completes further.
-            carry = size
-            while carry & 1:
-                merged = node_hash(stack.pop(), merged)
-                carry >>= 1
-            stack.append(merged)
-            size += 1
-        return Frontier(size=size, hashes=tuple(stack))
-
-    def root(self) -> bytes:
-        """The RFC 6962 root."""
-        if not self.hashes:
-            return EMPTY_ROOT
-        return _bag(self.hashes)
-
-    def to_bytes(self) -> bytes:
-        """The hashes one after the other; the size says how many."""
-        return b"".join(self.hashes)
-
-    @classmethod
-    def from_bytes(cls, size: int, data: bytes) -> "Frontier":
-        """The inverse of `to_bytes`; raises ValueError when the bytes do not fit the size."""
-        return cls(size=size, hashes=split_hashes(data))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ProofPlan:
     """Which nodes make up a proof: each of its hashes is the bagged hash of one group of nodes."""
 
@@ -82,7 +43,7 @@ class ProofPlan:
 
     def resolve(self, tiles: "TileReader") -> tuple[bytes, ...]:
         """The proof's hashes, once its tiles were read."""
-        return tuple(_bag([tiles.node(node) for node in group]) for group in self.groups)
+        return tuple(bagged([tiles.node(node) for node in group]) for group in self.groups)
 
 
 class TileReader:
@@ -160,21 +121,6 @@ def tile_root(hashes: Sequence[bytes]) -> bytes:
     while len(level) > 1:
         level = [node_hash(level[i], level[i + 1]) for i in range(0, len(level), 2)]
     return level[0]
-
-
-def split_hashes(data: bytes) -> tuple[bytes, ...]:
-    """Hashes that were stored one after the other."""
-    if len(data) % HASH_SIZE:
-        raise ValueError(f"{len(data)} bytes are no whole number of hashes")
-    return tuple(data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE))
-
-
-def _bag(hashes: Sequence[bytes]) -> bytes:
-    """Join complete subtrees, largest first, into the hash of the range that they cover."""
-    result = hashes[-1]
-    for left in reversed(hashes[:-1]):
-        result = node_hash(left, result)
-    return result
 
 
 def _cover(begin: int, end: int) -> tuple[Node, ...]:

@@ -152,6 +152,15 @@ class Store:
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
     ) -> Sequence[tuple[int, int, int]]:
         """(index, bytes of leaf, bytes of parts) of a task's entries in order, from `begin` below `end`."""
+        return await self._sizes(log_id, begin, end, entry.c.task_id == task_id, limit=limit)
+
+    async def entry_sizes(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[tuple[int, int, int]]:
+        """(index, bytes of leaf, bytes of parts) of entries in order, from `begin` below `end`."""
+        return await self._sizes(log_id, begin, end, sa.true(), limit=end - begin)
+
+    async def _sizes(
+        self, log_id: uuid.UUID, begin: int, end: int, which: sa.ColumnElement[bool], *, limit: int
+    ) -> Sequence[tuple[int, int, int]]:
         bodies = (
             sa.select(sa.func.coalesce(sa.func.sum(sa.func.octet_length(payload.c.body)), 0))
             .where(payload.c.log_id == log_id, payload.c.event_id == entry.c.event_id)
@@ -159,7 +168,7 @@ class Store:
         )
         statement = (
             sa.select(entry.c.leaf_index, sa.func.octet_length(entry.c.leaf), bodies)
-            .where(entry.c.log_id == log_id, entry.c.task_id == task_id)
+            .where(entry.c.log_id == log_id, which)
             .where(entry.c.leaf_index >= begin, entry.c.leaf_index < end)
             .order_by(entry.c.leaf_index)
             .limit(limit)
@@ -167,6 +176,17 @@ class Store:
         async with self._database.autocommit() as connection:
             rows = await connection.execute(statement)
         return [(row[0], row[1], int(row[2])) for row in rows]
+
+    async def entries_between(
+        self, log_id: uuid.UUID, begin: int, end: int, *, with_bodies: bool
+    ) -> Sequence[StoredEntry]:
+        """Entries in order, from index `begin` below `end`."""
+        statement = (
+            sa.select(*_ENTRY)
+            .where(entry.c.log_id == log_id, entry.c.leaf_index >= begin, entry.c.leaf_index < end)
+            .order_by(entry.c.leaf_index)
+        )
+        return await self._entries(log_id, statement, with_bodies=with_bodies)
 
     async def task_entries(
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, with_bodies: bool

@@ -15,6 +15,7 @@ from svc_kit.errors import Violation, invalid
 # A page ends before it outgrows the message limit; one entry always fits.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 _PROOF_BYTES = 2048
+_RANGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,16 @@ class EntryStore(Protocol):
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
     ) -> Sequence[tuple[int, int, int]]:
         """(index, bytes of leaf, bytes of parts) of a task's entries in order, from `begin` below `end`."""
+        ...
+
+    async def entry_sizes(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[tuple[int, int, int]]:
+        """(index, bytes of leaf, bytes of parts) of entries in order, from `begin` below `end`."""
+        ...
+
+    async def entries_between(
+        self, log_id: uuid.UUID, begin: int, end: int, *, with_bodies: bool
+    ) -> Sequence[StoredEntry]:
+        """Entries in order, from index `begin` below `end`."""
         ...
 
     async def task_entries(
@@ -106,6 +117,21 @@ class AuditReader:
         )
         proven = await self.prove(name, entries, signed)
         return TrailPage(entries=tuple(proven), checkpoint=signed, next_index=next_index)
+
+    async def between(self, tenant: str, begin: int, end: int, *, with_bodies: bool) -> Sequence[StoredEntry]:
+        """At least one entry, from index `begin` on, below `end`; raises DataLoss when one is missing."""
+        name = await self._store.log_of(tenant)
+        if name is None:
+            raise entry_not_found(f"at index {begin}")
+        until = min(begin + _RANGE, end)
+        sizes = await self._store.entry_sizes(name.log_id, begin, until)
+        fitting = how_many_fit(sizes, with_bodies=with_bodies)
+        indexes = [size[0] for size in sizes[:fitting]]
+        if not indexes or indexes != list(range(begin, begin + len(indexes))):
+            raise log_damaged(name.origin, f"an entry is missing from index {begin} on")
+        return await self._store.entries_between(
+            name.log_id, begin, begin + len(indexes), with_bodies=with_bodies
+        )
 
     async def inclusion(self, tenant: str, index: int, size: int) -> tuple[bytes, int, tuple[bytes, ...]]:
         """(leaf hash, tree size, proof) of the entry at `index`; size 0 stands for all that is committed."""

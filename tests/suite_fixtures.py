@@ -1,6 +1,8 @@
 """A real PostgreSQL and a real Valkey for the tests of every package, one of each per test session."""
 
+import contextlib
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from interlock_suite.databases import RolePasswords, ServiceDatabase, provision,
 from interlock_suite.postgres import EmbeddedPostgres, PostgresPlace
 from interlock_suite.valkey import EmbeddedValkey, ValkeyPlace
 from svc_kit.migrations import run_migrations
+from tests.suite.harness import descendants
 
 __all__ = ["PostgresServer", "ServiceDatabase", "ValkeyServer", "postgres_server", "valkey_server"]
 
@@ -90,6 +93,13 @@ class PostgresServer(_Server):
 
     _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
     _shared: dict[str, "MigratedDatabase"] = field(default_factory=dict, init=False)
+
+    def kill(self) -> None:
+        """Kill it with all its children: one of them may answer for a moment after the first is gone."""
+        for pid in descendants(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        super().kill()
 
     def make_database(self, service: str) -> ServiceDatabase:
         """A fresh, empty database with the roles `<service>_owner` and `<service>`."""

@@ -44,6 +44,31 @@ def verify(data_dir: str, task_id: str, pins: Path | None, *, as_json: bool) -> 
     return run(work)
 
 
+@audit.command()
+@click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
+@click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")
+@output_option
+@click.pass_obj
+def export(data_dir: str, file: Path, *, payloads: bool, as_json: bool) -> None:
+    """Write the whole log to FILE, as lines of JSON.
+
+    Whoever has the file and the log's key needs no suite: python -m interlock.verify FILE --key KEY
+    """
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.log_export import export_log
+
+        async with client(data_dir, "AUDITOR") as suite:
+            written = await export_log(suite, file, payloads=payloads)
+        if as_json:
+            display.emit_json({"file": str(file), "entries": written.entries, "key": written.key})
+        else:
+            display.emit(f"{written.entries:,} entries in {file}; key of the log: {written.key}")
+
+    run(work)
+
+
 @audit.command("check-log")
 @output_option
 @click.pass_obj

@@ -2,6 +2,13 @@
 
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from interlock.verify.entry import Commitment, EntryError, Leaf, PartBytes, commit, matches, parse_leaf
+from interlock.verify.export import (
+    ExportReport,
+    checkpoint_line,
+    entry_line,
+    header_line,
+    verify_export,
+)
 from interlock.verify.merkle import (
     EMPTY_ROOT,
     ProofError,
@@ -47,6 +54,12 @@ __all__ = [  # noqa: RUF022 -- grouped by noun
     "commit",
     "matches",
     "parse_leaf",
+    # Exports
+    "ExportReport",
+    "checkpoint_line",
+    "entry_line",
+    "header_line",
+    "verify_export",
     # Trails and pins
     "Finding",
     "Pin",

@@ -6,7 +6,8 @@ error as a wrong one: there is nothing to tell apart for someone who must not tr
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 HASH_SIZE = 32
 MAX_TREE_SIZE = 2**63 - 1
@@ -125,3 +126,59 @@ def _require_hashes(hashes: Sequence[bytes]) -> None:
 def _require_equal(actual: bytes, expected: bytes, message: str) -> None:
     if not hmac.compare_digest(actual, expected):
         raise ProofError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """All that appending needs: the roots of a tree's complete subtrees, the largest (leftmost) first."""
+
+    size: int = 0
+    hashes: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.hashes) != self.size.bit_count() or any(len(h) != HASH_SIZE for h in self.hashes):
+            raise ValueError(f"{len(self.hashes)} hashes are no frontier of {self.size} leaves")
+
+    def extended(self, leaf_hashes: Iterable[bytes]) -> "Frontier":
+        """The frontier once these leaves stand at the end."""
+        size, stack = self.size, list(self.hashes)
+        for current in leaf_hashes:
+            merged = current
+            # Each trailing 1 bit of the size is a complete subtree that the new leaf completes further.
+            carry = size
+            while carry & 1:
+                merged = node_hash(stack.pop(), merged)
+                carry >>= 1
+            stack.append(merged)
+            size += 1
+        return Frontier(size=size, hashes=tuple(stack))
+
+    def root(self) -> bytes:
+        """The RFC 6962 root."""
+        if not self.hashes:
+            return EMPTY_ROOT
+        return bagged(self.hashes)
+
+    def to_bytes(self) -> bytes:
+        """The hashes one after the other; the size says how many."""
+        return b"".join(self.hashes)
+
+    @classmethod
+    def from_bytes(cls, size: int, data: bytes) -> "Frontier":
+        """The inverse of `to_bytes`; raises ValueError when the bytes do not fit the size."""
+        return cls(size=size, hashes=split_hashes(data))
+
+
+def split_hashes(data: bytes) -> tuple[bytes, ...]:
+    """Hashes that were stored one after the other."""
+    if len(data) % HASH_SIZE:
+        raise ValueError(f"{len(data)} bytes are no whole number of hashes")
+    return tuple(data[i : i + HASH_SIZE] for i in range(0, len(data), HASH_SIZE))
+
+
+def bagged(hashes: Sequence[bytes]) -> bytes:
+    """Join complete subtrees, largest first, into the hash of the range that they cover."""
+    result = hashes[-1]
+    for left in reversed(hashes[:-1]):
+        result = node_hash(left, result)
+    return result

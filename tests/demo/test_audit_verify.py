@@ -1,6 +1,8 @@
 """`interlock audit verify` on the running suite."""
 
 import json
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -104,6 +106,40 @@ def test_the_whole_log_is_held_against_its_root(suite: Suite, task_id: str) -> N
     assert suite.cli("audit", "check-log").stdout.endswith("EVERYTHING HELD\n")
     viewer = suite.cli("token", "--role", "VIEWER").stdout.strip()
     assert suite.error("audit", "check-log", INTERLOCK_TOKEN=viewer)["reason"] == "ROLE_REQUIRED"
+
+
+def test_an_export_is_verified_by_a_stranger_and_no_change_of_it_is(
+    suite: Suite, task_id: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "log.jsonl"
+    made = suite.json("audit", "export", str(file), "--payloads")
+    assert file.stat().st_mode & 0o077 == 0
+    assert task_id in file.read_text()
+
+    def stranger(path: Path, key: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-I", "-m", "interlock.verify", str(path), "--key", key]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+
+    done = stranger(file, made["key"])
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "VERIFIED"), done.stdout + done.stderr
+    assert f"{made['entries']} entries" in done.stdout
+    lines = file.read_text().splitlines(keepends=True)
+    middle = len(lines) // 2
+    forged = json.loads(lines[middle])
+    forged["leaf"] = forged["leaf"].replace('"producer":"', '"producer":"x')
+    for changed in (
+        [*lines[:middle], *lines[middle + 1 :]],
+        [*lines[:middle], lines[middle + 1], lines[middle], *lines[middle + 2 :]],
+        [*lines[:-2], lines[-1]],
+        lines[:-1],
+        [*lines[:middle], json.dumps(forged) + "\n", *lines[middle + 1 :]],
+        [lines[0].replace("interlock-log", "other"), *lines[1:]],
+    ):
+        other = tmp_path / "changed.jsonl"
+        other.write_text("".join(changed))
+        done = stranger(other, made["key"])
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "NOT VERIFIED")
+    assert stranger(file, "nonsense").returncode == 2
 
 
 def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, task_id: str) -> None:

@@ -153,6 +153,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "GetEntry": _READERS,
         "GetAuditTrail": _READERS,
         "SearchEntries": _READERS,
+        "ExportLog": frozenset({Role.AUDITOR}),
         "VerifyRange": frozenset({Role.ADMIN, Role.AUDITOR}),
         "GetCheckpoint": _READERS,
         "GetInclusionProof": _READERS,

@@ -639,6 +639,58 @@ class VerifyRangeResponse(_message.Message):
 Global___VerifyRangeResponse: _TypeAlias = VerifyRangeResponse  # noqa: Y015
 
 @_typing.final
+class ExportLogRequest(_message.Message):
+    """Request of ExportLog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
+    include_payloads: _builtins.bool
+    """True: with payloads."""
+    def __init__(
+        self,
+        *,
+        include_payloads: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_payloads", b"include_payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportLogRequest: _TypeAlias = ExportLogRequest  # noqa: Y015
+
+@_typing.final
+class ExportLogResponse(_message.Message):
+    """Response of ExportLog."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
+        """The next entries, in the order of the log."""
+
+    @_builtins.property
+    def checkpoint(self) -> _entry_pb2.Checkpoint:
+        """In the last message: the checkpoint of exactly these entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_entry_pb2.Entry] | None = ...,
+        checkpoint: _entry_pb2.Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportLogResponse: _TypeAlias = ExportLogResponse  # noqa: Y015
+
+@_typing.final
 class GetPublicKeysRequest(_message.Message):
     """Request of GetPublicKeys."""
 

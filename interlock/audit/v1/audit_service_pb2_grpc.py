@@ -80,6 +80,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.FromString,
                 _registered_method=True)
+        self.ExportLog = channel.unary_stream(
+                '/interlock.audit.v1.AuditService/ExportLog',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetPublicKeys',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -162,6 +167,14 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportLog(self, request, context):
+        """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
+        streamed only if asked for, which is itself recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role.
         """
@@ -216,6 +229,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.VerifyRange,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.SerializeToString,
+            ),
+            'ExportLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportLog,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -467,6 +485,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/VerifyRange',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.VerifyRangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/ExportLog',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,10 @@ class AuditServiceStub:
     database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
     tree contradicts what was signed before).
     """
+    ExportLog: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportLogRequest, _audit_service_pb2.ExportLogResponse]
+    """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
+    streamed only if asked for, which is itself recorded.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
 
@@ -102,6 +106,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
     database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
     tree contradicts what was signed before).
+    """
+    ExportLog: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportLogRequest, _audit_service_pb2.ExportLogResponse]  # type: ignore[assignment]
+    """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
+    streamed only if asked for, which is itself recorded.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
@@ -192,6 +200,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
         database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
         tree contradicts what was signed before).
+        """
+
+    @_abc_1.abstractmethod
+    def ExportLog(
+        self,
+        request: _audit_service_pb2.ExportLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportLogResponse], _abc.AsyncIterator[_audit_service_pb2.ExportLogResponse]]:
+        """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
+        streamed only if asked for, which is itself recorded.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,171 @@
+"""A whole log as lines of JSON, and its verification: an export and a public key are all that it takes.
+
+The first line says what it is, each further one is an entry in the order of the log, the last one is the
+signed checkpoint. A leaf stands as a text: its UTF-8 bytes are the very bytes that were hashed.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from interlock.verify.checkpoint import Checkpoint, open_checkpoint
+from interlock.verify.entry import EntryError, PartBytes, matches, parse_leaf
+from interlock.verify.merkle import Frontier, leaf_hash
+from interlock.verify.note import NoteError, NoteKey
+from interlock.verify.trail import Finding, Problem
+
+FORMAT = "interlock-log/1"
+_MAX_FINDINGS = 1000
+_LEAVES_AT_A_TIME = 4096
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportReport:
+    """What held; `ok` only if everything did."""
+
+    entries: int = 0
+    parts_matched: int = 0
+    parts_withheld: int = 0
+    """Contents that a leaf commits to and that the export does not hold."""
+    checkpoint: Checkpoint | None = None
+    """What the whole was held against; None if there is none that the key signed."""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Every entry is in the signed tree, in its place, and every content is as its leaf committed to."""
+        return self.checkpoint is not None and not self.findings
+
+
+def header_line(origin: str) -> str:
+    """The first line."""
+    return json.dumps({"format": FORMAT, "origin": origin})
+
+
+def entry_line(index: int, leaf: bytes, parts: Mapping[str, PartBytes]) -> str:
+    """One entry; raises UnicodeDecodeError for a leaf that is no text, which no leaf of a log is."""
+    contents = {
+        name: {"salt": base64.b64encode(part.salt).decode(), "body": base64.b64encode(part.body).decode()}
+        for name, part in parts.items()
+    }
+    return json.dumps({"index": index, "leaf": leaf.decode(), "parts": contents})
+
+
+def checkpoint_line(note: str) -> str:
+    """The last line."""
+    return json.dumps({"checkpoint": note})
+
+
+def verify_export(lines: Iterable[str], *, key: NoteKey) -> ExportReport:
+    """Hold an export against the checkpoint that it ends with, which `key` must have signed."""
+    report, tree = ExportReport(), _Tree()
+    found = _findings(iter(lines), report, tree, key)
+    for finding in found:
+        report.findings.append(finding)
+        if len(report.findings) >= _MAX_FINDINGS:
+            break
+    return report
+
+
+def _findings(lines: Iterator[str], report: ExportReport, tree: "_Tree", key: NoteKey) -> Iterator[Finding]:
+    header = _read(next(lines, ""))
+    if header.get("format") != FORMAT or header.get("origin") != key.name:
+        said = f"this is no {FORMAT} of the log {key.name}"
+        yield _finding(Problem.SIGNATURE, None, said)
+        return
+    note = ""
+    for line in lines:
+        read = _read(line)
+        if note:
+            yield _finding(Problem.SIGNATURE, None, "something stands behind the checkpoint")
+            return
+        if "checkpoint" in read:
+            note = str(read["checkpoint"])
+            continue
+        yield from _entry_findings(read, report, tree, key.name)
+        report.entries += 1
+    yield from _tree_findings(note, report, tree, key)
+
+
+def _entry_findings(
+    read: Mapping[str, Any], report: ExportReport, tree: "_Tree", origin: str
+) -> Iterator[Finding]:
+    index = report.entries
+    if read.get("index") != index:
+        yield _finding(Problem.ORDER, index, f"here stands the entry {read.get('index')!r}")
+    leaf = str(read.get("leaf", "")).encode("utf-8", "surrogatepass")
+    tree.add(leaf_hash(leaf))
+    try:
+        promised = parse_leaf(leaf)
+        parts = {name: _part(part) for name, part in dict(read.get("parts", {})).items()}
+    except (EntryError, ValueError, TypeError, AttributeError) as error:
+        yield _finding(Problem.LEAF, index, str(error))
+        return
+    if promised.origin != origin:
+        yield _finding(Problem.LEAF, index, f"the leaf is of the log {promised.origin}")
+    for commitment in promised.parts:
+        part = parts.pop(commitment.name, None)
+        if part is None:
+            report.parts_withheld += 1
+        elif matches(commitment, part):
+            report.parts_matched += 1
+        else:
+            message = f"the content {commitment.name} is not what the leaf committed to"
+            yield _finding(Problem.PAYLOAD, index, message)
+    for name in parts:
+        yield _finding(Problem.PAYLOAD, index, f"the leaf promises no content {name}")
+
+
+def _tree_findings(note: str, report: ExportReport, tree: "_Tree", key: NoteKey) -> Iterator[Finding]:
+    try:
+        checkpoint = open_checkpoint(note, key=key)
+    except NoteError as error:
+        yield _finding(Problem.SIGNATURE, None, str(error))
+        return
+    report.checkpoint = checkpoint
+    if (checkpoint.size, checkpoint.root) != (report.entries, tree.root()):
+        message = f"{report.entries} entries do not lead to the root that was signed over {checkpoint.size}"
+        yield _finding(Problem.INCLUSION, None, message)
+
+
+def _finding(problem: Problem, index: int | None, message: str) -> Finding:
+    return Finding(problem=problem, index=index, message=message)
+
+
+def _read(line: str) -> dict[str, Any]:
+    try:
+        read = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _part(part: Mapping[str, str]) -> PartBytes:
+    try:
+        return PartBytes(
+            salt=base64.b64decode(part["salt"], validate=True),
+            body=base64.b64decode(part["body"], validate=True),
+        )
+    except (KeyError, binascii.Error) as error:
+        raise ValueError(f"a content is not salt and body in base64: {error}") from None
+
+
+class _Tree:
+    """The frontier over leaves that come one by one."""
+
+    def __init__(self) -> None:
+        self._frontier = Frontier()
+        self._waiting: list[bytes] = []
+
+    def add(self, leaf: bytes) -> None:
+        self._waiting.append(leaf)
+        if len(self._waiting) == _LEAVES_AT_A_TIME:
+            self.root()
+
+    def root(self) -> bytes:
+        self._frontier = self._frontier.extended(self._waiting)
+        self._waiting.clear()
+        return self._frontier.root()
