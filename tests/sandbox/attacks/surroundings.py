@@ -91,8 +91,8 @@ SURROUNDINGS = [
         """
     def run(**_):
         expected = {"HOME", "TMPDIR", "LANG", "TZ"}
-        inherited = [text for text in tried(lambda: open("/proc/self/environ").read().strip("\\0")) if text]
-        return {"got": sorted(set(os.environ) - expected) + inherited}
+        inherited = tried(lambda: [line for line in open("/proc/self/environ").read().split("\\0") if line])
+        return {"got": sorted(set(os.environ) - expected) + [line for lines in inherited for line in lines]}
     """,
         held_by=(Guard.PROCESS,),
     ),
