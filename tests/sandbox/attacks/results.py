@@ -287,7 +287,7 @@ def run(**_):
             name,
             f"{_FORGE}\ndef run(**_):\n    {body}\n    wait()\n",
             kind,
-            limits=Limits(wall_seconds=1),
+            limits=Limits(wall_seconds=20),
             held_by=(Guard.READING,),
             sign=sign,
         )
