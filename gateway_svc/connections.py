@@ -82,7 +82,9 @@ class Connections:
 
     async def get(self, tenant: str, connection_id: str) -> Connection:
         """One connection; raises CONNECTION_NOT_FOUND."""
-        found = await self._store.find(tenant, connection_id)
+        # What cannot be an id, no database has to be asked for.
+        known = not any(id_flaws(connection_id))
+        found = await self._store.find(tenant, connection_id) if known else None
         if found is None:
             raise connection_not_found(connection_id)
         return found

@@ -175,11 +175,12 @@ async def test_a_connection_of_another_tenant_is_none(connected: Models) -> None
     assert await count() >= 1
     stub = connected.connections
     other = connected.world.token(Role.ADMIN, tenant="another")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.GetConnection(
-            connection_service_pb2.GetConnectionRequest(connection_id="provider"), metadata=other
-        )
-    assert from_rpc_error(caught.value).reason == "CONNECTION_NOT_FOUND"
+    for connection_id in ("provider", "\0", "x" * 10_000, ""):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetConnection(
+                connection_service_pb2.GetConnectionRequest(connection_id=connection_id), metadata=other
+            )
+        assert from_rpc_error(caught.value).reason == "CONNECTION_NOT_FOUND"
 
 
 async def test_a_permit_for_a_tool_starts_no_model_and_a_permit_for_a_model_no_tool(
