@@ -100,6 +100,8 @@ class Database:
             # Transactions are the driver's: the pool has no mode to set and nothing to undo.
             isolation_level="AUTOCOMMIT",
             pool_reset_on_return=None,
+            # Errors go to the log with their text; parameters are payloads.
+            hide_parameters=True,
             connect_args={
                 **self._connect_args,
                 "options": " ".join(f"-c {name}={value}" for name, value in options.items()),

@@ -1,6 +1,7 @@
 """Transactions, and what callers see when Postgres is not there."""
 
 import asyncio
+import traceback
 import uuid
 
 import psycopg
@@ -81,6 +82,19 @@ async def test_an_error_of_the_statement_passes_unchanged(database: Database) ->
     await insert(database, 1)
     with pytest.raises(psycopg.errors.UniqueViolation):
         await insert(database, 1)
+
+
+async def test_no_error_quotes_the_parameters_of_its_statement(database: Database) -> None:
+    for secret in ("s3cret", "s3cret\0"):
+        for statement in (
+            sa.select(sa.literal(secret), sa.column("nowhere")),
+            sa.text("SELECT nowhere, :told"),
+        ):
+            parameters = {} if isinstance(statement, sa.Select) else {"told": secret}
+            with pytest.raises(Exception, match=r"nowhere|NUL") as raised:
+                async with database.transaction() as connection:
+                    await connection.execute(statement, parameters)
+            assert "s3cret" not in "".join(traceback.format_exception(raised.value))
 
 
 async def test_no_server_is_unavailable_with_a_time_to_come_back() -> None:
