@@ -86,11 +86,8 @@ async def test_an_error_of_the_statement_passes_unchanged(database: Database) ->
 
 async def test_no_error_quotes_the_parameters_of_its_statement(database: Database) -> None:
     for secret in ("s3cret", "s3cret\0"):
-        for statement in (
-            sa.select(sa.literal(secret), sa.column("nowhere")),
-            sa.text("SELECT nowhere, :told"),
-        ):
-            parameters = {} if isinstance(statement, sa.Select) else {"told": secret}
+        built: sa.Executable = sa.select(sa.literal(secret), sa.column("nowhere"))
+        for statement, parameters in ((built, {}), (sa.text("SELECT nowhere, :told"), {"told": secret})):
             with pytest.raises(Exception, match=r"nowhere|NUL") as raised:
                 async with database.transaction() as connection:
                     await connection.execute(statement, parameters)
