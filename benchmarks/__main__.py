@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from benchmarks import claims, gateway, orchestrator, quick, recovery, watch
+from benchmarks import audit, claims, gateway, orchestrator, quick, recovery, watch
 from benchmarks.report import Row, table
 
 SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
+    "audit": audit.measure,
     "quick": quick.measure,
     "claims": claims.measure,
     "gateway": gateway.measure,

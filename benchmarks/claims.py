@@ -1,31 +1,24 @@
 """What a claim costs while a million tasks wait: in a queue of its own for each way of choosing."""
 
-import asyncio
-import shutil
 import statistics
-import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import psycopg
 
+from benchmarks.postgres import migrated, running_postgres
 from benchmarks.report import Row
-from interlock_suite.databases import RolePasswords, provision
-from interlock_suite.postgres import EmbeddedPostgres, PostgresPlace
 from orchestrator_svc.claims import Claims
 from orchestrator_svc.records import ClaimRequest
 from orchestrator_svc.store import ClaimStore
 from svc_kit.database import Database
-from svc_kit.migrations import run_migrations
 
 TASKS = 1_000_000
 KEYS = 100
 MANY_KEYS = 20_000
 _TENANT, _POOL = "default", "default"
 _ROUNDS = 200
-_READY_SECONDS = 60.0
 _FLOOD = 100_000
 _FILL = """
     INSERT INTO task (task_id, tenant, pool, agent, agent_version, agent_digest, isolation, retry,
@@ -97,33 +90,12 @@ class _Nobody:
 
 async def measure() -> list[Row]:
     """The median of claims one after the other, alone in the pool, for each of these queues."""
-    folder = Path(tempfile.mkdtemp(prefix="il-bench-"))
-    place = PostgresPlace(
-        data=folder / "data", socket=folder / "s", password_file=folder / "password", log=folder / "log"
-    )
-    server = EmbeddedPostgres.prepare(place)
-    command = server.command()
-    process = command.spawn()
-    try:
-        deadline = time.monotonic() + _READY_SECONDS
-        while not server.ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start; see {place.log}")
-            await asyncio.sleep(0.05)
-        return [await _measured(server.url, what, backlog) for what, backlog in _BACKLOGS.items()]
-    finally:
-        process.send_signal(command.stop_signal)
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    async with running_postgres() as url:
+        return [await _measured(url, what, backlog) for what, backlog in _BACKLOGS.items()]
 
 
 async def _measured(admin_url: str, what: str, backlog: Backlog) -> Row:
-    name = f"bench_{uuid.uuid4().hex[:8]}"
-    passwords = RolePasswords(owner=uuid.uuid4().hex, service=uuid.uuid4().hex)
-    made = await asyncio.to_thread(
-        provision, admin_url, service="orchestrator", database=name, passwords=passwords
-    )
-    await asyncio.to_thread(run_migrations, "orchestrator_svc", made.owner_url, grants_to=made.service_role)
+    made = await migrated(admin_url, "orchestrator")
     await fill(made.owner_url, "bench", backlog)
     async with await psycopg.AsyncConnection.connect(admin_url, autocommit=True) as connection:
         # What the fill has left to write must not be written while claims are timed.

@@ -1,0 +1,158 @@
+"""What searching a log of a million entries takes, and verifying one."""
+
+import statistics
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+import psycopg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from audit_svc.checkpoints import Checkpoints
+from audit_svc.event import NewEvent, Part, nanoseconds
+from audit_svc.log import AuditLog
+from audit_svc.log_verifier import LogVerifier
+from audit_svc.proofs import Proofs
+from audit_svc.search import Place, read_filter
+from audit_svc.signer import CheckpointSigner
+from audit_svc.store import Store
+from benchmarks.postgres import migrated, running_postgres
+from benchmarks.report import Row
+from svc_kit.clock import SystemClock
+from svc_kit.database import Database
+from svc_kit.filters import Condition
+from svc_kit.ids import uuid7
+
+ENTRIES = 1_000_000
+VERIFIED = 50_000
+_BATCH = 500
+_ROUNDS = 200
+_PAGE = 50
+_LOG = uuid.UUID(int=1)
+# Spread as those of many agents are; of each task ten entries lie close together.
+_FILL = """
+    INSERT INTO entry (log_id, event_id, leaf_index, type, producer, producer_sequence, actor, agent,
+        agent_version, task_id, tool, status, trace_id, span_id, event_time, recorded_time, leaf, leaf_hash)
+    SELECT %(log)s, (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-000000000000')::uuid, n,
+        (ARRAY['PROMPT', 'TOOL_CALL', 'TOOL_RESULT', 'STATE_CHANGE'])[1 + n %% 4], 'gateway', n,
+        'actor-' || n %% 50, 'agent-' || n %% 97, '1.0.0',
+        ('00000000-0000-7000-8000-' || lpad(to_hex(n / 10), 12, '0'))::uuid, 'tool-' || n %% 31,
+        CASE WHEN n %% 1000 = 7 THEN 'FAILED' ELSE 'COMPLETED' END, '', '',
+        now() - make_interval(secs => %(entries)s - n), now() - make_interval(secs => %(entries)s - n),
+        decode(repeat('61', 400), 'hex'), decode(repeat('00', 32), 'hex')
+    FROM generate_series(0, %(entries)s - 1) AS n
+"""
+_SEARCHES = {
+    "one task": 'task_id = "00000000-0000-7000-8000-000000008235"',
+    "one agent, newest": 'agent = "agent-7"',
+    "one agent and a day of long ago": 'agent = "agent-7" AND recorded_time < "{old}"',
+    "one tool of one agent, newest": 'agent = "agent-7" AND tool = "tool-3"',
+    "one type that failed": 'type = "STATE_CHANGE" AND status = "FAILED"',
+}
+
+
+async def measure() -> list[Row]:
+    """Medians of single searches, one after the other, against reading one row by its key; then the rate."""
+    async with running_postgres() as url:
+        return [*await _searches(url), await _verification(url)]
+
+
+async def _searches(url: str) -> list[Row]:
+    made = await migrated(url, "audit")
+    async with await psycopg.AsyncConnection.connect(made.owner_url, autocommit=True) as connection:
+        await connection.execute(_FILL, {"log": _LOG, "entries": ENTRIES})
+        await connection.execute("VACUUM ANALYZE entry")
+        found = await connection.execute(
+            "SELECT recorded_time FROM entry WHERE leaf_index = %s", [ENTRIES // 3]
+        )
+        row = await found.fetchone()
+    if row is None:
+        raise RuntimeError("the log was not filled")
+    database = Database(made.service_url)
+    store = Store(database, origin_prefix="bench")
+    try:
+        floor = await _median(lambda: store.leaf_hash(_LOG, ENTRIES // 2))
+        rows = []
+        for what, text in _SEARCHES.items():
+            conditions = read_filter(text.format(old=row[0].isoformat()))
+
+            async def search(what: str = what, conditions: Sequence[Condition] = conditions) -> None:
+                found = await store.find_entries(_LOG, conditions, size=ENTRIES, after=None, limit=_PAGE)
+                await store.entries(_LOG, [each.event_id for each in found], with_bodies=False)
+                if not found:
+                    raise RuntimeError(f"nothing was found: {what}")
+
+            rows.append(await _row(f"search, {what}, of {ENTRIES:,}", search, floor))
+        deep = Place(row[0], ENTRIES // 3)
+
+        async def behind() -> None:
+            await store.find_entries(_LOG, (), size=ENTRIES, after=deep, limit=_PAGE)
+
+        return [*rows, await _row(f"search, a page deep inside, of {ENTRIES:,}", behind, floor)]
+    finally:
+        await database.close()
+
+
+async def _verification(url: str) -> Row:
+    made = await migrated(url, "audit")
+    database, clock = Database(made.service_url), SystemClock()
+    store = Store(database, origin_prefix="bench")
+    log = AuditLog(store, clock, origin_prefix="bench")
+    signer = CheckpointSigner(Ed25519PrivateKey.generate())
+    checkpoints = Checkpoints(store, Proofs(store), signer, clock, origin_prefix="bench")
+    try:
+        for _ in range(VERIFIED // _BATCH):
+            await log.append_batch(tuple(_event(clock) for _ in range(_BATCH)))
+        start = time.perf_counter()
+        async for told in LogVerifier(store, checkpoints).run("default", begin=0, end=0):
+            if told.findings:
+                raise RuntimeError(f"an untouched log does not hold: {told.findings[0]}")
+        rate = VERIFIED / (time.perf_counter() - start)
+    finally:
+        await log.close()
+        await database.close()
+    return Row(
+        what="verified from its rows", load="saturated", value=rate, unit="entries/s", note="one content each"
+    )
+
+
+def _event(clock: SystemClock) -> NewEvent:
+    return NewEvent(
+        event_id=uuid7(),
+        tenant="default",
+        producer="bench",
+        type="PROMPT",
+        event_time=nanoseconds(clock.now()),
+        actor="ada",
+        agent="clerk",
+        task_id=uuid7(),
+        parts=(Part(name="input", content_type="application/json", body=b'{"text": "' + b"x" * 400 + b'"}'),),
+    )
+
+
+async def _median(work: Callable[[], Awaitable[object]]) -> float:
+    return statistics.median(await _times(work))
+
+
+async def _row(what: str, work: Callable[[], Awaitable[object]], floor: float) -> Row:
+    times = await _times(work)
+    slow = statistics.quantiles(times, n=100)[-1]
+    return Row(
+        what=what,
+        load="idle",
+        value=statistics.median(times),
+        unit="ms",
+        floor=floor,
+        note=f"p99 {slow:.1f} ms",
+    )
+
+
+async def _times(work: Callable[[], Awaitable[object]]) -> list[float]:
+    """Milliseconds of each round, after some that count for nothing."""
+    times = []
+    for number in range(_ROUNDS + 10):
+        start = time.perf_counter()
+        await work()
+        if number >= 10:
+            times.append((time.perf_counter() - start) * 1e3)
+    return times
