@@ -1,6 +1,7 @@
 """A gateway that dies in the middle of a call: the call is UNKNOWN, the log is told, nothing runs twice."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -26,13 +27,18 @@ SLOW = "import time\ndef run(seconds):\n    time.sleep(seconds)\n    return seco
 ARGUMENTS = {"seconds": 2}
 
 
+def _told(value: Any) -> str:
+    """A setting as the environment tells it: lists and tables as JSON."""
+    return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else str(value)
+
+
 @asynccontextmanager
 async def gateway_process(world: World) -> AsyncIterator["asyncio.subprocess.Process"]:
     """`python -m gateway_svc` as it is started in production; killed at the end of the block."""
     issuers = world.folder / "issuers.json"
     world.issuer.write_issuers_file(issuers)
     settings = settings_of(world).model_dump(exclude_none=True)
-    environment = {f"INTERLOCK_GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+    environment = {f"INTERLOCK_GATEWAY_{name.upper()}": _told(value) for name, value in settings.items()}
     environment |= {"INTERLOCK_GATEWAY_ISSUERS": str(issuers), "PATH": os.environ["PATH"]}
     with (world.folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

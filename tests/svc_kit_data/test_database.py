@@ -148,13 +148,15 @@ async def test_a_pool_in_full_use_is_unavailable_after_its_time(url: str) -> Non
 
 @pytest.mark.parametrize("timeout", ["statement_timeout", "lock_timeout"])
 async def test_a_statement_out_of_time_is_unavailable(url: str, timeout: str) -> None:
-    database = Database(url, **{timeout: 0.05})  # type: ignore[arg-type]
-    await create_numbers(database)
-    async with database.transaction() as holder:
+    # Who holds the lock has all the time that it takes.
+    patient, database = Database(url), Database(url, **{timeout: 0.05})  # type: ignore[arg-type]
+    await create_numbers(patient)
+    async with patient.transaction() as holder:
         await holder.execute(sa.text("LOCK TABLE numbers"))
         with pytest.raises(Unavailable):
             await numbers(database)
     await database.close()
+    await patient.close()
 
 
 async def test_a_deadlock_is_unavailable_for_one_and_done_for_the_other(database: Database) -> None:
