@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -29,6 +30,9 @@ def pytest_configure() -> None:
     gives to outgoing connections.
     """
     os.environ["INTERLOCK_PORTS_FROM"] = str(10_000 + os.getpid() % 220 * 100)
+    # A shell that starts us in the background has us ignore Ctrl-C, and what we start would do so too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

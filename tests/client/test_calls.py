@@ -1,5 +1,6 @@
 """What the client sends along, repeats and raises."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -116,3 +117,28 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "UpdatePolicy",
         "UpdateQueue",
     }
+
+
+async def test_whoever_is_cancelled_in_a_call_ends_as_cancelled_whenever_that_happens(
+    orchestrator: Orchestrator, client: Client
+) -> None:
+    """The library may tell of it as of an error of the call, which nobody may take for an answer."""
+    outcomes = set()
+    for number in range(100):
+
+        async def work() -> str:
+            try:
+                await client.get("x")
+            except InterlockError as error:
+                return error.code.name
+            return "done"
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(number / 100 * 0.006)
+        was_done = task.done()
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        if not was_done:
+            outcomes.add(outcome if isinstance(outcome, str) else type(outcome).__name__)
+    assert outcomes <= {"CancelledError", "done"}
+    assert "CancelledError" in outcomes
