@@ -41,6 +41,15 @@ _TEXT_LIMITS = {
 }
 _AHEAD = "lies more than five minutes in the future: check the producer's clock"
 _UUID_VERSION = 7
+# A gap in the log counts as explained only by entries of these; nobody else may write one.
+_OWN_TYPES = frozenset(
+    {
+        EntryType.ENTRY_TYPE_ERASURE,
+        EntryType.ENTRY_TYPE_RETENTION,
+        EntryType.ENTRY_TYPE_HOLD,
+        EntryType.ENTRY_TYPE_KEY_ROTATION,
+    }
+)
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 _SECOND = 1_000_000_000
 _HEX_LENGTHS = {"trace_id": 32, "span_id": 16}
@@ -93,11 +102,17 @@ def _check_identity(event: Event, now: datetime) -> Iterator[Violation]:
         yield Violation("tenant", "must be lower-case letters, digits, '.', '_' or '-', at most 63")
     if event.type == EntryType.ENTRY_TYPE_UNSPECIFIED or event.type not in EntryType.values():
         yield Violation("type", "must be one of the known entry types")
+    elif event.type in _OWN_TYPES:
+        yield Violation("type", f"{EntryType.Name(event.type)} is written by the log itself alone")
+    yield from _check_time(event, latest)
+    yield from _check_numbers(event)
+
+
+def _check_time(event: Event, latest: int) -> Iterator[Violation]:
     if not event.HasField("event_time") or not _is_time(event.event_time):
         yield Violation("event_time", "must be a time between the years 1970 and 9999")
     elif event.event_time.ToNanoseconds() > latest:
         yield Violation("event_time", _AHEAD)
-    yield from _check_numbers(event)
 
 
 def _check_numbers(event: Event) -> Iterator[Violation]:

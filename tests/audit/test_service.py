@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from audit_svc.archive import FileArchive
 from interlock.audit.v1 import audit_service_pb2 as messages
+from interlock.audit.v1.entry_pb2 import EntryType
 from interlock.client.audit_sink import AuditSink
 from interlock.verify import open_checkpoint, verify_consistency, verify_inclusion, verify_trail
 from svc_kit.clients import channel
@@ -310,6 +311,13 @@ async def test_a_bad_batch_ends_the_stream_whole_and_what_was_acknowledged_stays
     assert [violation.field for violation in refused.violations] == ["events[1].tenant"]
     async with audit.reader(Role.VIEWER) as stub:
         assert len((await read_trail(stub, include_payloads=False)).entries) == 2
+
+
+async def test_what_explains_a_gap_is_written_by_the_log_alone(audit: Served) -> None:
+    async with audit.producer() as stub:
+        for name in ("ERASURE", "RETENTION", "HOLD", "KEY_ROTATION"):
+            refused = await refusal(append(stub, event(type=EntryType.Value(f"ENTRY_TYPE_{name}"))))
+            assert [violation.field for violation in refused.violations] == ["event.type"]
 
 
 async def test_batches_beyond_their_bounds_are_refused(audit: Served) -> None:

@@ -88,7 +88,7 @@ async def test_retry_info_says_how_long_to_wait_at_least(kit: KitService, patien
 
 async def test_retries_end_with_the_deadline_of_the_call(kit: KitService, patient: KitStub) -> None:
     attempts = failing(kit, 1000, Unavailable(AWAY, "away"))
-    # Cut off while it waits, a call ends with the last refusal; while an attempt is under way, with that one's end.
+    # Cut off while it waits, a call ends with the last refusal; during an attempt, with that one's end.
     ended = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
     async with asyncio.timeout(30):
         assert await code_of(patient.Echo(HELLO, timeout=0.5)) in ended

@@ -56,6 +56,14 @@ class _EntryTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryType.V
     """A running tool sends a request through a connection (`status` SENT), and what became of it (ANSWERED, FAILED). Attributes: connection, method, target, http_status, bytes.
     Part `request` where it has a body.
     """
+    ENTRY_TYPE_ERASURE: _EntryType.ValueType  # 14
+    """Contents were erased on somebody's word. Part `removed` lists them, part `reason` says why. Written by the log itself alone, as are the types below."""
+    ENTRY_TYPE_RETENTION: _EntryType.ValueType  # 15
+    """What is kept for how long changed, or contents or entries were removed because their time was over. Part `removed` lists these."""
+    ENTRY_TYPE_HOLD: _EntryType.ValueType  # 16
+    """A legal hold was placed or released. Part `reason` says why."""
+    ENTRY_TYPE_KEY_ROTATION: _EntryType.ValueType  # 17
+    """The key that signs checkpoints changed."""
 
 class EntryType(_EntryType, metaclass=_EntryTypeEnumTypeWrapper):
     """What kind of thing an entry records."""
@@ -90,6 +98,14 @@ ENTRY_TYPE_REQUEST: EntryType.ValueType  # 13
 """A running tool sends a request through a connection (`status` SENT), and what became of it (ANSWERED, FAILED). Attributes: connection, method, target, http_status, bytes.
 Part `request` where it has a body.
 """
+ENTRY_TYPE_ERASURE: EntryType.ValueType  # 14
+"""Contents were erased on somebody's word. Part `removed` lists them, part `reason` says why. Written by the log itself alone, as are the types below."""
+ENTRY_TYPE_RETENTION: EntryType.ValueType  # 15
+"""What is kept for how long changed, or contents or entries were removed because their time was over. Part `removed` lists these."""
+ENTRY_TYPE_HOLD: EntryType.ValueType  # 16
+"""A legal hold was placed or released. Part `reason` says why."""
+ENTRY_TYPE_KEY_ROTATION: EntryType.ValueType  # 17
+"""The key that signs checkpoints changed."""
 Global___EntryType: _TypeAlias = EntryType  # noqa: Y015
 
 @_typing.final
