@@ -96,6 +96,11 @@ class SqlAppendTransaction:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> AsyncConnection:
+        """The open transaction, for rows that must stand or fall with the entries."""
+        return self._connection
+
     async def lock(self, log_ids: Collection[uuid.UUID], keys: Collection[EventKey]) -> Locked:
         """The trees as they stand, locked in the order of their ids, which is the same for all replicas.
 

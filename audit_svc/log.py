@@ -1,12 +1,13 @@
 """Appending: an event is acknowledged once it is durable, sequenced and part of its tenant's tree."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.canonical import LeafError
 from audit_svc.errors import event_id_reused
@@ -30,6 +31,7 @@ from svc_kit.group_commit import GroupCommit, Observer
 log = structlog.get_logger(__name__)
 
 Batch: TypeAlias = tuple[NewEvent, ...]
+Alongside: TypeAlias = Callable[[AsyncConnection, NewEntry], Awaitable[None]]
 
 MAX_QUEUED_BATCHES = 4096
 _MAX_REMEMBERED_ACTORS = 50_000
@@ -70,6 +72,11 @@ class AppendTransaction(Protocol):
 
     async def pseudonyms(self, wanted: Mapping[ActorKey, str]) -> Mapping[ActorKey, str]:
         """The pseudonym of each actor; the one offered is stored for an actor that has none yet."""
+        ...
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """The open transaction, for rows that must stand or fall with the entries."""
         ...
 
     async def hashes(self, log_id: uuid.UUID, tier: int, begin: int, end: int) -> Sequence[bytes]:
@@ -132,6 +139,19 @@ class AuditLog:
             self._require_fits(event, f"events[{i}]")
         return await self._group.submit(events)
 
+    async def append_with(self, event: NewEvent, alongside: Alongside) -> Appended:
+        """Append one event in a transaction of its own, in which `alongside` writes what the event tells of.
+
+        Neither stands without the other. `alongside` comes last, when the event has its place; it may run
+        twice when another replica came in between, each time in a new transaction. An event that stood
+        already is not told of twice: then `alongside` does not run.
+        """
+        self._require_fits(event, "event")
+        (answer,) = await self._commit([(event,)], alongside)
+        if isinstance(answer, DomainError):
+            raise answer
+        return answer[0]
+
     async def close(self) -> None:
         """Finish what was accepted."""
         await self._group.close()
@@ -142,17 +162,19 @@ class AuditLog:
         except LeafError as error:
             raise invalid([Violation(field, str(error))]) from None
 
-    async def _commit(self, batches: Sequence[Batch]) -> Sequence[tuple[Appended, ...] | DomainError]:
+    async def _commit(
+        self, batches: Sequence[Batch], alongside: Alongside | None = None
+    ) -> Sequence[tuple[Appended, ...] | DomainError]:
         """Repeats are rare, and their keys refuse them: they are looked for only after one was refused."""
         for tried in range(_MAX_RACES):
             try:
-                return await self._commit_once(batches, look=tried > 0)
+                return await self._commit_once(batches, alongside, look=tried > 0)
             except RepeatedError:
                 log.info("append_repeated", batches=len(batches))
-        return await self._commit_once(batches, look=True)
+        return await self._commit_once(batches, alongside, look=True)
 
     async def _commit_once(
-        self, batches: Sequence[Batch], *, look: bool
+        self, batches: Sequence[Batch], alongside: Alongside | None, *, look: bool
     ) -> Sequence[tuple[Appended, ...] | DomainError]:
         events = [event for batch in batches for event in batch]
         logs = await self._logs_of({event.tenant for event in events})
@@ -172,6 +194,8 @@ class AuditLog:
             growth = sequencer.growth()
             tiles = await _full_tiles(transaction, growth)
             await transaction.write(entries=sequencer.entries, growth=growth, tiles=tiles)
+            if alongside is not None and sequencer.entries:
+                await alongside(transaction.connection, sequencer.entries[0])
         # Remembered only now: a pseudonym of a transaction that was rolled back stands for nobody.
         if len(self._actors) > _MAX_REMEMBERED_ACTORS:
             self._actors.clear()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
+from audit_svc.explanations import Explanations, Known
 from audit_svc.merkle import TileId
 from audit_svc.sequence import LogName
 from audit_svc.verification import Finding, Flaw, PartDigest, RangeCheck, Row
@@ -51,9 +52,10 @@ class RowStore(Protocol):
 class LogVerifier:
     """Reads all of a log, one piece at a time for all who ask."""
 
-    def __init__(self, store: RowStore, checkpoints: Checkpoints) -> None:
+    def __init__(self, store: RowStore, checkpoints: Checkpoints, explanations: Explanations) -> None:
         self._store = store
         self._checkpoints = checkpoints
+        self._explanations = explanations
         self._turn = asyncio.Lock()
 
     async def run(self, tenant: str, *, begin: int, end: int) -> AsyncIterator[Progress | Verdict]:
@@ -63,13 +65,14 @@ class LogVerifier:
         size = signed.checkpoint.size
         end = min(end or size, size)
         check = RangeCheck(signed.checkpoint.origin, begin=begin)
+        known: Known = {}
         told = 0
         place = begin
         while name is not None and place < end and told < MAX_FINDINGS:
             until = min(place + _ROWS_AT_A_TIME, end)
             # In turns: however many ask, they leave the service to those who append.
             async with self._turn:
-                findings = await self._piece(name, check, place, until)
+                findings = await self._piece(name, signed, check, known, (place, until))
             told += len(findings)
             place = until
             yield Progress(checked=place - begin, total=end - begin, findings=tuple(findings))
@@ -82,11 +85,22 @@ class LogVerifier:
             complete=place >= end,
         )
 
-    async def _piece(self, name: LogName, check: RangeCheck, begin: int, end: int) -> list[Finding]:
+    async def _piece(
+        self,
+        name: LogName,
+        signed: SignedCheckpoint,
+        check: RangeCheck,
+        known: Known,
+        places: tuple[int, int],
+    ) -> list[Finding]:
+        begin, end = places
         rows = await self._store.rows(name.log_id, begin, end)
         parts = await self._store.part_digests(name.log_id, [row.event_id for row in rows])
+        # Asked for last: what was removed since the rows were read is explained, or else still there.
+        event_ids = [row.event_id for row in rows]
+        explained = await self._explanations.gaps(name, signed, event_ids, known)
         # In a thread: it is nothing but computing.
-        findings = await asyncio.to_thread(lambda: list(check.take(rows, parts, end=end)))
+        findings = await asyncio.to_thread(lambda: list(check.take(rows, parts, explained, end=end)))
         wanted = dict(check.full_tiles())
         stored = await self._store.full_tiles(name.log_id, list(wanted)) if wanted else {}
         for tile, hashes in wanted.items():

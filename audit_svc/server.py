@@ -8,6 +8,7 @@ import grpc
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
+from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.payload_reads import PayloadReads
@@ -40,11 +41,12 @@ def build(settings: AuditSettings) -> App:
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix=settings.origin, archive=archive)
     log = AuditLog(store, clock, origin_prefix=settings.origin, observe=metrics.commit_lane("append"))
     reader = AuditReader(store, proofs, checkpoints)
+    explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     servicer = AuditServicer(
         log=log,
         reader=reader,
         search=AuditSearch(store, reader, checkpoints),
-        verifier=LogVerifier(store, checkpoints),
+        verifier=LogVerifier(store, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         signer=signer,

@@ -60,6 +60,16 @@ payload = sa.Table(
 )
 """Contents outside the tree, with the salts of their commitments."""
 
+removed_part = sa.Table(
+    "removed_part",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("explained_by", sa.Uuid, nullable=False),
+)
+"""Where it is said why a content is gone: in the entry of that event, which alone is believed."""
+
 tile = sa.Table(
     "tile",
     metadata,

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import Any
 
 from audit_svc.merkle import TILE_WIDTH, Frontier, TileId, tile_root
 from interlock.verify.entry import SALT_SIZE, Commitment, EntryError, Leaf, commit, parse_leaf
+from interlock.verify.gaps import Gap
 from interlock.verify.merkle import leaf_hash
 
 
@@ -71,9 +73,17 @@ class RangeCheck:
         self._open: list[list[bytes]] = []
 
     def take(
-        self, rows: Sequence[Row], parts: Mapping[uuid.UUID, Sequence[PartDigest]], *, end: int
+        self,
+        rows: Sequence[Row],
+        parts: Mapping[uuid.UUID, Sequence[PartDigest]],
+        explained: AbstractSet[Gap],
+        *,
+        end: int,
     ) -> Iterator[Finding]:
-        """What is wrong up to `end`; `rows` are all those between the last `end` and this one, in order."""
+        """What is wrong up to `end`; `rows` are all those between the last `end` and this one, in order.
+
+        `explained` are contents of which the log itself says that they were removed.
+        """
         found = {row.index: row for row in rows}
         hashes = []
         for index in range(self._next, end):
@@ -83,7 +93,7 @@ class RangeCheck:
                 yield Finding(index=index, flaw=Flaw.MISSING, message="no entry stands here")
                 continue
             hashes.append(leaf_hash(row.leaf))
-            yield from _row_findings(self._origin, row, hashes[-1], parts.get(row.event_id, ()))
+            yield from _row_findings(self._origin, row, hashes[-1], parts.get(row.event_id, ()), explained)
         self._next = end
         if self._frontier is not None:
             self._frontier = self._frontier.extended(hashes)
@@ -134,7 +144,9 @@ def digest_part(name: str, content_type: str, salt: bytes, body: bytes) -> PartD
     )
 
 
-def _row_findings(origin: str, row: Row, hashed: bytes, parts: Sequence[PartDigest]) -> Iterator[Finding]:
+def _row_findings(
+    origin: str, row: Row, hashed: bytes, parts: Sequence[PartDigest], explained: AbstractSet[Gap]
+) -> Iterator[Finding]:
     def finding(flaw: Flaw, message: str) -> Finding:
         return Finding(index=row.index, flaw=flaw, message=message)
 
@@ -150,15 +162,19 @@ def _row_findings(origin: str, row: Row, hashed: bytes, parts: Sequence[PartDige
     differing = [name for name, value in _columns(leaf).items() if row.columns[name] != value]
     if differing:
         yield finding(Flaw.COLUMNS, f"other than in the leaf: {', '.join(differing)}")
-    yield from (finding(Flaw.PAYLOAD, message) for message in _part_flaws(leaf.parts, parts))
+    gone = {commitment.name for commitment in leaf.parts if (row.index, commitment.name) in explained}
+    yield from (finding(Flaw.PAYLOAD, message) for message in _part_flaws(leaf.parts, parts, gone))
 
 
-def _part_flaws(promised: Sequence[Commitment], stored: Sequence[PartDigest]) -> Iterator[str]:
+def _part_flaws(
+    promised: Sequence[Commitment], stored: Sequence[PartDigest], gone: AbstractSet[str]
+) -> Iterator[str]:
     left = {part.name: part for part in stored}
     for commitment in promised:
         part = left.pop(commitment.name, None)
         if part is None:
-            yield f"the content {commitment.name} is gone, and no entry says why"
+            if commitment.name not in gone:
+                yield f"the content {commitment.name} is gone, and no entry says why"
         elif not part.salted or (part.size, part.content_type, part.digest) != (
             commitment.size,
             commitment.content_type,

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.event import NewEvent, Part, nanoseconds
+from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.proofs import Proofs
@@ -99,12 +100,14 @@ async def _verification(url: str) -> Row:
     store = Store(database, origin_prefix="bench")
     log = AuditLog(store, clock, origin_prefix="bench")
     signer = CheckpointSigner(Ed25519PrivateKey.generate())
-    checkpoints = Checkpoints(store, Proofs(store), signer, clock, origin_prefix="bench")
+    proofs = Proofs(store)
+    checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix="bench")
+    explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     try:
         for _ in range(VERIFIED // _BATCH):
             await log.append_batch(tuple(_event(clock) for _ in range(_BATCH)))
         start = time.perf_counter()
-        async for told in LogVerifier(store, checkpoints).run("default", begin=0, end=0):
+        async for told in LogVerifier(store, checkpoints, explanations).run("default", begin=0, end=0):
             if told.findings:
                 raise RuntimeError(f"an untouched log does not hold: {told.findings[0]}")
         rate = VERIFIED / (time.perf_counter() - start)

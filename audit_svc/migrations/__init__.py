@@ -9,7 +9,9 @@ GRANTS = {
     "log": _APPEND_ONLY,
     "log_head": "SELECT, INSERT, UPDATE",
     "entry": _APPEND_ONLY,
-    "payload": _APPEND_ONLY,
+    # A trigger lets go what an entry of the log says is removed, and nothing else.
+    "payload": f"{_APPEND_ONLY}, DELETE",
+    "removed_part": _APPEND_ONLY,
     "tile": _APPEND_ONLY,
     "checkpoint": _APPEND_ONLY,
     "actor": _APPEND_ONLY,

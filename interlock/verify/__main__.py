@@ -27,7 +27,7 @@ def main() -> int:
     size = report.checkpoint.size if report.checkpoint is not None else 0
     sys.stdout.write(
         f"{report.entries} entries, a signed tree of {size}; {report.parts_matched} contents as committed, "
-        f"{report.parts_withheld} not in the export\n"
+        f"{report.parts_erased} erased as the log says, {report.parts_withheld} not in the export\n"
         "Not excluded: that the log shows others another history; that a producer said what is not true.\n"
         f"{'VERIFIED' if report.ok else 'NOT VERIFIED'}\n"
     )

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
-from interlock.verify.entry import EntryError, PartBytes, matches, parse_leaf
+from interlock.verify.entry import EntryError, Leaf, PartBytes, matches, parse_leaf
+from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
 from interlock.verify.merkle import Frontier, leaf_hash
 from interlock.verify.note import NoteError, NoteKey
 from interlock.verify.trail import Finding, Problem
@@ -28,8 +29,10 @@ class ExportReport:
 
     entries: int = 0
     parts_matched: int = 0
+    parts_erased: int = 0
+    """Contents that are not there because an entry of the log says that they were removed."""
     parts_withheld: int = 0
-    """Contents that a leaf commits to and that the export does not hold."""
+    """Contents that a leaf commits to, that the export does not hold, and no entry says why."""
     checkpoint: Checkpoint | None = None
     """What the whole was held against; None if there is none that the key signed."""
     findings: list[Finding] = field(default_factory=list)
@@ -76,7 +79,7 @@ def _findings(lines: Iterator[str], report: ExportReport, tree: "_Tree", key: No
         said = f"this is no {FORMAT} of the log {key.name}"
         yield _finding(Problem.SIGNATURE, None, said)
         return
-    note = ""
+    note, gaps = "", _Gaps()
     for line in lines:
         read = _read(line)
         if note:
@@ -85,13 +88,15 @@ def _findings(lines: Iterator[str], report: ExportReport, tree: "_Tree", key: No
         if "checkpoint" in read:
             note = str(read["checkpoint"])
             continue
-        yield from _entry_findings(read, report, tree, key.name)
+        yield from _entry_findings(read, report, tree, gaps, key.name)
         report.entries += 1
+    report.parts_erased = len(gaps.missing & gaps.explained)
+    report.parts_withheld = len(gaps.missing) - report.parts_erased
     yield from _tree_findings(note, report, tree, key)
 
 
 def _entry_findings(
-    read: Mapping[str, Any], report: ExportReport, tree: "_Tree", origin: str
+    read: Mapping[str, Any], report: ExportReport, tree: "_Tree", gaps: "_Gaps", origin: str
 ) -> Iterator[Finding]:
     index = report.entries
     if read.get("index") != index:
@@ -109,9 +114,10 @@ def _entry_findings(
     for commitment in promised.parts:
         part = parts.pop(commitment.name, None)
         if part is None:
-            report.parts_withheld += 1
+            gaps.missing.add(Gap(index, commitment.name))
         elif matches(commitment, part):
             report.parts_matched += 1
+            yield from gaps.read(index, promised, commitment.name, part)
         else:
             message = f"the content {commitment.name} is not what the leaf committed to"
             yield _finding(Problem.PAYLOAD, index, message)
@@ -151,6 +157,21 @@ def _part(part: Mapping[str, str]) -> PartBytes:
         )
     except (KeyError, binascii.Error) as error:
         raise ValueError(f"a content is not salt and body in base64: {error}") from None
+
+
+class _Gaps:
+    """What is missing, and what the log says was removed; the latter comes after it."""
+
+    def __init__(self) -> None:
+        self.missing: set[Gap] = set()
+        self.explained: set[Gap] = set()
+
+    def read(self, index: int, leaf: Leaf, name: str, part: PartBytes) -> Iterator[Finding]:
+        if name == REMOVED and explains(leaf):
+            try:
+                self.explained |= read_gaps(part.body)
+            except GapError as error:
+                yield _finding(Problem.PAYLOAD, index, str(error))
 
 
 class _Tree:

@@ -14,9 +14,12 @@ from sqlalchemy import make_url
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
+from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
+from audit_svc.log_verifier import LogVerifier
 from audit_svc.migrations import GRANTS
 from audit_svc.proofs import Proofs
+from audit_svc.removals import Removals
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
 from audit_svc.trail import AuditReader
@@ -39,6 +42,8 @@ class Replica:
     log: AuditLog
     checkpoints: Checkpoints
     reader: AuditReader
+    verifier: LogVerifier
+    removals: Removals
 
     @classmethod
     def over(cls, url: str, *, archive: FileArchive | None = None) -> "Replica":
@@ -46,10 +51,14 @@ class Replica:
         store = Store(database, origin_prefix=ORIGIN)
         proofs = Proofs(store)
         checkpoints = Checkpoints(store, proofs, SIGNER, clock, origin_prefix=ORIGIN, archive=archive)
+        log = AuditLog(store, clock, origin_prefix=ORIGIN)
+        explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
         return cls(
             database=database,
             store=store,
-            log=AuditLog(store, clock, origin_prefix=ORIGIN),
+            log=log,
+            verifier=LogVerifier(store, checkpoints, explanations),
+            removals=Removals(log, clock),
             checkpoints=checkpoints,
             reader=AuditReader(store, proofs, checkpoints),
         )
@@ -75,6 +84,7 @@ def audit_database(shared_database: ServiceDatabase) -> ServiceDatabase:
         for table in map(sql.Identifier, GRANTS):
             connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER append_only").format(table))
         connection.execute("ALTER TABLE log_head ENABLE ALWAYS TRIGGER only_grows")
+        connection.execute("ALTER TABLE payload ENABLE ALWAYS TRIGGER explained")
     return shared_database
 
 

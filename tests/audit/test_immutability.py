@@ -6,17 +6,21 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from audit_svc.removals import PlacedPart
 from interlock_suite.databases import ServiceDatabase
 from tests.audit.conftest import AdminUrl, Replica
 from tests.audit.events import new_event
 
-TABLES = ("log", "log_head", "entry", "payload", "tile", "checkpoint", "actor")
+TABLES = ("log", "log_head", "entry", "payload", "removed_part", "tile", "checkpoint", "actor")
 
 
 @pytest.fixture
 async def filled(replica: Replica, audit_database: ServiceDatabase) -> ServiceDatabase:
     """A database in which each table holds something, for a refusal to change nothing would show nothing."""
-    await replica.log.append_batch(tuple(new_event() for _ in range(260)))
+    events = tuple(new_event() for _ in range(260))
+    await replica.log.append_batch(events)
+    removed = [PlacedPart(events[0].event_id, 0, events[0].parts[0].name)]
+    await replica.removals.remove("default", removed, kind="ERASURE", actor="", attributes={})
     await replica.checkpoints.newest("default")
     return audit_database
 
@@ -48,6 +52,13 @@ def test_rows_can_be_neither_deleted_nor_truncated(
         b"UPDATE entry SET agent = 'other'",
         b"UPDATE entry SET leaf = ''",
         b"UPDATE payload SET body = ''",
+        b"UPDATE removed_part SET part = 'other'",
+        # A claim alone lets nothing go: the entry that it names has to be there, and of the log itself.
+        (
+            b"WITH told AS (INSERT INTO removed_part SELECT log_id, event_id, 'x', log_id FROM payload"
+            b" RETURNING *) DELETE FROM payload USING told"
+        ),
+        b"DELETE FROM payload WHERE part = 'removed'",
         b"UPDATE tile SET root = root",
         b"UPDATE checkpoint SET note = ''",
         b"UPDATE actor SET subject = 'other'",

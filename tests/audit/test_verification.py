@@ -7,7 +7,7 @@ import random
 import pytest
 
 from audit_svc import log_verifier
-from audit_svc.log_verifier import MAX_FINDINGS, LogVerifier, Verdict
+from audit_svc.log_verifier import MAX_FINDINGS, Verdict
 from audit_svc.verification import Finding
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock_suite.databases import ServiceDatabase
@@ -36,7 +36,7 @@ async def filled(replica: Replica) -> Replica:
 
 async def verified(replica: Replica, begin: int = 0, end: int = 0) -> tuple[list[Finding], Verdict]:
     findings: list[Finding] = []
-    async for told in LogVerifier(replica.store, replica.checkpoints).run("default", begin=begin, end=end):
+    async for told in replica.verifier.run("default", begin=begin, end=end):
         findings += told.findings
     assert isinstance(told, Verdict)
     return findings, told

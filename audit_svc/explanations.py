@@ -1,0 +1,107 @@
+"""Which contents are missing with an explanation: a proven entry of the log that lists them."""
+
+import uuid
+from collections.abc import Collection, Sequence
+from typing import Protocol, TypeAlias
+
+import sqlalchemy as sa
+
+from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
+from audit_svc.event import StoredEntry
+from audit_svc.proofs import IncompleteTreeError, Proofs
+from audit_svc.sequence import LogName
+from audit_svc.tables import removed_part
+from interlock.verify.entry import EntryError, PartBytes, matches, parse_leaf
+from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
+from interlock.verify.merkle import ProofError, leaf_hash, verify_inclusion
+from svc_kit.database import Database
+
+Known: TypeAlias = dict[uuid.UUID, frozenset[Gap]]
+_REMEMBERED = 16
+
+
+class EntryStore(Protocol):
+    """What is asked of the store, which says what it does."""
+
+    async def entry(
+        self, log_id: uuid.UUID, event_id: uuid.UUID, *, with_bodies: bool
+    ) -> StoredEntry | None: ...
+
+
+class RemovedParts:
+    """The index of what was removed: it says where to look, and is believed in nothing else."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def explained_by(self, log_id: uuid.UUID, event_ids: Collection[uuid.UUID]) -> Sequence[uuid.UUID]:
+        """The events that say why contents of these are missing."""
+        statement = (
+            sa.select(removed_part.c.explained_by)
+            .distinct()
+            .where(
+                removed_part.c.log_id == log_id,
+                removed_part.c.event_id == sa.any_(sa.cast(list(event_ids), sa.ARRAY(sa.Uuid))),
+            )
+        )
+        async with self._database.autocommit() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+
+class Explanations:
+    """Reads the lists of what was removed, each only once its entry is proven to stand in the signed tree."""
+
+    def __init__(
+        self, removed: RemovedParts, entries: EntryStore, proofs: Proofs, checkpoints: Checkpoints
+    ) -> None:
+        self._removed = removed
+        self._entries = entries
+        self._proofs = proofs
+        self._checkpoints = checkpoints
+
+    async def gaps(
+        self, name: LogName, signed: SignedCheckpoint, event_ids: Collection[uuid.UUID], known: Known
+    ) -> frozenset[Gap]:
+        """All that the log explains of what is missing of these events; more of others may be among it.
+
+        `known` is the caller's, for one check: lists that were read and proven already.
+        """
+        gaps: frozenset[Gap] = frozenset()
+        for event_id in await self._removed.explained_by(name.log_id, event_ids):
+            if event_id not in known:
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[event_id] = await self._read(name, signed, event_id)
+            gaps |= known[event_id]
+        return gaps
+
+    async def _read(self, name: LogName, signed: SignedCheckpoint, event_id: uuid.UUID) -> frozenset[Gap]:
+        """What the entry lists; nothing where it is not what it has to be."""
+        entry = await self._entries.entry(name.log_id, event_id, with_bodies=True)
+        if entry is None:
+            return frozenset()
+        if entry.index >= signed.checkpoint.size:
+            # It came since the check began.
+            signed = await self._checkpoints.newest(name.tenant)
+        try:
+            proof = await self._proofs.inclusion(name.log_id, entry.index, signed.checkpoint.size)
+            verify_inclusion(
+                leaf=leaf_hash(entry.leaf),
+                index=entry.index,
+                size=signed.checkpoint.size,
+                proof=proof,
+                root=signed.checkpoint.root,
+            )
+            return _listed(entry)
+        except (ProofError, IncompleteTreeError, EntryError, GapError):
+            return frozenset()
+
+
+def _listed(entry: StoredEntry) -> frozenset[Gap]:
+    leaf = parse_leaf(entry.leaf)
+    contents = {part.name: PartBytes(salt=part.salt, body=part.body) for part in entry.parts}
+    for commitment in leaf.parts:
+        if commitment.name == REMOVED and explains(leaf) and REMOVED in contents:
+            part = contents[REMOVED]
+            return read_gaps(part.body) if matches(commitment, part) else frozenset()
+    return frozenset()
