@@ -1,5 +1,6 @@
 """The statements of the transaction that appends."""
 
+import re
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc import tables
+from audit_svc.errors import month_not_ready
 from audit_svc.event import to_datetime
 from audit_svc.log import Locked, NewTile, RepeatedError
 from audit_svc.merkle import Frontier
@@ -86,8 +88,8 @@ _WRITE_ENTRIES = sa.text(
     " CAST(:frontiers AS bytea[]), CAST(:roots AS bytea[])) AS grown (log_id, old_size, size, frontier, root)"
     " WHERE log_head.log_id = grown.log_id AND log_head.size = grown.old_size"
 )
-# What a repeat that was not found runs into; which of them first is up to Postgres.
-_EVENT_KEYS = ("entry_pkey", "payload_pkey")
+# What a repeat that was not found runs into, in the month of its id; which of them first is up to Postgres.
+_EVENT_KEY = re.compile(r"(entry|payload)_\w+_pkey")
 
 
 class SqlAppendTransaction:
@@ -156,8 +158,10 @@ class SqlAppendTransaction:
         try:
             moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
         except psycopg.IntegrityError as error:
-            if error.diag.constraint_name in _EVENT_KEYS:
+            if _EVENT_KEY.fullmatch(error.diag.constraint_name or ""):
                 raise RepeatedError from error
+            if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
+                raise month_not_ready() from error
             raise
         # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.
         if moved != len(growth):

@@ -3,7 +3,7 @@
 import uuid
 
 from interlock.common.v1 import errors_pb2
-from svc_kit.errors import AlreadyExists, DataLoss, NotFound, PermissionDenied
+from svc_kit.errors import AlreadyExists, DataLoss, NotFound, PermissionDenied, Unavailable
 
 
 def event_id_reused(event_id: uuid.UUID) -> AlreadyExists:
@@ -37,4 +37,14 @@ def log_damaged(origin: str, what: str) -> DataLoss:
         errors_pb2.ERROR_REASON_INTERNAL,
         f"the log {origin} contradicts its own signed checkpoint: {what}",
         help="restore the database to a state that continues the newest checkpoint in the checkpoint folder",
+    )
+
+
+def month_not_ready() -> Unavailable:
+    """The month in an event's id has no partition: the service was away for long, or cannot make any."""
+    return Unavailable(
+        errors_pb2.ERROR_REASON_DATABASE_UNAVAILABLE,
+        "the log has no place yet for the month of an event_id; try again shortly",
+        retry_after=1.0,
+        help="where this lasts: see the service's log for `months_not_made`",
     )

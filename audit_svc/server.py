@@ -11,6 +11,7 @@ from audit_svc.config import AuditSettings
 from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
+from audit_svc.months import MonthMaker
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
@@ -53,12 +54,13 @@ def build(settings: AuditSettings) -> App:
         clock=clock,
     )
     publisher = Publisher(database, checkpoints)
+    months = MonthMaker(database)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database.close)
-            await stack.enter_async_context(background(publisher.run, name="audit"))
+            await stack.enter_async_context(background(publisher.run, months.run, name="audit"))
             stack.push_async_callback(log.close)
             yield
 

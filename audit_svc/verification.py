@@ -1,6 +1,7 @@
 """Whether what is stored of a log is what was hashed into its tree: rows against leaves, in order."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class RangeCheck:
         `explained` are contents of which the log itself says that they were removed.
         """
         found = {row.index: row for row in rows}
+        if len(found) < len(rows):
+            yield from _shared_places(rows)
         hashes = []
         for index in range(self._next, end):
             row = found.get(index)
@@ -142,6 +145,14 @@ def digest_part(name: str, content_type: str, salt: bytes, body: bytes) -> PartD
         salted=len(salt) == SALT_SIZE,
         digest=commit(salt, body),
     )
+
+
+def _shared_places(rows: Sequence[Row]) -> Iterator[Finding]:
+    """No index over all months keeps two entries apart that claim one place."""
+    counted = Counter(row.index for row in rows)
+    for index, count in counted.items():
+        if count > 1:
+            yield Finding(index=index, flaw=Flaw.LEAF, message=f"{count} entries claim this place")
 
 
 def _row_findings(

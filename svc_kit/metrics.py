@@ -45,6 +45,9 @@ WATCHERS = "interlock_watchers"  # gauge: open watches
 TOOL_CALLS = "interlock_tool_calls_total"  # counter, by outcome
 TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the pipeline
 
+# Audit
+AUDIT_MONTHS_READY = "interlock_audit_months_ready"  # gauge: months after this one that have a partition
+
 
 def commit_lane(name: str) -> Observer:
     """Measures the commits of one `GroupCommit`, by the name of what it commits."""

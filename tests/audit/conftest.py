@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 import pytest
@@ -78,14 +78,19 @@ def audit_database(shared_database: ServiceDatabase) -> ServiceDatabase:
     """An empty log: the session's one database, emptied as only its owner can who drops the guards."""
     tables = sql.SQL(", ").join(sql.Identifier(name) for name in GRANTS)
     with psycopg.connect(shared_database.owner_url) as connection:
-        for table in map(sql.Identifier, GRANTS):
-            connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(table))
+        guards = connection.execute(
+            "SELECT tgrelid::regclass::text, tgname FROM pg_trigger"
+            " WHERE NOT tgisinternal AND tgparentid = 0 ORDER BY 1, 2"
+        ).fetchall()
+        _each(connection, "ALTER TABLE {} DISABLE TRIGGER {}", guards)
         connection.execute(sql.SQL("TRUNCATE {}").format(tables))
-        for table in map(sql.Identifier, GRANTS):
-            connection.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER append_only").format(table))
-        connection.execute("ALTER TABLE log_head ENABLE ALWAYS TRIGGER only_grows")
-        connection.execute("ALTER TABLE payload ENABLE ALWAYS TRIGGER explained")
+        _each(connection, "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", guards)
     return shared_database
+
+
+def _each(connection: Any, statement: LiteralString, guards: list[tuple[str, str]]) -> None:
+    for table, guard in guards:
+        connection.execute(sql.SQL(statement).format(sql.Identifier(table), sql.Identifier(guard)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from audit_svc.months import MONTHS_AHEAD
 from audit_svc.removals import PlacedPart
 from interlock_suite.databases import ServiceDatabase
 from tests.audit.conftest import AdminUrl, Replica
@@ -44,6 +45,24 @@ def test_rows_can_be_neither_deleted_nor_truncated(
             connection.execute(sql.SQL(statement).format(name))
     left = connection.execute(sql.SQL("SELECT count(*) > 0 FROM {}").format(name)).fetchone()
     assert left == (True,)
+
+
+def test_the_months_refuse_as_much_when_they_are_named_directly(
+    connection: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    months = connection.execute(
+        "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY 1"
+    ).fetchall()
+    assert len(months) >= 2 * (1 + MONTHS_AHEAD)
+    for (month,) in months:
+        name = sql.Identifier(str(month))
+        # Contents are held one by one, and in the months to come there are none.
+        empty = str(month).startswith("payload_2")
+        for statement in ("TRUNCATE {}", "UPDATE {} SET log_id = log_id", "DELETE FROM {}")[
+            : 2 if empty else 3
+        ]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(sql.SQL(statement).format(name))
 
 
 @pytest.mark.parametrize(
@@ -101,5 +120,6 @@ def test_the_triggers_hold_for_an_administrator_who_claims_to_be_a_replica(
 ) -> None:
     with psycopg.connect(admin_url_of(filled), autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
-            connection.execute("DELETE FROM entry")
+        for statement in (b"DELETE FROM entry", b"TRUNCATE entry_before", b"DELETE FROM payload_before"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+                connection.execute(statement)

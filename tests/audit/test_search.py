@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -159,7 +160,8 @@ async def test_another_tenant_finds_nothing(audit: Served) -> None:
 _MANY = """
 INSERT INTO entry (log_id, event_id, leaf_index, type, producer, producer_sequence, actor, agent,
     agent_version, tool, status, trace_id, span_id, event_time, recorded_time, leaf, leaf_hash)
-SELECT %(log)s, gen_random_uuid(), n, 'type' || n %% 100, 'p', n, 'actor' || n %% 100, 'agent' || n %% 100,
+SELECT %(log)s, (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint + (n %% 4) * 28 * 86400000::bigint), 12, '0')
+    || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid, n, 'type' || n %% 100, 'p', n, 'actor' || n %% 100, 'agent' || n %% 100,
     '', 'tool' || n %% 100, '', '', '', now(), now() + n * interval '1 second', '', %(hash)s
 FROM generate_series(0, 19999) AS n
 """
@@ -178,6 +180,15 @@ def test_what_a_search_reads_does_not_grow_with_the_log(audit_database: ServiceD
                 " ORDER BY recorded_time DESC, leaf_index DESC LIMIT 9",
                 [log_id],
             ).fetchone() or ([],)
-            scan = plan[0]["Plan"]["Plans"][0]
-            assert scan["Index Name"] == f"entry_by_{field}"
-            assert scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) == 9
+            scans = list(_scans(plan[0]["Plan"]))
+            assert all(f"_{field}_" in scan["Index Name"] for scan in scans)
+            # Nine, and one of each month to begin with.
+            read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans)
+            assert 9 <= read <= 9 + len(scans)
+
+
+def _scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "Plans" not in plan:
+        yield plan
+    for below in plan.get("Plans", ()):
+        yield from _scans(below)

@@ -67,7 +67,7 @@ _COLUMNS = {
     "span_id": "'x'",
     "event_time": "event_time + interval '1 microsecond'",
     "recorded_time": "recorded_time - interval '1 day'",
-    "event_id": "gen_random_uuid()",
+    "event_id": "overlay(event_id::text PLACING '0000000000ab' FROM 25)::uuid",
 }
 
 
