@@ -1,8 +1,8 @@
 """Makes the partitions of the coming months before anything is recorded in them."""
 
 import asyncio
+from typing import Protocol
 
-import sqlalchemy as sa
 import structlog
 from prometheus_client import Gauge
 
@@ -15,16 +15,21 @@ log = structlog.get_logger(__name__)
 MONTHS_AHEAD = 3
 _INTERVAL_SECONDS = 24 * 3600.0
 _RETRY_SECONDS = 10.0
-_MAKE = sa.text("SELECT make_months(CAST(:ahead AS integer))")
 
 READY = Gauge(metrics.AUDIT_MONTHS_READY, "Months after this one that have a partition already.")
+
+
+class MonthStore(Protocol):
+    """What making months needs of the database."""
+
+    async def make_months(self, ahead: int) -> int: ...
 
 
 class MonthMaker:
     """Asks the database for the months ahead, at its start and daily, in one process of all replicas."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, store: MonthStore) -> None:
+        self._store = store
         self._leader = Leader(database, "audit months", self._keep_ready)
 
     async def run(self) -> None:
@@ -33,8 +38,7 @@ class MonthMaker:
 
     async def make(self) -> int:
         """Make what is missing; how many months after this one are ready then."""
-        async with self._database.autocommit() as connection:
-            ready: int = (await connection.execute(_MAKE, {"ahead": MONTHS_AHEAD})).scalar_one()
+        ready = await self._store.make_months(MONTHS_AHEAD)
         READY.set(ready)
         return ready
 

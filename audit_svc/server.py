@@ -12,6 +12,7 @@ from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.months import MonthMaker
+from audit_svc.months_store import MonthStore
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
@@ -54,7 +55,7 @@ def build(settings: AuditSettings) -> App:
         clock=clock,
     )
     publisher = Publisher(database, checkpoints)
-    months = MonthMaker(database)
+    months = MonthMaker(database, MonthStore(database))
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from psycopg import sql
 
 import audit_svc
 from audit_svc.months import MONTHS_AHEAD, MonthMaker
+from audit_svc.months_store import MonthStore
 from audit_svc.verification import Flaw
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.database import Database
@@ -93,7 +94,7 @@ def _copy(source: ServiceDatabase, target: ServiceDatabase) -> None:
 async def test_months_are_made_ahead_once_however_many_ask(audit_database: ServiceDatabase) -> None:
     database = Database(audit_database.service_url)
     try:
-        maker = MonthMaker(database)
+        maker = MonthMaker(database, MonthStore(database))
         assert await asyncio.gather(*(maker.make() for _ in range(4))) == [MONTHS_AHEAD] * 4
     finally:
         await database.close()

@@ -160,9 +160,11 @@ async def test_another_tenant_finds_nothing(audit: Served) -> None:
 _MANY = """
 INSERT INTO entry (log_id, event_id, leaf_index, type, producer, producer_sequence, actor, agent,
     agent_version, tool, status, trace_id, span_id, event_time, recorded_time, leaf, leaf_hash)
-SELECT %(log)s, (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint + (n %% 4) * 28 * 86400000::bigint), 12, '0')
-    || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid, n, 'type' || n %% 100, 'p', n, 'actor' || n %% 100, 'agent' || n %% 100,
-    '', 'tool' || n %% 100, '', '', '', now(), now() + n * interval '1 second', '', %(hash)s
+SELECT %(log)s,
+    (lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint + (n %% 4) * 28 * 86400000::bigint), 12, '0')
+        || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
+    n, 'type' || n %% 100, 'p', n, 'actor' || n %% 100, 'agent' || n %% 100, '', 'tool' || n %% 100,
+    '', '', '', now(), now() + n * interval '1 second', '', %(hash)s
 FROM generate_series(0, 19999) AS n
 """
 
