@@ -8,6 +8,7 @@ import psycopg
 import redis
 
 from interlock_suite import schema_mark
+from interlock_suite.audit_guard import guard_audit
 from interlock_suite.databases import RolePasswords, ServiceDatabase, provision
 from interlock_suite.errors import SuiteError
 from interlock_suite.folder import DataFolder
@@ -60,6 +61,11 @@ class Servers:
         """The named packages' migrations ran on these databases (blocks)."""
         with _explained("PostgreSQL"):
             schema_mark.remember(self._admin_url, migrated)
+
+    def guard_audit(self, database: ServiceDatabase) -> bool:
+        """Add to the audit database what its owner cannot (blocks); False where the account cannot."""
+        with _explained("PostgreSQL"):
+            return guard_audit(self._admin_url, database)
 
     def _provision(self, service: str) -> ServiceDatabase:
         folder = self._folder.keys / "postgres"

@@ -150,6 +150,8 @@ class Suite:
         if behind:
             migrating = [(databases[name], packages[name]) for name in behind]
             await self._migrate(migrating)
+            if "audit" in behind and not await asyncio.to_thread(servers.guard_audit, databases["audit"]):
+                log.warning("The audit schema is not guarded: this takes a superuser of PostgreSQL.")
             await asyncio.to_thread(servers.remember_migrated, migrating)
         return databases
 

@@ -49,6 +49,8 @@ def run_migrations(package: str, url: str, *, grants_to: str | None = None) -> N
         with engine.connect() as connection:
             # A session lock, freed with the connection: it must outlast the transactions of the steps.
             connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            # A schema may be guarded against everybody who does not say that this is a migration.
+            connection.execute(sa.text("SELECT set_config('interlock.change_schema', 'on', false)"))
             connection.commit()
             _upgrade(connection, config)
             if grants_to is not None:

@@ -94,6 +94,7 @@ def tampered(suite: Suite, task: task_pb2.Task, what: str) -> Any:
         (true,) = connection.execute(read, (event_id,)).fetchall()[0]
         false = bytes(true).replace(b"COMPLETED", b"cOMPLETED").replace(b"the truth", b"all a lie")
         assert false != true
+        connection.execute("SET interlock.change_schema = 'on'")
         connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER append_only")
         try:
             connection.execute(swap, (false, event_id))

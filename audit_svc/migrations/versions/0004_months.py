@@ -126,11 +126,13 @@ def _functions() -> None:
         DECLARE
             parent text; month timestamp; ready integer;
             this timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+            before text := coalesce(current_setting('interlock.change_schema', true), '');
         BEGIN
             IF ahead NOT BETWEEN 0 AND 24 THEN
                 RAISE EXCEPTION 'months ahead must be between 0 and 24, not %', ahead;
             END IF;
             PERFORM pg_advisory_xact_lock(hashtextextended('interlock audit months', 0));
+            PERFORM set_config('interlock.change_schema', 'on', true);
             FOREACH parent IN ARRAY ARRAY['entry', 'payload'] LOOP
                 month := months_end(parent::regclass);
                 WHILE month <= this + make_interval(months => ahead) LOOP
@@ -140,6 +142,7 @@ def _functions() -> None:
                 ready := least(ready, (extract(year FROM age(month, this)) * 12
                     + extract(month FROM age(month, this)))::integer - 1);
             END LOOP;
+            PERFORM set_config('interlock.change_schema', before, true);
             RETURN ready;
         END
         $$
