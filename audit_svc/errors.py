@@ -21,6 +21,21 @@ def entry_not_found(what: str) -> NotFound:
     return NotFound(errors_pb2.ERROR_REASON_ENTRY_NOT_FOUND, f"no entry {what} in this log")
 
 
+def erasure_not_found(erasure_id: uuid.UUID) -> NotFound:
+    """No such erasure in the caller's own tenant."""
+    return NotFound(errors_pb2.ERROR_REASON_ERASURE_NOT_FOUND, f"no erasure {erasure_id} in this tenant")
+
+
+def erasure_request_reused(request_id: uuid.UUID | None) -> AlreadyExists:
+    """The request id began another erasure; that one stays."""
+    return AlreadyExists(
+        errors_pb2.ERROR_REASON_REQUEST_ID_REUSED,
+        f"the request id {request_id} began another erasure before",
+        metadata={"request_id": str(request_id)},
+        help="give every erasure a request id of its own",
+    )
+
+
 def payloads_forbidden() -> PermissionDenied:
     """Seeing that something was said is one right, reading it another."""
     return PermissionDenied(

@@ -1,8 +1,8 @@
 """Removing contents: in one transaction with the entry that says which ones went, and why."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,6 +27,7 @@ _DELETE = sa.text(
     "DELETE FROM payload"
     " USING unnest(CAST(:event_ids AS uuid[]), CAST(:parts AS text[])) AS gone (event_id, part)"
     " WHERE payload.log_id = :log_id AND payload.event_id = gone.event_id AND payload.part = gone.part"
+    " RETURNING payload.tableoid::regclass::text"
 )
 
 
@@ -36,6 +37,17 @@ class PlacedPart(NamedTuple):
     event_id: uuid.UUID
     leaf_index: int
     part: str
+
+
+class Removed(NamedTuple):
+    """What a removal did: the index of the entry that tells of it, rows deleted, and in which tables."""
+
+    told_at: int
+    rows: int
+    files: tuple[str, ...]
+
+
+Alongside: TypeAlias = Callable[[AsyncConnection, Removed], Awaitable[None]]
 
 
 class Removals:
@@ -54,10 +66,13 @@ class Removals:
         actor: str,
         attributes: Mapping[str, str],
         reason: str = "",
+        task_id: uuid.UUID | None = None,
+        alongside: Alongside | None = None,
     ) -> Appended:
         """Remove at most MAX_PARTS contents with their salts; answers where the entry stands that says so.
 
-        `reason` is free text, and a content of that entry itself.
+        `reason` is free text, and a content of that entry itself; with `task_id` the entry is one of the
+        task's. `alongside` writes in the same transaction what the caller has to note.
         """
         if not 0 < len(parts) <= MAX_PARTS:
             raise ValueError(f"{len(parts)} contents at once, where 1 to {MAX_PARTS} are allowed")
@@ -69,7 +84,10 @@ class Removals:
                 "parts": [part.part for part in parts],
             }
             await connection.execute(_NOTE, {**gone, "explained_by": told.event.event_id})
-            await connection.execute(_DELETE, gone)
+            tables = list((await connection.execute(_DELETE, gone)).scalars())
+            if alongside is not None:
+                removed = Removed(told.placed.index, len(tables), tuple(sorted(set(tables))))
+                await alongside(connection, removed)
 
         gaps = write_gaps(Gap(part.leaf_index, part.part) for part in parts)
         contents = [Part(name=REMOVED, content_type="application/json", body=gaps)]
@@ -82,6 +100,7 @@ class Removals:
             type=kind,
             event_time=nanoseconds(self._clock.now()),
             actor=actor,
+            task_id=task_id,
             status="REMOVED",
             attributes={**attributes, "removed_parts": str(len(parts))},
             parts=tuple(contents),

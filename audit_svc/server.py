@@ -5,9 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
+from audit_svc import erasure_servicer
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
+from audit_svc.erasure_store import ErasureStore
+from audit_svc.erasures import ErasureRunner, Erasures
 from audit_svc.explanations import Explanations, RemovedParts
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
@@ -16,18 +19,24 @@ from audit_svc.months_store import MonthStore
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
+from audit_svc.removals import Removals
 from audit_svc.search import AuditSearch
 from audit_svc.servicer import NAME, ROLES, AuditServicer
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.task_keepers import GrpcTaskKeeper
 from audit_svc.trail import AuditReader
-from interlock.audit.v1 import audit_service_pb2_grpc
+from interlock.audit.v1 import audit_service_pb2_grpc, erasure_service_pb2_grpc
 from svc_kit import metrics
 from svc_kit.background import background
+from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.logging import configure_logging
 from svc_kit.server import App, Service, run, token_verifier
+
+# Done again it changes nothing.
+_SAFE_METHODS = ("/interlock.common.v1.TaskErasureService/EraseTasks",)
 
 
 def build(settings: AuditSettings) -> App:
@@ -56,19 +65,57 @@ def build(settings: AuditSettings) -> App:
     )
     publisher = Publisher(database, checkpoints)
     months = MonthMaker(database, MonthStore(database))
+    erasure_store = ErasureStore(database)
+    erasures = Erasures(erasure_store, store, clock)
+    keepers = _keepers(settings)
+    eraser = ErasureRunner(
+        database, erasure_store, Removals(log, clock), keepers, clock, begun=erasures.begun
+    )
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            for keeper in keepers:
+                stack.push_async_callback(keeper.close)
             stack.push_async_callback(database.close)
-            await stack.enter_async_context(background(publisher.run, months.run, name="audit"))
+            await stack.enter_async_context(background(publisher.run, months.run, eraser.run, name="audit"))
             stack.push_async_callback(log.close)
             yield
 
     def add(server: grpc.aio.Server) -> None:
         audit_service_pb2_grpc.add_AuditServiceServicer_to_server(servicer, server)
 
-    return App(services=(Service(name=NAME, add=add, roles=ROLES),), lifespan=lifespan)
+    def add_erasures(server: grpc.aio.Server) -> None:
+        erasure_service_pb2_grpc.add_ErasureServiceServicer_to_server(
+            erasure_servicer.ErasureServicer(erasures), server
+        )
+
+    return App(
+        services=(
+            Service(name=NAME, add=add, roles=ROLES),
+            Service(name=erasure_servicer.NAME, add=add_erasures, roles=erasure_servicer.ROLES),
+        ),
+        lifespan=lifespan,
+    )
+
+
+def _keepers(settings: AuditSettings) -> tuple[GrpcTaskKeeper, ...]:
+    """What else keeps contents of tasks; without a token or an address it cannot be asked."""
+    addresses = {"orchestrator": settings.orchestrator_address, "gateway": settings.gateway_address}
+    return tuple(
+        GrpcTaskKeeper(
+            name,
+            channel(
+                address,
+                TokenFile(settings.token_file),
+                safe_methods=_SAFE_METHODS,
+                allow_plaintext_beyond_loopback=settings.allow_plaintext_beyond_loopback,
+            )
+            if address and settings.token_file
+            else None,
+        )
+        for name, address in addresses.items()
+    )
 
 
 async def serve() -> None:

@@ -1,6 +1,7 @@
 """The tables; `migrations/` makes them, with their triggers."""
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = sa.MetaData()
 
@@ -69,6 +70,30 @@ removed_part = sa.Table(
     sa.Column("explained_by", sa.Uuid, nullable=False),
 )
 """Where it is said why a content is gone: in the entry of that event, which alone is believed."""
+
+erasure = sa.Table(
+    "erasure",
+    metadata,
+    sa.Column("erasure_id", sa.Uuid, primary_key=True),
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Uuid),
+    sa.Column("task_id", sa.Uuid),
+    sa.Column("event_id", sa.Uuid),
+    sa.Column("part", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("requester", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("waiting_for", sa.Text, nullable=False),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("erase_time", sa.DateTime(timezone=True)),
+    sa.Column("complete_time", sa.DateTime(timezone=True)),
+    sa.Column("reached", JSONB, nullable=False),
+    sa.Column("explained_by", ARRAY(sa.BigInteger), nullable=False),
+    sa.Column("files", ARRAY(sa.Text), nullable=False),
+    sa.UniqueConstraint("log_id", "request_id"),
+)
+"""The journal of erasures."""
 
 tile = sa.Table(
     "tile",

@@ -93,6 +93,7 @@ from svc_kit.outbox import Relay
 from svc_kit.secret_box import SecretBox
 from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.signing import SigningKey
+from svc_kit.task_erasure_servicer import task_erasure
 from svc_kit.wakeup import Wakeups
 
 log = structlog.get_logger(__name__)
@@ -302,6 +303,7 @@ def build(settings: GatewaySettings, *, sandbox: Sandbox | None = None) -> App: 
             Service(name=approval_servicer.NAME, add=add_approvals, roles=approval_servicer.ROLES),
             Service(name=limit_servicer.NAME, add=add_limits, roles=limit_servicer.ROLES),
             Service(name=connection_servicer.NAME, add=add_connections, roles=connection_servicer.ROLES),
+            task_erasure(database),
         ),
         lifespan=lifespan,
     )

@@ -161,7 +161,12 @@ def _service(name: str, *, calls: tuple[str, ...], redis: bool = False, **settin
 
 # In the order of their start; they stop in the reverse.
 CHILDREN = (
-    _service("audit", calls=(), CHECKPOINTS_DIR="{checkpoints}", ORIGIN="interlock.local/{suite_id}"),
+    _service(
+        "audit",
+        calls=("orchestrator", "gateway"),
+        CHECKPOINTS_DIR="{checkpoints}",
+        ORIGIN="interlock.local/{suite_id}",
+    ),
     _service("registry", calls=("audit",)),
     # One person submits and approves here.
     _service("gateway", calls=("orchestrator", "registry", "audit"), SLOT="embedded", APPROVE_OWN="true"),

@@ -101,6 +101,7 @@ def task_to_proto(task: records.Task) -> task_pb2.Task:
         depth=task.lineage.depth,
         close_policy=_CLOSE_POLICIES[task.lineage.close_policy],
         usage=usage_to_proto(task.usage),
+        erase_time=time_to_proto(task.erase_time),
     )
 
 

@@ -202,6 +202,7 @@ class Task:
     lineage: Lineage = field(default_factory=Lineage)
     input_blob: str | None = None
     usage: Usage | None = None
+    erase_time: datetime | None = None
 
     @property
     def submitter(self) -> str:

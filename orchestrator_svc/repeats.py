@@ -113,6 +113,8 @@ class Repeats:
         old = details.task
         if not old.status.state.terminal:
             raise task_state(task_id, old.status.state, "only a task that has ended can be retried")
+        if old.erase_time is not None:
+            raise task_state(task_id, old.status.state, "what was written in it was erased")
         await self._agents.check_active(caller.tenant, old.agent.name)
         new = _again(caller, old, details.input_json, key)
         if from_step:

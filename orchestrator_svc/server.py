@@ -60,6 +60,7 @@ from svc_kit.metrics import commit_lane
 from svc_kit.outbox import Relay
 from svc_kit.server import App, Service, run, token_verifier
 from svc_kit.signing import SigningKey
+from svc_kit.task_erasure_servicer import task_erasure
 from svc_kit.wakeup import Wakeups
 
 _NEEDED = (
@@ -219,13 +220,14 @@ def build(settings: OrchestratorSettings) -> App:
                 stack.push_async_callback(lane.close)
             yield
 
-    return App(services=_services(people, operators, workers), lifespan=lifespan)
+    return App(services=_services(people, operators, workers, database), lifespan=lifespan)
 
 
 def _services(
     people: servicer.OrchestratorServicer,
     operators: queue_servicer.QueueServicer,
     workers: worker_servicer.WorkerServicer,
+    database: Database,
 ) -> tuple[Service, ...]:
     def add_people(server: grpc.aio.Server) -> None:
         orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(people, server)
@@ -240,6 +242,7 @@ def _services(
         Service(name=servicer.NAME, add=add_people, roles=servicer.ROLES, waiting=servicer.WAITING),
         Service(name=queue_servicer.NAME, add=add_operators, roles=queue_servicer.ROLES),
         Service(name=worker_servicer.NAME, add=add_workers, roles=worker_servicer.ROLES),
+        task_erasure(database),
     )
 
 

@@ -78,6 +78,8 @@ task = sa.Table(
     sa.Column("concurrency_key", sa.Text, nullable=False),
     # What its model calls have used up; empty while there were none.
     sa.Column("usage", JSONB),
+    # Set once, of an ended task, when what was written in it was overwritten.
+    sa.Column("erase_time", _Time),
 )
 
 queue = sa.Table(

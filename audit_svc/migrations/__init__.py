@@ -12,6 +12,7 @@ GRANTS = {
     # A trigger lets go what an entry of the log says is removed, and nothing else.
     "payload": f"{_APPEND_ONLY}, DELETE",
     "removed_part": _APPEND_ONLY,
+    "erasure": "SELECT, INSERT, UPDATE",
     "tile": _APPEND_ONLY,
     "checkpoint": _APPEND_ONLY,
     "actor": _APPEND_ONLY,

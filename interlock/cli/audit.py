@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from interlock.cli import display
+from interlock.cli.erasing import erase, erasures
 from interlock.cli.session import output_option, run
 
 
@@ -137,6 +138,10 @@ def search(
                     display.emit(line)
 
     run(work)
+
+
+audit.add_command(erase)
+audit.add_command(erasures)
 
 
 def default_pins(data_dir: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from interlock.audit.v1 import audit_service_pb2_grpc
+from interlock.audit.v1 import audit_service_pb2_grpc, erasure_service_pb2_grpc
 from interlock.client.errors import InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
 from interlock.client.watching import (
@@ -119,6 +119,11 @@ class Client:
     def audit(self) -> "audit_service_pb2_grpc.AuditServiceAsyncStub":
         """AuditService."""
         return audit_service_pb2_grpc.AuditServiceStub(self.channel("audit"))
+
+    @property
+    def erasures(self) -> "erasure_service_pb2_grpc.ErasureServiceAsyncStub":
+        """ErasureService, of the audit log."""
+        return erasure_service_pb2_grpc.ErasureServiceStub(self.channel("audit"))
 
     async def submit(
         self,

@@ -10,6 +10,7 @@ _APPROVALS = "/interlock.gateway.v1.ApprovalService"
 _LIMITS = "/interlock.gateway.v1.LimitService"
 _CONNECTIONS = "/interlock.gateway.v1.ConnectionService"
 _AUDIT = "/interlock.audit.v1.AuditService"
+_ERASURES = "/interlock.audit.v1.ErasureService"
 
 # What reads; what answers a repeat as it answered the first; what sets a thing to what it is already.
 # Not among them: what creates or deletes by name, whose repeat would find its own work in the way.
@@ -75,6 +76,11 @@ SAFE_METHODS = frozenset(
             "GetInclusionProof",
             "GetConsistencyProof",
             "GetPublicKeys",
+        ),
+        _ERASURES: (
+            "ErasePayload",  # likewise
+            "GetErasure",
+            "ListErasures",
         ),
     }.items()
     for method in methods

@@ -53,7 +53,13 @@ class RepeatStore:
         repeated = sa.select(sa.literal(1)).where(again.retried_from == task.task_id).exists()
         query = (
             sa.select(*listed(), sa.func.octet_length(task.input).label("input_bytes"))
-            .where(task.tenant == tenant, task.dead_lettered, ~repeated, *meets(conditions))
+            .where(
+                task.tenant == tenant,
+                task.dead_lettered,
+                task.erase_time.is_(None),
+                ~repeated,
+                *meets(conditions),
+            )
             .order_by(task.create_time, task.task_id)
             .limit(limit)
         )

@@ -65,7 +65,8 @@ TASK_COLUMNS = (
     " task.retry, task.start_to_close, task.schedule_to_start, task.schedule_to_close, task.task_type,"
     " task.labels, task.submitters, task.retried_from, task.from_step, task.revision, task.create_time,"
     " task.start_time, task.end_time, task.pool, task.queue, task.priority, task.fairness_key,"
-    f" task.concurrency_key, task.input_blob, {_MOVING}"
+    f" task.concurrency_key, task.input_blob, task.erase_time,"
+    f" {_MOVING}"
 )
 
 
@@ -96,6 +97,7 @@ def to_task(row: AnyRow) -> Task:
         lineage=_lineage(row),
         input_blob=row.input_blob,
         usage=_usage(row.usage),
+        erase_time=row.erase_time,
     )
 
 

@@ -1,13 +1,15 @@
 """RX.1: what agents do is logged and can be looked into, by those who may, and by nobody else."""
 
 import json
+from pathlib import Path
 
 import pytest
+from psycopg import sql
 
 from interlock.audit.v1 import audit_service_pb2
 from interlock.client import Client, InterlockError
 from interlock.orchestrator.v1 import orchestrator_service_pb2
-from tests.acceptance.works import ECHO
+from tests.acceptance.works import ECHO, RAISES
 from tests.e2e.observing import eventually, full_trail, run
 from tests.suite_running import Suite
 
@@ -86,3 +88,74 @@ async def log_of(suite: Suite, tenant: str) -> str:
         request = audit_service_pb2.GetCheckpointRequest()
         answer = await eventually(lambda: auditor.call(auditor.audit.GetCheckpoint, request))
     return str(answer.checkpoint.origin)
+
+
+async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_itself(
+    suite: Suite, client: Client
+) -> None:
+    secret = "mrs-canary-of-bird-street"
+    blob = await client.put_blob(json.dumps({"value": [secret, "x" * 300_000]}).encode())
+    failed = await run(client, RAISES.name, value=secret)
+    large = await client.wait((await client.submit(ECHO.name, input_blob=blob.digest)).task_id)
+    for task in (failed, large):
+        await full_trail(client, task)
+    with suite.database("audit") as connection:
+        connection.execute("CHECKPOINT")
+    # What the test looks for is there to be found: in rows, and in the files under them.
+    kept = tables_with(suite, secret)
+    assert {"task", "task_step", "task_event", "attempt", "blob", "tool_call", "payload"} <= kept
+    assert audit_files_with(suite, secret)
+
+    done = [
+        suite.json("audit", "erase", "--task", task.task_id, "--reason", "asked by herself")
+        for task in (failed, large)
+    ]
+    assert [erasure["state"] for erasure in done] == ["ERASURE_STATE_COMPLETE"] * 2
+    reached = {f"{each['service']}.{each['table']}" for erasure in done for each in erasure["reached"]}
+    assert {"orchestrator.task", "orchestrator.blob", "gateway.tool_call", "audit.payload"} <= reached
+    with suite.database("audit") as connection:
+        connection.execute("CHECKPOINT")
+    assert tables_with(suite, secret) == set()
+    assert audit_files_with(suite, secret) == []
+
+    read = await client.get(failed.task_id)
+    assert read.HasField("erase_time") and read.state == failed.state
+    assert (read.input_json, read.error.message, read.attempts[0].error.message) == ("null", "", "")
+    with pytest.raises(InterlockError) as refused:
+        await client.retry(failed.task_id)
+    assert "was erased" in str(refused.value)
+    assert suite.json("audit", "verify", failed.task_id)["ok"] is True
+    checked = suite.json("audit", "check-log")
+    assert checked["ok"] is True and checked["findings"] == []
+    told = [entry.fields for entry in await full_trail(client, read) if entry.fields["type"] == "ERASURE"]
+    assert [fields["attributes"]["erasure_id"] for fields in told] == [done[0]["erasureId"]]
+
+
+_SERVICES = ("orchestrator", "gateway", "audit", "registry")
+
+
+def tables_with(suite: Suite, words: str) -> set[str]:
+    """Tables in which these words stand, as text or as bytes."""
+    found = set()
+    pattern = f"%({words}|{words.encode().hex()})%"
+    for service in _SERVICES:
+        with suite.database(service) as connection:
+            names = connection.execute(
+                "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
+                " AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+            ).fetchall()
+            for (name,) in names:
+                statement = sql.SQL("SELECT FROM {} AS each WHERE each::text SIMILAR TO {} LIMIT 1")
+                if connection.execute(statement.format(sql.Identifier(name), pattern)).fetchall():
+                    found.add(name)
+    return found
+
+
+def audit_files_with(suite: Suite, words: str) -> list[str]:
+    """Files of the audit database in which these bytes stand."""
+    with suite.database("audit") as connection:
+        ((folder,),) = connection.execute(
+            "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
+            " WHERE datname = current_database()"
+        ).fetchall()
+    return [file.name for file in Path(folder).iterdir() if words.encode() in file.read_bytes()]

@@ -160,6 +160,10 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "GetConsistencyProof": _READERS,
         "GetPublicKeys": _EVERYBODY,
     },
+    "interlock.audit.v1.ErasureService": dict.fromkeys(
+        ("ErasePayload", "GetErasure", "ListErasures"), _ADMINS
+    ),
+    "interlock.common.v1.TaskErasureService": {"EraseTasks": _SERVICES},
 }
 INTERNAL = {
     *(f"{_WORKER_SERVICE}/{name}" for name in NEEDS[_WORKER_SERVICE]),
@@ -169,6 +173,7 @@ INTERNAL = {
     "interlock.gateway.v1.GatewayService/CallModel",
     "interlock.audit.v1.AuditService/Append",
     "interlock.audit.v1.AuditService/AppendStream",
+    "interlock.common.v1.TaskErasureService/EraseTasks",
 }
 _LADDER = (Role.VIEWER, Role.DEVELOPER, Role.ADMIN, Role.SUPER_ADMIN)
 

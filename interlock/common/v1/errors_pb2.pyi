@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
     ERROR_REASON_APPROVAL_NOT_FOUND: _ErrorReason.ValueType  # 57
     """No such approval in this tenant."""
+    ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 59
+    """NOT_FOUND. No such erasure in the caller's tenant."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -272,6 +274,8 @@ ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 55
 """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
 ERROR_REASON_APPROVAL_NOT_FOUND: ErrorReason.ValueType  # 57
 """No such approval in this tenant."""
+ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 59
+"""NOT_FOUND. No such erasure in the caller's tenant."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61

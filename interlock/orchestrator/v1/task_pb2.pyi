@@ -569,6 +569,7 @@ class Task(_message.Message):
     INPUT_BLOB_FIELD_NUMBER: _builtins.int
     RESULT_BLOB_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUIDv7."""
     agent: _builtins.str
@@ -695,6 +696,10 @@ class Task(_message.Message):
     def usage(self) -> Global___TaskUsage:
         """What its model calls have used up so far; absent while there were none."""
 
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When what was written in it was erased; absent while it was not. It cannot be retried after that."""
+
     def __init__(
         self,
         *,
@@ -746,10 +751,11 @@ class Task(_message.Message):
         input_blob: _builtins.str = ...,
         result_blob: _builtins.str = ...,
         usage: Global___TaskUsage | None = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "erase_time", b"erase_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "retry", b"retry", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "child_count", b"child_count", "close_policy", b"close_policy", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "depth", b"depth", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_blob", b"input_blob", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "open_child_count", b"open_child_count", "parent_task_id", b"parent_task_id", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_blob", b"result_blob", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "root_task_id", b"root_task_id", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "usage", b"usage", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_version", b"agent_version", "attempt", b"attempt", "attempts", b"attempts", "child_count", b"child_count", "close_policy", b"close_policy", "concurrency_key", b"concurrency_key", "crashes", b"crashes", "create_time", b"create_time", "dead_lettered", b"dead_lettered", "depth", b"depth", "end_time", b"end_time", "erase_time", b"erase_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "fairness_key", b"fairness_key", "from_step", b"from_step", "input", b"input", "input_blob", b"input_blob", "input_json", b"input_json", "input_kind", b"input_kind", "input_requests", b"input_requests", "isolation", b"isolation", "labels", b"labels", "open_child_count", b"open_child_count", "parent_task_id", b"parent_task_id", "pause_requested", b"pause_requested", "pool", b"pool", "priority", b"priority", "queue", b"queue", "result_blob", b"result_blob", "result_json", b"result_json", "retried_from", b"retried_from", "retry", b"retry", "retry_count", b"retry_count", "revision", b"revision", "root_task_id", b"root_task_id", "run_after", b"run_after", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "submitter", b"submitter", "task_id", b"task_id", "task_type", b"task_type", "usage", b"usage", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
