@@ -94,9 +94,8 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
     suite: Suite, client: Client
 ) -> None:
     secret = "mrs-canary-of-bird-street"
-    blob = await client.put_blob(json.dumps({"value": [secret, "x" * 300_000]}).encode())
     failed = await run(client, RAISES.name, value=secret)
-    large = await client.wait((await client.submit(ECHO.name, input_blob=blob.digest)).task_id)
+    large = await run(client, ECHO.name, value=[secret, "x" * 300_000])
     for task in (failed, large):
         await full_trail(client, task)
     with suite.database("audit") as connection:
