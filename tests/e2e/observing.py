@@ -126,7 +126,7 @@ async def trail(client: Client, task_id: str) -> list[Entry]:
     return [
         Entry(
             fields=dict(parse_leaf(entry.leaf).fields),
-            parts={part.part: _content(part.content_type, part.body) for part in entry.payloads},
+            parts={p.part: _content(p.content_type, p.body) for p in entry.payloads if p.present},
         )
         for entry in answer.entries
     ]

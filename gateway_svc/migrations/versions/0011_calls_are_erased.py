@@ -5,6 +5,21 @@ from alembic import op
 revision = "0011"
 down_revision = "0010"
 
+# An ended call never changes, but that what was written in it is taken out of it.
+_ENDED = """
+CREATE OR REPLACE FUNCTION tool_call_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    contents CONSTANT text[] = ARRAY['argument_digest', 'message', 'error_message', 'result_json', 'verdicts',
+        'receipt_key', 'receipt_payload', 'receipt_signature'];
+BEGIN
+    IF NEW.argument_digest = '' AND NEW.message = '' AND NEW.error_message = ''
+        AND coalesce(NEW.result_json, 'null') = 'null' AND NEW.receipt_payload IS NULL
+        AND NOT jsonb_path_exists(NEW.verdicts, '$[*] ? (@.explanation != "")')
+        AND to_jsonb(NEW) - contents = to_jsonb(OLD) - contents
+    THEN RETURN NEW; END IF;
+    RAISE EXCEPTION 'an ended call never changes';
+END $$
+"""
 # Runs as the service: it may change all of this. `undelivered` is what the log has not yet heard of.
 _ERASE = """
 CREATE FUNCTION erase_tasks(of_tenant text, ids uuid[]) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -45,4 +60,5 @@ END $$
 
 def upgrade() -> None:
     op.execute("CREATE INDEX approval_task ON approval (tenant, task_id)")
+    op.execute(_ENDED)
     op.execute(_ERASE)

@@ -13,7 +13,7 @@ DECLARE
         'fairness_key', 'concurrency_key', 'erase_time'];
 BEGIN
     IF OLD.erase_time IS NULL AND NEW.erase_time IS NOT NULL
-        AND NEW.input = 'null' AND NEW.result IS NULL AND NEW.input_blob IS NULL AND NEW.result_blob IS NULL
+        AND NEW.input = '{}' AND NEW.result IS NULL AND NEW.input_blob IS NULL AND NEW.result_blob IS NULL
         AND NEW.labels = '{}' AND NEW.fairness_key = '' AND NEW.concurrency_key = ''
         AND coalesce(NEW.error ->> 'message', '') = ''
         AND to_jsonb(NEW) - contents = to_jsonb(OLD) - contents
@@ -46,7 +46,7 @@ BEGIN
     IF EXISTS (SELECT FROM outbox WHERE (body ->> 'task_id')::uuid = ANY(known)) THEN
         RETURN jsonb_build_object('running', alive, 'undelivered', true, 'erased', erased);
     END IF;
-    UPDATE task SET input = 'null', result = NULL, input_blob = NULL, result_blob = NULL, labels = '{}',
+    UPDATE task SET input = '{}', result = NULL, input_blob = NULL, result_blob = NULL, labels = '{}',
         fairness_key = '', concurrency_key = '', error = error || '{"message": ""}', erase_time = now()
         WHERE task_id = ANY(known) AND erase_time IS NULL;
     GET DIAGNOSTICS n = ROW_COUNT;
