@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.erasure import Erasure, ErasureState, Selector
-from audit_svc.removals import PlacedPart
+from audit_svc.removal_store import PlacedPart
 from audit_svc.tables import entry, erasure, payload
 from interlock.verify.gaps import REMOVED
 from svc_kit.database import Database

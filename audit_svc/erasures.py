@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from audit_svc.erasure import Erasure, ErasureState, Selector
 from audit_svc.erasure_store import note_removed
 from audit_svc.errors import entry_not_found, erasure_not_found, erasure_request_reused
-from audit_svc.removals import MAX_PARTS, PlacedPart, Removals, Removed
+from audit_svc.removal_store import PlacedPart
+from audit_svc.removals import MAX_PARTS, Removals, Removed
 from audit_svc.sequence import LogName
 from audit_svc.task_keepers import KeeperAwayError, TaskKeeper
 from svc_kit.advisory import Leader

@@ -4,17 +4,13 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeAlias
 
-import sqlalchemy as sa
-
 from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
 from audit_svc.event import StoredEntry
 from audit_svc.proofs import IncompleteTreeError, Proofs
 from audit_svc.sequence import LogName
-from audit_svc.tables import removed_part
 from interlock.verify.entry import EntryError, PartBytes, matches, parse_leaf
 from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
 from interlock.verify.merkle import ProofError, leaf_hash, verify_inclusion
-from svc_kit.database import Database
 
 Known: TypeAlias = dict[uuid.UUID, frozenset[Gap]]
 _REMEMBERED = 16
@@ -28,24 +24,12 @@ class EntryStore(Protocol):
     ) -> StoredEntry | None: ...
 
 
-class RemovedParts:
-    """The index of what was removed: it says where to look, and is believed in nothing else."""
+class RemovedParts(Protocol):
+    """The index of what was removed, which is believed in nothing else than where to look."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def explained_by(self, log_id: uuid.UUID, event_ids: Collection[uuid.UUID]) -> Sequence[uuid.UUID]:
-        """The events that say why contents of these are missing."""
-        statement = (
-            sa.select(removed_part.c.explained_by)
-            .distinct()
-            .where(
-                removed_part.c.log_id == log_id,
-                removed_part.c.event_id == sa.any_(sa.cast(list(event_ids), sa.ARRAY(sa.Uuid))),
-            )
-        )
-        async with self._database.autocommit() as connection:
-            return list((await connection.execute(statement)).scalars())
+    async def explained_by(
+        self, log_id: uuid.UUID, event_ids: Collection[uuid.UUID]
+    ) -> Sequence[uuid.UUID]: ...
 
 
 class Explanations:

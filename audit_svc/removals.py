@@ -4,11 +4,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.event import Appended, NewEvent, Part, nanoseconds
 from audit_svc.log import AuditLog
+from audit_svc.removal_store import PlacedPart, remove_parts
 from audit_svc.sequence import NewEntry
 from interlock.verify.gaps import PRODUCER, REMOVED, Gap, write_gaps
 from svc_kit.clock import Clock
@@ -16,27 +16,6 @@ from svc_kit.ids import uuid7
 
 MAX_PARTS = 20_000
 """So many at a time: their list is a content of the entry that tells of them."""
-
-_NOTE = sa.text(
-    "INSERT INTO removed_part (log_id, event_id, part, explained_by)"
-    " SELECT :log_id, gone.event_id, gone.part, :explained_by"
-    " FROM unnest(CAST(:event_ids AS uuid[]), CAST(:parts AS text[])) AS gone (event_id, part)"
-    " ON CONFLICT DO NOTHING"
-)
-_DELETE = sa.text(
-    "DELETE FROM payload"
-    " USING unnest(CAST(:event_ids AS uuid[]), CAST(:parts AS text[])) AS gone (event_id, part)"
-    " WHERE payload.log_id = :log_id AND payload.event_id = gone.event_id AND payload.part = gone.part"
-    " RETURNING payload.tableoid::regclass::text"
-)
-
-
-class PlacedPart(NamedTuple):
-    """A stored content: its event, the index of its entry, its name."""
-
-    event_id: uuid.UUID
-    leaf_index: int
-    part: str
 
 
 class Removed(NamedTuple):
@@ -78,13 +57,7 @@ class Removals:
             raise ValueError(f"{len(parts)} contents at once, where 1 to {MAX_PARTS} are allowed")
 
         async def delete(connection: AsyncConnection, told: NewEntry) -> None:
-            gone = {
-                "log_id": told.log_id,
-                "event_ids": [part.event_id for part in parts],
-                "parts": [part.part for part in parts],
-            }
-            await connection.execute(_NOTE, {**gone, "explained_by": told.event.event_id})
-            tables = list((await connection.execute(_DELETE, gone)).scalars())
+            tables = await remove_parts(connection, told.log_id, parts, explained_by=told.event.event_id)
             if alongside is not None:
                 removed = Removed(told.placed.index, len(tables), tuple(sorted(set(tables))))
                 await alongside(connection, removed)

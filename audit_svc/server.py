@@ -11,7 +11,7 @@ from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
 from audit_svc.erasure_store import ErasureStore
 from audit_svc.erasures import ErasureRunner, Erasures
-from audit_svc.explanations import Explanations, RemovedParts
+from audit_svc.explanations import Explanations
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.months import MonthMaker
@@ -19,6 +19,7 @@ from audit_svc.months_store import MonthStore
 from audit_svc.payload_reads import PayloadReads
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
+from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
 from audit_svc.search import AuditSearch
 from audit_svc.servicer import NAME, ROLES, AuditServicer

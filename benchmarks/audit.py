@@ -10,10 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.event import NewEvent, Part, nanoseconds
-from audit_svc.explanations import Explanations, RemovedParts
+from audit_svc.explanations import Explanations
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.proofs import Proofs
+from audit_svc.removal_store import RemovedParts
 from audit_svc.search import Place, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store

@@ -14,11 +14,12 @@ from sqlalchemy import make_url
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
-from audit_svc.explanations import Explanations, RemovedParts
+from audit_svc.explanations import Explanations
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.migrations import GRANTS
 from audit_svc.proofs import Proofs
+from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store

@@ -7,7 +7,7 @@ import pytest
 from psycopg import sql
 
 from audit_svc.months import MONTHS_AHEAD
-from audit_svc.removals import PlacedPart
+from audit_svc.removal_store import PlacedPart
 from interlock_suite.databases import ServiceDatabase
 from tests.audit.conftest import AdminUrl, Replica
 from tests.audit.events import new_event

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from audit_svc.removals import PlacedPart
+from audit_svc.removal_store import PlacedPart
 from audit_svc.verification import Finding
 from interlock.verify import NoteKey, PartBytes, checkpoint_line, entry_line, header_line, verify_export
 from interlock.verify.gaps import REMOVED

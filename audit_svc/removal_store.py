@@ -1,0 +1,65 @@
+"""Contents that were removed: their rows, and the index of what says why."""
+
+import uuid
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from audit_svc.tables import removed_part
+from svc_kit.database import Database
+
+_NOTE = sa.text(
+    "INSERT INTO removed_part (log_id, event_id, part, explained_by)"
+    " SELECT :log_id, gone.event_id, gone.part, :explained_by"
+    " FROM unnest(CAST(:event_ids AS uuid[]), CAST(:parts AS text[])) AS gone (event_id, part)"
+    " ON CONFLICT DO NOTHING"
+)
+_DELETE = sa.text(
+    "DELETE FROM payload"
+    " USING unnest(CAST(:event_ids AS uuid[]), CAST(:parts AS text[])) AS gone (event_id, part)"
+    " WHERE payload.log_id = :log_id AND payload.event_id = gone.event_id AND payload.part = gone.part"
+    " RETURNING payload.tableoid::regclass::text"
+)
+
+
+class PlacedPart(NamedTuple):
+    """A stored content: its event, the index of its entry, its name."""
+
+    event_id: uuid.UUID
+    leaf_index: int
+    part: str
+
+
+class RemovedParts:
+    """The index of what was removed: it says where to look, and is believed in nothing else."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def explained_by(self, log_id: uuid.UUID, event_ids: Collection[uuid.UUID]) -> Sequence[uuid.UUID]:
+        """The events that say why contents of these are missing."""
+        statement = (
+            sa.select(removed_part.c.explained_by)
+            .distinct()
+            .where(
+                removed_part.c.log_id == log_id,
+                removed_part.c.event_id == sa.any_(sa.cast(list(event_ids), sa.ARRAY(sa.Uuid))),
+            )
+        )
+        async with self._database.autocommit() as connection:
+            return list((await connection.execute(statement)).scalars())
+
+
+async def remove_parts(
+    connection: AsyncConnection, log_id: uuid.UUID, parts: Sequence[PlacedPart], *, explained_by: uuid.UUID
+) -> Sequence[str]:
+    """In the transaction that appends the event `explained_by`: the table of each row that was deleted."""
+    gone = {
+        "log_id": log_id,
+        "event_ids": [part.event_id for part in parts],
+        "parts": [part.part for part in parts],
+    }
+    await connection.execute(_NOTE, {**gone, "explained_by": explained_by})
+    return list((await connection.execute(_DELETE, gone)).scalars())
