@@ -103,7 +103,7 @@ class ErasureStore:
             sa.select(entry.c.event_id, entry.c.leaf_index, payload.c.part)
             .join(payload, sa.and_(payload.c.log_id == log_id, payload.c.event_id == entry.c.event_id))
             .where(entry.c.log_id == log_id, _selected(selector), entry.c.type.not_in(_KEPT))
-            .where(payload.c.part != REMOVED)
+            .where(payload.c.part == selector.part if selector.part else payload.c.part != REMOVED)
             .order_by(entry.c.leaf_index, payload.c.part)
             .limit(limit)
         )
@@ -120,7 +120,7 @@ class ErasureStore:
 
     async def wait(self, erasure_id: uuid.UUID, what: str) -> None:
         """Note what holds it up."""
-        await self._set(erasure_id, waiting_for=what)
+        await self._set(erasure_id, ErasureState.RUNNING, waiting_for=what)
 
     async def reached(self, erasure_id: uuid.UUID, rows: Sequence[tuple[str, int]]) -> None:
         """Add to what it reached, by "service.table"."""
@@ -130,15 +130,17 @@ class ErasureStore:
 
     async def erased(self, erasure_id: uuid.UUID, now: datetime) -> None:
         """Nothing of it can be read any more."""
-        await self._set(erasure_id, state=ErasureState.ERASED, erase_time=now, waiting_for="")
+        values = {"state": ErasureState.ERASED, "erase_time": now, "waiting_for": ""}
+        await self._set(erasure_id, ErasureState.RUNNING, **values)
 
     async def rewritten(self, erasure_id: uuid.UUID, left: Sequence[str], *, waiting_for: str) -> None:
         """Which files are left to be written anew."""
-        await self._set(erasure_id, files=list(left), waiting_for=waiting_for)
+        await self._set(erasure_id, ErasureState.ERASED, files=list(left), waiting_for=waiting_for)
 
     async def complete(self, erasure_id: uuid.UUID, now: datetime) -> None:
         """All of it is done."""
-        await self._set(erasure_id, state=ErasureState.COMPLETE, complete_time=now, files=[], waiting_for="")
+        values = {"state": ErasureState.COMPLETE, "complete_time": now, "files": [], "waiting_for": ""}
+        await self._set(erasure_id, ErasureState.ERASED, **values)
 
     async def rewrite(self, file: str, *, most_bytes: int) -> bool:
         """Write a table of contents anew, without what was deleted; False while it is too large for that."""
@@ -147,8 +149,13 @@ class ErasureStore:
             done: bool = (await connection.execute(_REWRITE, parameters)).scalar_one()
         return done
 
-    async def _set(self, erasure_id: uuid.UUID, **values: Any) -> None:
-        statement = sa.update(erasure).where(erasure.c.erasure_id == erasure_id).values(**values)
+    async def _set(self, erasure_id: uuid.UUID, current: ErasureState, **values: Any) -> None:
+        """Only while it is in that state: another process may have brought it further."""
+        statement = (
+            sa.update(erasure)
+            .where(erasure.c.erasure_id == erasure_id, erasure.c.state == current)
+            .values(**values)
+        )
         async with self._database.autocommit() as connection:
             await connection.execute(statement)
 
@@ -167,12 +174,9 @@ def _selected(selector: Selector) -> sa.ColumnElement[bool]:
     chosen = entry.c.event_id == selector.event_id
     if not selector.part:
         return chosen
-    stored = (
-        sa.select(payload.c.part)
-        .where(payload.c.log_id == entry.c.log_id, payload.c.event_id == entry.c.event_id)
-        .where(payload.c.part == selector.part)
-    )
-    return chosen & stored.exists()
+    kept = payload.alias("kept").c
+    stored = sa.select(kept.part).where(kept.log_id == entry.c.log_id, kept.event_id == entry.c.event_id)
+    return chosen & stored.where(kept.part == selector.part).exists()
 
 
 def _erasure(row: Any) -> Erasure:
