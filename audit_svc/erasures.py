@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -53,6 +53,12 @@ class LogStore(Protocol):
     """What is asked of the log's store."""
 
     async def log_of(self, tenant: str) -> LogName | None: ...
+
+
+class ContentHolds(Protocol):
+    """Knows what may not go now."""
+
+    async def held(self, tenant: str, event_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, str]: ...
 
 
 class Erasures:
@@ -115,12 +121,14 @@ class ErasureRunner:
         keepers: Sequence[TaskKeeper],
         clock: Clock,
         *,
+        holds: ContentHolds,
         begun: asyncio.Event,
         interval: float = 1.0,
     ) -> None:
         self._store = store
         self._removals = removals
         self._keepers = keepers
+        self._holds = holds
         self._clock = clock
         self._begun = begun
         self._interval = interval
@@ -162,6 +170,11 @@ class ErasureRunner:
         The log comes last: until the others have erased, they may have something to tell it.
         """
         selector = erasure.selector
+        # Before anybody erases: what is held here is evidence elsewhere too.
+        parts = await self._store.parts(erasure.log_id, selector, limit=MAX_PARTS)
+        kept = await self._holds.held(erasure.tenant, {part.event_id for part in parts})
+        if kept:
+            return f"a content is kept by {next(iter(kept.values()))}"
         if selector.task_id is not None:
             for keeper in self._keepers:
                 try:

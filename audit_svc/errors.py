@@ -3,7 +3,14 @@
 import uuid
 
 from interlock.common.v1 import errors_pb2
-from svc_kit.errors import AlreadyExists, DataLoss, NotFound, PermissionDenied, Unavailable
+from svc_kit.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 
 
 def event_id_reused(event_id: uuid.UUID) -> AlreadyExists:
@@ -63,3 +70,28 @@ def month_not_ready() -> Unavailable:
         retry_after=1.0,
         help="where this lasts: see the service's log for `months_not_made`",
     )
+
+
+def retention_locked(retention_class: str) -> FailedPrecondition:
+    """A locked rule can only be lengthened, and is never unlocked."""
+    return FailedPrecondition(
+        errors_pb2.ERROR_REASON_RETENTION_LOCKED,
+        f"the retention of {retention_class} is locked: its days can only become more, and it stays so",
+        metadata={"class": retention_class},
+        help="ask for what is kept with GetRetentionPolicy, and set locked and days at least as long",
+    )
+
+
+def content_kept(keeper: str) -> FailedPrecondition:
+    """Something that was to be removed is held, or within its minimum."""
+    return FailedPrecondition(
+        errors_pb2.ERROR_REASON_CONTENT_KEPT,
+        f"a content that was to be removed is kept ({keeper}); nothing was removed",
+        metadata={"kept_by": keeper},
+        help="leave out what is held, or have the hold released",
+    )
+
+
+def hold_not_found(hold_id: uuid.UUID) -> NotFound:
+    """No such hold in the caller's own log."""
+    return NotFound(errors_pb2.ERROR_REASON_HOLD_NOT_FOUND, f"no hold {hold_id} in this log")

@@ -4,9 +4,11 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from audit_svc.errors import content_kept
 from audit_svc.tables import removed_part
 from svc_kit.database import Database
 
@@ -55,11 +57,17 @@ class RemovedParts:
 async def remove_parts(
     connection: AsyncConnection, log_id: uuid.UUID, parts: Sequence[PlacedPart], *, explained_by: uuid.UUID
 ) -> Sequence[str]:
-    """In the transaction that appends the event `explained_by`: the table of each row that was deleted."""
+    """In the transaction that appends the event `explained_by`: the table of each row that was deleted.
+
+    Raises CONTENT_KEPT when a trigger says that one of them is held, or that its minimum is not over.
+    """
     gone = {
         "log_id": log_id,
         "event_ids": [part.event_id for part in parts],
         "parts": [part.part for part in parts],
     }
     await connection.execute(_NOTE, {**gone, "explained_by": explained_by})
-    return list((await connection.execute(_DELETE, gone)).scalars())
+    try:
+        return list((await connection.execute(_DELETE, gone)).scalars())
+    except psycopg.errors.RestrictViolation as error:
+        raise content_kept(error.diag.message_detail or "by the database") from error

@@ -50,6 +50,7 @@ class Removals:
     ) -> Appended:
         """Remove at most MAX_PARTS contents with their salts; answers where the entry stands that says so.
 
+        Raises FailedPrecondition CONTENT_KEPT when one of them is held, and then all stay (see `Holds.held`).
         `reason` is free text, and a content of that entry itself; with `task_id` the entry is one of the
         task's. `alongside` writes in the same transaction what the caller has to note.
         """

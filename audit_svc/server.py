@@ -5,13 +5,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
-from audit_svc import erasure_servicer
+from audit_svc import erasure_servicer, retention_servicer
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
 from audit_svc.erasure_store import ErasureStore
 from audit_svc.erasures import ErasureRunner, Erasures
 from audit_svc.explanations import Explanations
+from audit_svc.holds import Holds
+from audit_svc.holds_store import HoldStore
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.months import MonthMaker
@@ -21,13 +23,21 @@ from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
 from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
+from audit_svc.retention_policies import RetentionPolicies
+from audit_svc.retention_servicer import RetentionServicer
+from audit_svc.retention_store import RetentionStore
 from audit_svc.search import AuditSearch
 from audit_svc.servicer import NAME, ROLES, AuditServicer
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.sweep import RetentionSweeper, Sweep
 from audit_svc.task_keepers import GrpcTaskKeeper
 from audit_svc.trail import AuditReader
-from interlock.audit.v1 import audit_service_pb2_grpc, erasure_service_pb2_grpc
+from interlock.audit.v1 import (
+    audit_service_pb2_grpc,
+    erasure_service_pb2_grpc,
+    retention_service_pb2_grpc,
+)
 from svc_kit import metrics
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
@@ -69,8 +79,19 @@ def build(settings: AuditSettings) -> App:
     erasure_store = ErasureStore(database)
     erasures = Erasures(erasure_store, store, clock)
     keepers = _keepers(settings)
+    removals = Removals(log, clock)
+    retention_store = RetentionStore(database)
+    holds = Holds(log, store, HoldStore(database), retention_store, clock)
     eraser = ErasureRunner(
-        database, erasure_store, Removals(log, clock), keepers, clock, begun=erasures.begun
+        database, erasure_store, removals, keepers, clock, holds=holds, begun=erasures.begun
+    )
+    sweep = Sweep(retention_store, removals, clock)
+    sweeper = RetentionSweeper(database, sweep)
+    retention = RetentionServicer(
+        policies=RetentionPolicies(log, store, retention_store, clock),
+        holds=holds,
+        sweep=sweep,
+        logs=store,
     )
 
     @asynccontextmanager
@@ -79,7 +100,9 @@ def build(settings: AuditSettings) -> App:
             for keeper in keepers:
                 stack.push_async_callback(keeper.close)
             stack.push_async_callback(database.close)
-            await stack.enter_async_context(background(publisher.run, months.run, eraser.run, name="audit"))
+            await stack.enter_async_context(
+                background(publisher.run, months.run, eraser.run, sweeper.run, name="audit")
+            )
             stack.push_async_callback(log.close)
             yield
 
@@ -91,10 +114,14 @@ def build(settings: AuditSettings) -> App:
             erasure_servicer.ErasureServicer(erasures), server
         )
 
+    def add_retention(server: grpc.aio.Server) -> None:
+        retention_service_pb2_grpc.add_RetentionServiceServicer_to_server(retention, server)
+
     return App(
         services=(
             Service(name=NAME, add=add, roles=ROLES),
             Service(name=erasure_servicer.NAME, add=add_erasures, roles=erasure_servicer.ROLES),
+            Service(name=retention_servicer.NAME, add=add_retention, roles=retention_servicer.ROLES),
         ),
         lifespan=lifespan,
     )

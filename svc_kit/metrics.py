@@ -47,6 +47,12 @@ TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the p
 
 # Audit
 AUDIT_MONTHS_READY = "interlock_audit_months_ready"  # gauge: months after this one that have a partition
+AUDIT_RETENTION_REMOVED = (
+    "interlock_audit_retention_removed_parts_total"  # counter: contents whose time was over
+)
+AUDIT_RETENTION_OLDEST_OVERDUE_SECONDS = (
+    "interlock_audit_retention_oldest_overdue_seconds"  # gauge: for how long
+)
 
 
 def commit_lane(name: str) -> Observer:

@@ -16,4 +16,7 @@ GRANTS = {
     "tile": _APPEND_ONLY,
     "checkpoint": _APPEND_ONLY,
     "actor": _APPEND_ONLY,
+    "retention_rule": _APPEND_ONLY,
+    "hold": _APPEND_ONLY,
+    "hold_release": _APPEND_ONLY,
 }

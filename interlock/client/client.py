@@ -8,7 +8,11 @@ from typing import Any, Self, TypeVar
 
 import grpc
 
-from interlock.audit.v1 import audit_service_pb2_grpc, erasure_service_pb2_grpc
+from interlock.audit.v1 import (
+    audit_service_pb2_grpc,
+    erasure_service_pb2_grpc,
+    retention_service_pb2_grpc,
+)
 from interlock.client.errors import InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
 from interlock.client.watching import (
@@ -124,6 +128,11 @@ class Client:
     def erasures(self) -> "erasure_service_pb2_grpc.ErasureServiceAsyncStub":
         """ErasureService, of the audit log."""
         return erasure_service_pb2_grpc.ErasureServiceStub(self.channel("audit"))
+
+    @property
+    def retention(self) -> "retention_service_pb2_grpc.RetentionServiceAsyncStub":
+        """RetentionService."""
+        return retention_service_pb2_grpc.RetentionServiceStub(self.channel("audit"))
 
     async def submit(
         self,

@@ -11,6 +11,7 @@ _LIMITS = "/interlock.gateway.v1.LimitService"
 _CONNECTIONS = "/interlock.gateway.v1.ConnectionService"
 _AUDIT = "/interlock.audit.v1.AuditService"
 _ERASURES = "/interlock.audit.v1.ErasureService"
+_RETENTION = "/interlock.audit.v1.RetentionService"
 
 # What reads; what answers a repeat as it answered the first; what sets a thing to what it is already.
 # Not among them: what creates or deletes by name, whose repeat would find its own work in the way.
@@ -81,6 +82,13 @@ SAFE_METHODS = frozenset(
             "ErasePayload",  # likewise
             "GetErasure",
             "ListErasures",
+        ),
+        _RETENTION: (
+            "GetRetentionPolicy",
+            "ListRetentionPresets",
+            "PreviewRetention",
+            "ReleaseHold",
+            "ListHolds",
         ),
     }.items()
     for method in methods

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from interlock.audit.v1 import audit_service_pb2, erasure_service_pb2
+from interlock.audit.v1 import audit_service_pb2, erasure_service_pb2, retention_service_pb2
 from interlock.client import Client, InterlockError
 from interlock.client.safe_methods import SAFE_METHODS
 from interlock.common.channel import channel
@@ -91,6 +91,7 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
             limit_service_pb2,
             audit_service_pb2,
             erasure_service_pb2,
+            retention_service_pb2,
         )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
@@ -110,9 +111,11 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "DeletePolicy",
         "DeleteQueue",
         "EndWorker",
+        "PlaceHold",
         "SetAgentStatus",
         "SetCallLimit",
         "SetConnectionCredential",
+        "SetRetentionPolicy",
         "SetToolStatus",
         "UpdateConnection",
         "UpdatePolicy",

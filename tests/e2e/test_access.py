@@ -164,6 +164,15 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         ("ErasePayload", "GetErasure", "ListErasures"), _ADMINS
     ),
     "interlock.common.v1.TaskErasureService": {"EraseTasks": _SERVICES},
+    "interlock.audit.v1.RetentionService": {
+        "SetRetentionPolicy": _ADMINS,
+        "GetRetentionPolicy": _READERS,
+        "ListRetentionPresets": _READERS,
+        "PreviewRetention": frozenset({Role.ADMIN, Role.AUDITOR}),
+        "PlaceHold": frozenset({Role.ADMIN, Role.AUDITOR}),
+        "ReleaseHold": _ADMINS,
+        "ListHolds": frozenset({Role.ADMIN, Role.AUDITOR}),
+    },
 }
 INTERNAL = {
     *(f"{_WORKER_SERVICE}/{name}" for name in NEEDS[_WORKER_SERVICE]),

@@ -90,6 +90,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
     ERROR_REASON_APPROVAL_NOT_FOUND: _ErrorReason.ValueType  # 57
     """No such approval in this tenant."""
+    ERROR_REASON_HOLD_NOT_FOUND: _ErrorReason.ValueType  # 58
+    """NOT_FOUND. No such legal hold in the caller's log."""
     ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 59
     """NOT_FOUND. No such erasure in the caller's tenant."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
@@ -122,6 +124,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The provider of the model refused the request, for good; the message has its words. metadata: connection, http_status."""
     ERROR_REASON_CREDENTIAL_MISSING: _ErrorReason.ValueType  # 91
     """FAILED_PRECONDITION. The credential of the connection cannot be read with this gateway's key; set it again. metadata: connection."""
+    ERROR_REASON_RETENTION_LOCKED: _ErrorReason.ValueType  # 92
+    """FAILED_PRECONDITION. What is kept of this class is locked, and can only be kept longer. metadata: class."""
+    ERROR_REASON_CONTENT_KEPT: _ErrorReason.ValueType  # 96
+    """FAILED_PRECONDITION. A content that was to be removed is held, or its minimum is not over; nothing was removed. metadata: kept_by."""
     ERROR_REASON_CHILD_TOO_DEEP: _ErrorReason.ValueType  # 98
     """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
     ERROR_REASON_TOO_MANY_CHILDREN: _ErrorReason.ValueType  # 99
@@ -274,6 +280,8 @@ ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 55
 """NOT_FOUND. No such blob in the caller's tenant, or not of this task; one that nothing refers to is kept for a while only."""
 ERROR_REASON_APPROVAL_NOT_FOUND: ErrorReason.ValueType  # 57
 """No such approval in this tenant."""
+ERROR_REASON_HOLD_NOT_FOUND: ErrorReason.ValueType  # 58
+"""NOT_FOUND. No such legal hold in the caller's log."""
 ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 59
 """NOT_FOUND. No such erasure in the caller's tenant."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
@@ -306,6 +314,10 @@ ERROR_REASON_MODEL_REFUSED: ErrorReason.ValueType  # 90
 """FAILED_PRECONDITION. The provider of the model refused the request, for good; the message has its words. metadata: connection, http_status."""
 ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 91
 """FAILED_PRECONDITION. The credential of the connection cannot be read with this gateway's key; set it again. metadata: connection."""
+ERROR_REASON_RETENTION_LOCKED: ErrorReason.ValueType  # 92
+"""FAILED_PRECONDITION. What is kept of this class is locked, and can only be kept longer. metadata: class."""
+ERROR_REASON_CONTENT_KEPT: ErrorReason.ValueType  # 96
+"""FAILED_PRECONDITION. A content that was to be removed is held, or its minimum is not over; nothing was removed. metadata: kept_by."""
 ERROR_REASON_CHILD_TOO_DEEP: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION. A child task would stand deeper below its root than is allowed. metadata: depth, limit."""
 ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 99
