@@ -11,6 +11,10 @@ import pytest
 from audit_svc.erasure import Erasure, ErasureState, Selector
 from audit_svc.erasure_store import ErasureStore
 from audit_svc.erasures import ErasureRunner, Erasures
+from audit_svc.holds import Holds
+from audit_svc.holds import Selector as HoldSelector
+from audit_svc.holds_store import HoldStore
+from audit_svc.retention_store import RetentionStore
 from audit_svc.task_keepers import KeeperAwayError, Told
 from interlock.audit.v1 import erasure_service_pb2 as messages
 from interlock.audit.v1 import erasure_service_pb2_grpc
@@ -49,8 +53,16 @@ class Office:
         clock = SystemClock()
         self.store = ErasureStore(replica.database)
         self.erasures = Erasures(self.store, replica.store, clock)
+        retention = RetentionStore(replica.database)
+        self.holds = Holds(replica.log, replica.store, HoldStore(replica.database), retention, clock)
         self.runner = ErasureRunner(
-            replica.database, self.store, replica.removals, keepers, clock, begun=asyncio.Event()
+            replica.database,
+            self.store,
+            replica.removals,
+            keepers,
+            clock,
+            holds=self.holds,
+            begun=asyncio.Event(),
         )
 
     async def begin(self, selector: Selector, *, request_id: uuid.UUID | None = None) -> Erasure:
@@ -192,3 +204,17 @@ async def test_erasures_are_asked_for_followed_and_listed_over_the_wire(audit: S
         assert [each.erasure_id for each in listed] == [each.erasure_id for each in reversed(begun)]
         unknown = messages.GetErasureRequest(erasure_id=str(uuid.uuid4()))
         assert (await refusal(stub.GetErasure(unknown))).reason == "ERASURE_NOT_FOUND"
+
+
+async def test_nobody_erases_what_a_hold_keeps_neither_here_nor_elsewhere(replica: Replica) -> None:
+    keeper = Keeper("orchestrator")
+    office = Office(replica, keeper)
+    await replica.log.append(new_event())
+    hold = await office.holds.place("default", HoldSelector(task_id=TASK), reason="case", actor="ada")
+    begun = await office.begin(Selector(task_id=TASK))
+    waiting = await office.after_a_round(begun)
+    assert (waiting.state, keeper.asked) == (ErasureState.RUNNING, 0)
+    assert str(hold.hold_id) in waiting.waiting_for
+    await office.holds.release("default", hold.hold_id, reason="closed", actor="ada")
+    assert (await office.after_a_round(begun)).state is not ErasureState.RUNNING
+    assert (keeper.asked, await contents(replica)) == (1, 0)
