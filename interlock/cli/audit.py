@@ -6,6 +6,8 @@ import click
 
 from interlock.cli import display
 from interlock.cli.erasing import erase, erasures
+from interlock.cli.legal_holds import hold
+from interlock.cli.retention import retention
 from interlock.cli.session import output_option, run
 
 
@@ -142,6 +144,8 @@ def search(
 
 audit.add_command(erase)
 audit.add_command(erasures)
+audit.add_command(hold)
+audit.add_command(retention)
 
 
 def default_pins(data_dir: str | Path) -> Path:

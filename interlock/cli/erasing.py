@@ -1,6 +1,5 @@
 """Erasing what was written: begin an erasure, follow it to its end, see those there are."""
 
-import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -89,6 +88,8 @@ async def _completed(
     suite: "Client", erasure: "messages.Erasure", *, tell: Callable[[str], None] | None
 ) -> "messages.Erasure":
     """Wait until it is complete; tell what it waits for, each thing once."""
+    import asyncio
+
     from interlock.audit.v1 import erasure_service_pb2 as messages
 
     waiting_for = ""
