@@ -216,13 +216,14 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def ExportLog(
         self, request: messages.ExportLogRequest, context: Context
     ) -> AsyncIterator[messages.ExportLogResponse]:
-        tenant = acting_tenant()
+        tenant, begin = acting_tenant(), request.begin
         signed = await self._checkpoints.newest(tenant)
-        if request.include_payloads and signed.checkpoint.size:
+        if not 0 <= begin <= signed.checkpoint.size:
+            _require([Violation("begin", f"must be between 0 and {signed.checkpoint.size}")])
+        if request.include_payloads and begin < signed.checkpoint.size:
             # Before the first of them leaves: how many there are is known only when all have been read.
-            told = {"export": "log", "entries": str(signed.checkpoint.size)}
+            told = {"export": "log", "entries": str(signed.checkpoint.size - begin)}
             await self._reads.record(tenant=tenant, reader=principal().subject, attributes=told)
-        begin = 0
         while begin < signed.checkpoint.size:
             page = await self._reader.between(
                 tenant, begin, signed.checkpoint.size, with_bodies=request.include_payloads

@@ -72,6 +72,55 @@ def export(data_dir: str, file: Path, *, payloads: bool, as_json: bool) -> None:
     run(work)
 
 
+@audit.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@output_option
+@click.pass_obj
+def tiles(data_dir: str, folder: Path, *, as_json: bool) -> None:
+    """Write the log to FOLDER as tiles (c2sp.org/tlog-tiles), without contents, or bring one up to date.
+
+    Tools of others read that: tlog-tiles get-leaf --check FOLDER 0
+    """
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.log_export import export_tiles
+
+        async with client(data_dir, "AUDITOR") as suite:
+            written = await export_tiles(suite, folder)
+        if as_json:
+            told = {"folder": str(folder), "entries": written.entries, "new": written.new, "key": written.key}
+            display.emit_json(told)
+        else:
+            new = f"{written.new:,} read now"
+            display.emit(f"{written.entries:,} entries in {folder}, {new}; key of the log: {written.key}")
+
+    run(work)
+
+
+@audit.command()
+@click.argument("event_id")
+@click.option("--leaf", is_flag=True, help="Print what is proven, the leaf's bytes, and not the proof.")
+@click.pass_obj
+def proof(data_dir: str, event_id: str, *, leaf: bool) -> None:
+    """Print the proof that the log holds an entry, as a text that needs nothing else (c2sp.org/tlog-proof).
+
+    interlock audit proof EVENT > entry.tlog-proof
+    """
+
+    async def work() -> None:
+        from interlock.audit.v1 import audit_service_pb2 as messages
+        from interlock.cli.connection import client
+        from interlock.verify.proof_text import write_proof
+
+        async with client(data_dir, "AUDITOR") as suite:
+            found = await suite.call(suite.audit.GetEntry, messages.GetEntryRequest(event_id=event_id))
+        text = write_proof(found.proof.index, found.proof.hashes, found.checkpoint.note)
+        click.echo(found.entry.leaf if leaf else text, nl=False)
+
+    run(work)
+
+
 @audit.command("check-log")
 @output_option
 @click.pass_obj

@@ -7,14 +7,16 @@ from pathlib import Path
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.cli.problems import CliError
 from interlock.client.client import Client
-from interlock.verify import NoteKey, PartBytes, checkpoint_line, entry_line, header_line
+from interlock.verify import NoteError, NoteKey, PartBytes, checkpoint_line, entry_line, header_line
+from interlock.verify.tiles import TileFolder, TilesError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """How many entries there are, and the key by which they are verified."""
+    """How many entries there are, how many were read now, and the key by which they are verified."""
 
     entries: int
+    new: int
     key: str
 
 
@@ -29,7 +31,27 @@ async def export_log(suite: Client, file: Path, *, payloads: bool) -> Written:
         raise CliError(f"{file} cannot be written: {error.strerror}.", "Name another file.") from None
     finally:
         draft.unlink(missing_ok=True)
-    return Written(entries=count, key=keys.verifier_key)
+    return Written(entries=count, new=count, key=keys.verifier_key)
+
+
+async def export_tiles(suite: Client, folder: Path) -> Written:
+    """Write the log as tiles, or what is new of it; raises CliError when the folder does not fit the log."""
+    keys = await suite.call(suite.audit.GetPublicKeys, messages.GetPublicKeysRequest())
+    try:
+        tiles = TileFolder(folder, key=NoteKey.parse(keys.verifier_key))
+        new = 0
+        request = messages.ExportLogRequest(begin=tiles.begin)
+        async for answer in suite.stream(suite.audit.ExportLog, request):
+            for entry in answer.entries:
+                tiles.add(entry.leaf)
+                new += 1
+            if answer.HasField("checkpoint"):
+                tiles.finish(answer.checkpoint.note)
+    except (TilesError, NoteError) as error:
+        raise CliError(f"{error}.", "Name another folder, and find out what became of this one.") from None
+    except OSError as error:
+        raise CliError(f"{folder} cannot be written: {error.strerror}.", "Name another folder.") from None
+    return Written(entries=tiles.begin + new, new=new, key=keys.verifier_key)
 
 
 async def _write(suite: Client, draft: Path, origin: str, *, payloads: bool) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from interlock.verify import Checkpoint, NoteKey, signed_note
+from interlock.verify import Checkpoint, NoteKey, ProofError, signed_note
+from interlock.verify.proof_text import verify_entry_proof
 from tests.suite_running import Suite
 
 
@@ -140,6 +141,31 @@ def test_an_export_is_verified_by_a_stranger_and_no_change_of_it_is(
         done = stranger(other, made["key"])
         assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "NOT VERIFIED")
     assert stranger(file, "nonsense").returncode == 2
+
+
+def test_tools_of_others_read_the_log_as_tiles_and_prove_its_entries(
+    suite: Suite, task_id: str, tmp_path: Path
+) -> None:
+    def tlog_tiles(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        argv = [sys.executable, "-c", "from tlog_scales.cli import main; main()", *arguments]
+        return subprocess.run(argv, capture_output=True, check=False, timeout=60)
+
+    folder = tmp_path / "tiles"
+    first = suite.json("audit", "tiles", str(folder))
+    (entry,) = suite.json("audit", "search", "--task", task_id, "--type", "PROMPT")
+    done = tlog_tiles("get-leaf", "--check", str(folder), str(entry["index"]))
+    assert (done.returncode, json.loads(done.stdout)["task"]) == (0, task_id), done.stderr
+    again = suite.json("audit", "tiles", str(folder))
+    assert again["entries"] >= first["entries"] and again["new"] <= again["entries"] % 256
+
+    text = suite.cli("audit", "proof", entry["event_id"]).stdout
+    leaf = suite.cli("audit", "proof", "--leaf", entry["event_id"]).stdout.encode()
+    key = NoteKey.parse(first["key"])
+    assert verify_entry_proof(text, leaf, key=key).size >= first["entries"]
+    with pytest.raises(ProofError):
+        verify_entry_proof(text, leaf + b" ", key=key)
+    (folder / "checkpoint").write_text("nonsense")
+    assert "note" in suite.error("audit", "tiles", str(folder))["message"]
 
 
 def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, task_id: str) -> None:

@@ -645,16 +645,20 @@ class ExportLogRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
+    BEGIN_FIELD_NUMBER: _builtins.int
     include_payloads: _builtins.bool
     """True: with payloads."""
+    begin: _builtins.int
+    """Index of the first entry, for whoever has those before; the checkpoint is of the whole log all the same."""
     def __init__(
         self,
         *,
         include_payloads: _builtins.bool = ...,
+        begin: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_payloads", b"include_payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "include_payloads", b"include_payloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -169,7 +169,7 @@ class AuditServiceServicer:
 
     def ExportLog(self, request, context):
         """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
-        streamed only if asked for, which is itself recorded.
+        streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

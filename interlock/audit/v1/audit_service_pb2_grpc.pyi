@@ -66,7 +66,7 @@ class AuditServiceStub:
     """
     ExportLog: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportLogRequest, _audit_service_pb2.ExportLogResponse]
     """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
-    streamed only if asked for, which is itself recorded.
+    streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
     """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
@@ -109,7 +109,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     ExportLog: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportLogRequest, _audit_service_pb2.ExportLogResponse]  # type: ignore[assignment]
     """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
-    streamed only if asked for, which is itself recorded.
+    streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
@@ -209,7 +209,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportLogResponse], _abc.AsyncIterator[_audit_service_pb2.ExportLogResponse]]:
         """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
-        streamed only if asked for, which is itself recorded.
+        streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
         """
 
     @_abc_1.abstractmethod
