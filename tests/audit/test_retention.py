@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit_svc import removals
 from audit_svc.event import NewEvent
 from audit_svc.holds import Holds, Selector
 from audit_svc.holds_store import HoldStore
@@ -191,8 +192,9 @@ async def test_nobody_removes_a_content_before_its_minimum(
             " INSERT INTO removed_part SELECT entry.log_id, entry.event_id, 'input', told.event_id"
             " FROM entry, told WHERE entry.type = 'PROMPT'"
         )
-        with pytest.raises(psycopg.errors.RestrictViolation, match="is kept"):
-            connection.execute("DELETE FROM payload")
+        for month in (b"payload", b"payload_before"):
+            with pytest.raises(psycopg.errors.RestrictViolation, match="is kept"), connection.transaction():
+                connection.execute(b"DELETE FROM " + month)
 
 
 async def test_a_locked_class_can_only_be_kept_longer(retention: Retention) -> None:
@@ -249,6 +251,41 @@ async def test_two_sweepers_remove_nothing_twice(retention: Retention) -> None:
     retention.clock.advance(DAY)
     await asyncio.gather(retention.sweep.run(), retention.sweep.run())
     assert {parts for status, parts in await retention.entries() if status == "PROMPT"} == {0}
+    assert await retention.flaws() == []
+
+
+async def test_a_sweep_whose_database_is_cut_off_midway_is_finished_by_the_next(
+    retention: Retention,
+    audit_database: ServiceDatabase,
+    admin_url_of: AdminUrl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the middle of a removal, when its rows are deleted and nothing is committed."""
+    monkeypatch.setattr("audit_svc.sweep.PIECE", 4)
+    await retention.log.append_batch(tuple(new_event() for _ in range(10)))
+    await retention.set(content=Rule(payload_max_days=1))
+    retention.clock.advance(DAY + 7)
+    deleted, pieces = removals.remove_parts, 0
+
+    async def delete_and_be_cut_off(*asked: Any, **more: Any) -> Sequence[str]:
+        nonlocal pieces
+        pieces += 1
+        tables: Sequence[str] = await deleted(*asked, **more)
+        if pieces == 2:
+            with psycopg.connect(admin_url_of(audit_database), autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+        return tables
+
+    monkeypatch.setattr(removals, "remove_parts", delete_and_be_cut_off)
+    assert await retention.sweep.run() == 0 and pieces == 2
+    # Half a sweep: what is still there has been overdue for seven seconds.
+    assert OLDEST._value.get() == 7
+    assert [parts for status, parts in await retention.entries() if status == "PROMPT"] == [0] * 4 + [1] * 6
+    assert await retention.flaws() == []
+    assert await retention.sweep.run() == 6
     assert await retention.flaws() == []
 
 

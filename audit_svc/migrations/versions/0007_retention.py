@@ -83,35 +83,40 @@ def _keep() -> None:
         $$
         """
     )
+    # For many at once, because whoever appends waits while contents are removed.
     op.execute(
         """
-        CREATE FUNCTION kept_by(of_log uuid, of_event uuid) RETURNS text LANGUAGE sql STABLE
-        SET search_path = public, pg_temp AS $$
-            SELECT coalesce(
-                (SELECT 'hold ' || hold.hold_id FROM hold
-                WHERE hold.log_id = entry.log_id
-                    AND (hold.task_id IS NULL OR hold.task_id = entry.task_id)
-                    AND hold.agent IN ('', entry.agent)
-                    AND hold.actor IN ('', entry.actor)
-                    AND hold.type IN ('', entry.type)
-                    AND (hold.begin_time IS NULL OR entry.recorded_time >= hold.begin_time)
-                    AND (hold.end_time IS NULL OR entry.recorded_time < hold.end_time)
-                    AND NOT EXISTS (
-                        SELECT FROM hold_release AS gone
-                        WHERE gone.log_id = hold.log_id AND gone.hold_id = hold.hold_id
-                    )
-                ORDER BY hold.hold_id LIMIT 1),
-                (SELECT 'minimum ' || newest.payload_min_days
-                FROM (
-                    SELECT payload_min_days FROM retention_rule
-                    WHERE retention_rule.log_id = entry.log_id
-                        AND retention_rule.class = retention_class(entry.type)
-                    ORDER BY leaf_index DESC LIMIT 1
-                ) AS newest
-                WHERE newest.payload_min_days > 0
-                    AND entry.recorded_time > now() - make_interval(days => newest.payload_min_days))
+        CREATE FUNCTION kept_of(of_log uuid, of_events uuid[]) RETURNS TABLE (event_id uuid, keeper text)
+        LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+            WITH active AS MATERIALIZED (
+                SELECT hold.* FROM hold WHERE hold.log_id = of_log AND NOT EXISTS (
+                    SELECT FROM hold_release AS gone
+                    WHERE gone.log_id = hold.log_id AND gone.hold_id = hold.hold_id
+                )
+            ),
+            minimum AS MATERIALIZED (
+                SELECT DISTINCT ON (rule.class) rule.class, rule.payload_min_days
+                FROM retention_rule AS rule WHERE rule.log_id = of_log
+                ORDER BY rule.class, rule.leaf_index DESC
             )
-            FROM entry WHERE entry.log_id = of_log AND entry.event_id = of_event
+            SELECT told.event_id, told.keeper
+            FROM unnest(of_events) AS wanted (event_id), LATERAL (
+                SELECT entry.event_id, coalesce(
+                    (SELECT 'hold ' || min(active.hold_id::text) FROM active
+                    WHERE (active.task_id IS NULL OR active.task_id = entry.task_id)
+                        AND active.agent IN ('', entry.agent)
+                        AND active.actor IN ('', entry.actor)
+                        AND active.type IN ('', entry.type)
+                        AND (active.begin_time IS NULL OR entry.recorded_time >= active.begin_time)
+                        AND (active.end_time IS NULL OR entry.recorded_time < active.end_time)),
+                    (SELECT 'minimum ' || minimum.payload_min_days FROM minimum
+                    WHERE minimum.class = retention_class(entry.type) AND minimum.payload_min_days > 0
+                        AND entry.recorded_time > now() - make_interval(days => minimum.payload_min_days))
+                ) AS keeper
+                FROM entry WHERE entry.log_id = of_log AND entry.event_id = wanted.event_id
+                OFFSET 0
+            ) AS told
+            WHERE told.keeper IS NOT NULL
         $$
         """
     )
@@ -119,16 +124,23 @@ def _keep() -> None:
     op.execute(
         """
         CREATE FUNCTION refuse_kept() RETURNS trigger LANGUAGE plpgsql AS $$
-        DECLARE keeper text := kept_by(OLD.log_id, OLD.event_id);
+        DECLARE first record;
         BEGIN
-            IF keeper IS NOT NULL THEN
-                RAISE EXCEPTION 'the content % of % is kept', OLD.part, OLD.event_id
-                    USING ERRCODE = 'restrict_violation', DETAIL = keeper;
+            SELECT kept.event_id, kept.keeper INTO first
+            FROM (SELECT log_id, array_agg(DISTINCT event_id) AS event_ids FROM gone GROUP BY log_id) AS each,
+                LATERAL kept_of(each.log_id, each.event_ids) AS kept LIMIT 1;
+            IF FOUND THEN
+                RAISE EXCEPTION 'a content of % is kept', first.event_id
+                    USING ERRCODE = 'restrict_violation', DETAIL = first.keeper;
             END IF;
-            RETURN OLD;
+            RETURN NULL;
         END
         $$
         """
     )
-    op.execute("CREATE TRIGGER kept BEFORE DELETE ON payload FOR EACH ROW EXECUTE FUNCTION refuse_kept()")
+    op.execute(
+        "CREATE TRIGGER kept AFTER DELETE ON payload REFERENCING OLD TABLE AS gone"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse_kept()"
+    )
     op.execute("ALTER TABLE payload ENABLE ALWAYS TRIGGER kept")
+    op.execute("SELECT guard_months('payload')")
