@@ -112,7 +112,7 @@ class Sweep:
         return told, True
 
     async def run(self) -> int:
-        """Remove what is overdue of all logs; how many contents went, of logs that could be swept to the end."""
+        """Remove what is overdue of all logs; how many contents went, of logs swept to the end."""
         removed = 0
         waiting: list[datetime] = []
         for name in await self._store.logs_with_rules():

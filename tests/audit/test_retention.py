@@ -10,12 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audit_svc import removals
 from audit_svc.event import NewEvent
 from audit_svc.holds import Holds, Selector
 from audit_svc.holds_store import HoldStore
 from audit_svc.log import AuditLog
-from audit_svc.removal_store import PlacedPart
+from audit_svc.removal_store import PlacedPart, remove_parts
 from audit_svc.removals import Removals
 from audit_svc.retention import CLASSES, RetentionClass, Rule, Rules
 from audit_svc.retention_policies import RetentionPolicies
@@ -265,7 +264,7 @@ async def test_a_sweep_whose_database_is_cut_off_midway_is_finished_by_the_next(
     await retention.log.append_batch(tuple(new_event() for _ in range(10)))
     await retention.set(content=Rule(payload_max_days=1))
     retention.clock.advance(DAY + 7)
-    deleted, pieces = removals.remove_parts, 0
+    deleted, pieces = remove_parts, 0
 
     async def delete_and_be_cut_off(*asked: Any, **more: Any) -> Sequence[str]:
         nonlocal pieces
@@ -279,7 +278,7 @@ async def test_a_sweep_whose_database_is_cut_off_midway_is_finished_by_the_next(
                 )
         return tables
 
-    monkeypatch.setattr(removals, "remove_parts", delete_and_be_cut_off)
+    monkeypatch.setattr("audit_svc.removals.remove_parts", delete_and_be_cut_off)
     assert await retention.sweep.run() == 0 and pieces == 2
     # Half a sweep: what is still there has been overdue for seven seconds.
     assert OLDEST._value.get() == 7
