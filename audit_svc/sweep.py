@@ -178,15 +178,22 @@ class RetentionSweeper:
         await self._leader.run()
 
     async def _keep_sweeping(self) -> None:
-        while True:
-            try:
-                removed = await self._sweep.run()
-            except DomainError as error:
-                log.warning("retention_sweep_failed", error=str(error))
-            else:
-                if removed:
-                    log.info("retention_swept", parts=removed)
-            await asyncio.sleep(self._interval)
+        try:
+            while True:
+                await self._once()
+                await asyncio.sleep(self._interval)
+        finally:
+            # Whoever leads next measures it.
+            OLDEST.set(0)
+
+    async def _once(self) -> None:
+        try:
+            removed = await self._sweep.run()
+        except DomainError as error:
+            log.warning("retention_sweep_failed", error=str(error))
+        else:
+            if removed:
+                log.info("retention_swept", parts=removed)
 
 
 def _counts(parts: Sequence[OldPart]) -> dict[str, str]:

@@ -17,10 +17,12 @@ from audit_svc.verification import Flaw
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.database import Database
 from svc_kit.errors import Unavailable
+from svc_kit.identity import LocalIssuer
 from svc_kit.ids import uuid7
 from svc_kit.migrations import run_migrations
-from tests.audit.conftest import AdminUrl, Replica
+from tests.audit.conftest import AdminUrl, Replica, settings_for
 from tests.audit.events import new_event
+from tests.audit.served import serving
 from tests.audit.test_tampering import Tamper
 from tests.audit.test_verification import verified
 from tests.suite_fixtures import PostgresServer
@@ -107,6 +109,35 @@ async def test_months_are_made_ahead_once_however_many_ask(audit_database: Servi
         ).fetchall()
         assert guards == []
         connection.rollback()
+
+
+async def test_a_service_that_finds_months_missing_makes_them(
+    audit_database: ServiceDatabase, tmp_path: Path
+) -> None:
+    """As after a long absence; the months are guarded like all others."""
+    with psycopg.connect(audit_database.owner_url) as connection:
+        (end,) = connection.execute("SELECT months_end('entry')").fetchone() or (None,)
+        gone = connection.execute(
+            "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"
+            " AND relname ~ '_2[0-9]{3}_[0-9]{2}$'"
+        ).fetchall()
+        assert len(gone) >= 2 * MONTHS_AHEAD
+        for (name,) in gone:
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+    async with serving(settings_for(audit_database, tmp_path), LocalIssuer(tmp_path / "issuer.pem", "test")):
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(_months_end, audit_database) != end:  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.05)
+    with (
+        psycopg.connect(audit_database.owner_url) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(gone[0][0])))
+
+
+def _months_end(database: ServiceDatabase) -> object:
+    with psycopg.connect(database.owner_url) as connection:
+        return (connection.execute("SELECT months_end('entry')").fetchone() or (None,))[0]
 
 
 async def test_an_event_of_a_month_that_is_not_there_waits_for_it(replica: Replica) -> None:
