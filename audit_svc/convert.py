@@ -63,16 +63,18 @@ def from_entry(entry: StoredEntry) -> entry_pb2.Entry:
         index=entry.index,
         leaf=entry.leaf,
         recorded_time=recorded,
-        payloads=[
-            entry_pb2.StoredPayload(
-                part=part.name,
-                content_type=part.content_type,
-                salt=part.salt,
-                body=part.body,
-                present=part.present,
-            )
-            for part in _all_parts(entry)
-        ],
+        payloads=[from_part(part) for part in _all_parts(entry)],
+    )
+
+
+def from_part(part: StoredPart) -> entry_pb2.StoredPayload:
+    """One content, as far as it is stored and was read."""
+    return entry_pb2.StoredPayload(
+        part=part.name,
+        content_type=part.content_type,
+        salt=part.salt,
+        body=part.body,
+        present=part.present,
     )
 
 

@@ -43,6 +43,15 @@ def erasure_request_reused(request_id: uuid.UUID | None) -> AlreadyExists:
     )
 
 
+def payload_erased(event_id: uuid.UUID, part: str, *, explained_by: int) -> NotFound:
+    """It was there; the entry that is named says what became of it."""
+    return NotFound(
+        errors_pb2.ERROR_REASON_PAYLOAD_ERASED,
+        f"the content {part} of entry {event_id} was removed; entry #{explained_by} says why",
+        metadata={"explained_by": str(explained_by)},
+    )
+
+
 def payloads_forbidden() -> PermissionDenied:
     """Seeing that something was said is one right, reading it another."""
     return PermissionDenied(

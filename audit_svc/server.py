@@ -9,6 +9,7 @@ from audit_svc import erasure_servicer, retention_servicer
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
+from audit_svc.contents import Contents
 from audit_svc.erasure_store import ErasureStore
 from audit_svc.erasures import ErasureRunner, Erasures
 from audit_svc.explanations import Explanations
@@ -71,6 +72,7 @@ def build(settings: AuditSettings) -> App:
         verifier=LogVerifier(store, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
+        contents=Contents(store, RemovedParts(database)),
         signer=signer,
         clock=clock,
     )

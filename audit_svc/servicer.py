@@ -9,18 +9,24 @@ import grpc
 
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.checks import check_batch, check_event, check_size, check_uuid
+from audit_svc.contents import Contents
 from audit_svc.convert import (
     from_appended,
     from_checkpoint,
     from_entry,
     from_finding,
+    from_part,
     from_proof,
     to_event,
 )
-from audit_svc.errors import payloads_forbidden
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier, Progress
-from audit_svc.payload_reads import PayloadReads
+from audit_svc.payload_reads import (
+    PAYLOAD_READERS,
+    PayloadReads,
+    reading_tenant,
+    require_payload_reader,
+)
 from audit_svc.search import AuditSearch, Place, names_somebody, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.trail import AuditReader, ProvenEntry
@@ -39,6 +45,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "Append": _PRODUCERS,
     "AppendStream": _PRODUCERS,
     "GetEntry": _READERS,
+    "GetPayload": PAYLOAD_READERS,
     "GetAuditTrail": _READERS,
     "SearchEntries": _READERS,
     "GetCheckpoint": _READERS,
@@ -66,6 +73,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         verifier: LogVerifier,
         checkpoints: Checkpoints,
         reads: PayloadReads,
+        contents: Contents,
         signer: CheckpointSigner,
         clock: Clock,
     ) -> None:
@@ -75,6 +83,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._verifier = verifier
         self._checkpoints = checkpoints
         self._reads = reads
+        self._contents = contents
         self._signer = signer
         self._clock = clock
 
@@ -98,22 +107,34 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: messages.GetEntryRequest, context: Context
     ) -> messages.GetEntryResponse:
         _require(check_uuid(request.event_id, "event_id"))
-        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
         proven, signed = await self._reader.entry(
             tenant, uuid.UUID(request.event_id), with_bodies=request.include_payloads
         )
-        await self._record_read(tenant, [proven], {"event_id": request.event_id})
+        await self._record_read(tenant, [proven], {"event_id": request.event_id}, request.reason)
         return messages.GetEntryResponse(
             entry=from_entry(proven.entry),
             proof=from_proof(proven, signed),
             checkpoint=from_checkpoint(signed),
         )
 
+    async def GetPayload(
+        self, request: messages.GetPayloadRequest, context: Context
+    ) -> messages.GetPayloadResponse:
+        _require(check_uuid(request.event_id, "event_id"))
+        tenant = reading_tenant(payloads=True, reason=request.reason)
+        entry, part = await self._contents.find(tenant, uuid.UUID(request.event_id), request.part)
+        told = {"event_id": request.event_id, "part": request.part, "parts": "1"}
+        await self._reads.record(
+            tenant=tenant, reader=principal().subject, attributes=told, reason=request.reason
+        )
+        return messages.GetPayloadResponse(payload=from_part(part), index=entry.index)
+
     async def GetAuditTrail(
         self, request: messages.GetAuditTrailRequest, context: Context
     ) -> messages.GetAuditTrailResponse:
         _require(check_uuid(request.task_id, "task_id"))
-        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
         task_id = uuid.UUID(request.task_id)
         # Pages after the first are proven against its checkpoint, whatever was appended since.
         question = Question(method="GetAuditTrail", tenant=tenant, filter=str(task_id))
@@ -126,7 +147,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             size=size,
             with_bodies=request.include_payloads,
         )
-        await self._record_read(tenant, page.entries, {"task_id": request.task_id})
+        await self._record_read(tenant, page.entries, {"task_id": request.task_id}, request.reason)
         next_page = ""
         if page.next_index is not None:
             next_page = encode_page_token([page.next_index, page.checkpoint.checkpoint.size], question)
@@ -141,9 +162,9 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: messages.SearchEntriesRequest, context: Context
     ) -> messages.SearchEntriesResponse:
         conditions = read_filter(request.filter)
-        tenant = _reading_tenant(with_payloads=request.include_payloads)
+        tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
         if names_somebody(conditions):
-            _reading_tenant(with_payloads=True)
+            require_payload_reader()
         question = Question(method="SearchEntries", tenant=tenant, filter=request.filter)
         told = decode_page_token(request.page_token, question, (datetime, int, int))
         page = await self._search.page(
@@ -155,7 +176,8 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             with_bodies=request.include_payloads,
             with_proofs=request.include_proofs,
         )
-        await self._record_read(tenant, page.entries, {"query_digest": question.digest()})
+        digest = {"query_digest": question.digest()}
+        await self._record_read(tenant, page.entries, digest, request.reason)
         size, token = page.checkpoint.checkpoint.size, ""
         if page.next_place is not None:
             token = encode_page_token([*page.next_place, size], question)
@@ -216,14 +238,17 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def ExportLog(
         self, request: messages.ExportLogRequest, context: Context
     ) -> AsyncIterator[messages.ExportLogResponse]:
-        tenant, begin = acting_tenant(), request.begin
+        tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
+        begin = request.begin
         signed = await self._checkpoints.newest(tenant)
         if not 0 <= begin <= signed.checkpoint.size:
             _require([Violation("begin", f"must be between 0 and {signed.checkpoint.size}")])
         if request.include_payloads and begin < signed.checkpoint.size:
             # Before the first of them leaves: how many there are is known only when all have been read.
             told = {"export": "log", "entries": str(signed.checkpoint.size - begin)}
-            await self._reads.record(tenant=tenant, reader=principal().subject, attributes=told)
+            await self._reads.record(
+                tenant=tenant, reader=principal().subject, attributes=told, reason=request.reason
+            )
         while begin < signed.checkpoint.size:
             page = await self._reader.between(
                 tenant, begin, signed.checkpoint.size, with_bodies=request.include_payloads
@@ -240,12 +265,14 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         )
 
     async def _record_read(
-        self, tenant: str, entries: Sequence[ProvenEntry], attributes: Mapping[str, str]
+        self, tenant: str, entries: Sequence[ProvenEntry], attributes: Mapping[str, str], reason: str
     ) -> None:
         bodies = sum(1 for proven in entries for part in proven.entry.parts if part.salt)
         if bodies:
             counted = {**attributes, "parts": str(bodies)}
-            await self._reads.record(tenant=tenant, reader=principal().subject, attributes=counted)
+            await self._reads.record(
+                tenant=tenant, reader=principal().subject, attributes=counted, reason=reason
+            )
 
 
 def _require(violations: Sequence[Violation]) -> None:
@@ -258,10 +285,3 @@ def _producer_for(events: Sequence[entry_pb2.Event]) -> str:
     for tenant in {event.tenant for event in events}:
         acting_tenant(tenant)
     return principal().subject
-
-
-def _reading_tenant(*, with_payloads: bool) -> str:
-    caller = principal()
-    if with_payloads and not (caller.has(Role.DEVELOPER) or caller.has(Role.AUDITOR)):
-        raise payloads_forbidden()
-    return acting_tenant()

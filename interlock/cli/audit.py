@@ -50,9 +50,10 @@ def verify(data_dir: str, task_id: str, pins: Path | None, *, as_json: bool) -> 
 @audit.command()
 @click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
 @click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")
+@click.option("--reason", default="", help="With --payloads: why they are read. The log keeps it.")
 @output_option
 @click.pass_obj
-def export(data_dir: str, file: Path, *, payloads: bool, as_json: bool) -> None:
+def export(data_dir: str, file: Path, reason: str, *, payloads: bool, as_json: bool) -> None:
     """Write the whole log to FILE, as lines of JSON.
 
     Whoever has the file and the log's key needs no suite: python -m interlock.verify FILE --key KEY
@@ -63,11 +64,34 @@ def export(data_dir: str, file: Path, *, payloads: bool, as_json: bool) -> None:
         from interlock.cli.log_export import export_log
 
         async with client(data_dir, "AUDITOR") as suite:
-            written = await export_log(suite, file, payloads=payloads)
+            written = await export_log(suite, file, payloads=payloads, reason=reason)
         if as_json:
             display.emit_json({"file": str(file), "entries": written.entries, "key": written.key})
         else:
             display.emit(f"{written.entries:,} entries in {file}; key of the log: {written.key}")
+
+    run(work)
+
+
+@audit.command()
+@click.argument("event_id")
+@click.argument("part")
+@click.option("--reason", required=True, help="Why it is read. The log keeps it.")
+@click.pass_obj
+def payload(data_dir: str, event_id: str, part: str, reason: str) -> None:
+    """Print one content of an entry, byte for byte; the log records that.
+
+    interlock audit payload EVENT arguments --reason "complaint 17" > arguments.json
+    """
+
+    async def work() -> None:
+        from interlock.audit.v1 import audit_service_pb2 as messages
+        from interlock.cli.connection import client
+
+        request = messages.GetPayloadRequest(event_id=event_id, part=part, reason=reason)
+        async with client(data_dir, "AUDITOR") as suite:
+            found = await suite.call(suite.audit.GetPayload, request)
+        click.echo(found.payload.body, nl=False)
 
     run(work)
 
@@ -158,6 +182,7 @@ def check_log(data_dir: str, *, as_json: bool) -> int:
 @click.option("--filter", "more", default="", help='Any filter, e.g. producer = "gateway".')
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most.")
 @click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")
+@click.option("--reason", default="", help="With --payloads: why they are read. The log keeps it.")
 @output_option
 @click.pass_obj
 def search(
@@ -167,6 +192,7 @@ def search(
     until: str,
     more: str,
     limit: int,
+    reason: str,
     *,
     payloads: bool,
     as_json: bool,
@@ -180,7 +206,7 @@ def search(
 
         wanted = filter_of(named, since=since, until=until, more=more)
         async with client(data_dir, "AUDITOR") as suite:
-            found = found_entries(suite, wanted, limit=limit, payloads=payloads)
+            found = found_entries(suite, wanted, limit=limit, payloads=payloads, reason=reason)
             if as_json:
                 display.emit_json([entry_json(each) async for each in found])
                 return

@@ -25,13 +25,17 @@ def filter_of(named: Mapping[str, str], *, since: str, until: str, more: str) ->
 
 
 async def found_entries(
-    suite: Client, wanted: str, *, limit: int, payloads: bool
+    suite: Client, wanted: str, *, limit: int, payloads: bool, reason: str
 ) -> AsyncIterator[entry_pb2.Entry]:
     """What a filter finds, newest first, page by page."""
     token = ""
     while limit > 0:
         request = messages.SearchEntriesRequest(
-            filter=wanted, page_size=min(limit, _PAGE), page_token=token, include_payloads=payloads
+            filter=wanted,
+            page_size=min(limit, _PAGE),
+            page_token=token,
+            include_payloads=payloads,
+            reason=reason,
         )
         page = await suite.call(suite.audit.SearchEntries, request)
         for each in page.entries:

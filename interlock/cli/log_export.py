@@ -20,12 +20,13 @@ class Written:
     key: str
 
 
-async def export_log(suite: Client, file: Path, *, payloads: bool) -> Written:
+async def export_log(suite: Client, file: Path, *, payloads: bool, reason: str) -> Written:
     """Under its name stands a whole export or none; raises CliError when it cannot be written."""
     keys = await suite.call(suite.audit.GetPublicKeys, messages.GetPublicKeysRequest())
+    request = messages.ExportLogRequest(include_payloads=payloads, reason=reason)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        count = await _write(suite, draft, NoteKey.parse(keys.verifier_key).name, payloads=payloads)
+        count = await _write(suite, draft, NoteKey.parse(keys.verifier_key).name, request)
         draft.replace(file)
     except OSError as error:
         raise CliError(f"{file} cannot be written: {error.strerror}.", "Name another file.") from None
@@ -54,14 +55,13 @@ async def export_tiles(suite: Client, folder: Path) -> Written:
     return Written(entries=tiles.begin + new, new=new, key=keys.verifier_key)
 
 
-async def _write(suite: Client, draft: Path, origin: str, *, payloads: bool) -> int:
+async def _write(suite: Client, draft: Path, origin: str, request: messages.ExportLogRequest) -> int:
     count = 0
     # Contents may be among it: for nobody's eyes but those of whoever asked.
     with os.fdopen(
         os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
     ) as lines:
         lines.write(header_line(origin) + "\n")
-        request = messages.ExportLogRequest(include_payloads=payloads)
         async for answer in suite.stream(suite.audit.ExportLog, request):
             for entry in answer.entries:
                 parts = {p.part: PartBytes(salt=p.salt, body=p.body) for p in entry.payloads if p.salt}

@@ -146,7 +146,11 @@ async def fetch_trail(suite: Client, task_id: str) -> Trail:
         page = await suite.call(
             suite.audit.GetAuditTrail,
             audit_service_pb2.GetAuditTrailRequest(
-                task_id=task_id, include_payloads=True, page_size=_PAGE, page_token=token
+                task_id=task_id,
+                include_payloads=True,
+                page_size=_PAGE,
+                page_token=token,
+                reason="the trail is verified offline",
             ),
         )
         entries += map(_entry, page.entries, page.proofs)

@@ -71,6 +71,7 @@ SAFE_METHODS = frozenset(
         _LIMITS: ("ListCallLimits",),
         _AUDIT: (
             "GetEntry",
+            "GetPayload",
             "GetAuditTrail",
             "SearchEntries",
             "GetCheckpoint",

@@ -52,6 +52,10 @@ async def test_RX_1_contents_are_shown_to_those_with_the_right_alone_and_each_lo
             await viewer.call(viewer.tasks.ListTaskSteps, steps)
         assert refused.value.reason == "ROLE_REQUIRED"
     async with suite.client("AUDITOR") as auditor:
+        with pytest.raises(InterlockError) as refused:
+            await auditor.call(auditor.audit.GetAuditTrail, request)
+        assert [violation.field for violation in refused.value.violations] == ["reason"]
+        request.reason = "complaint 17"
         full = await auditor.call(auditor.audit.GetAuditTrail, request)
     assert b"private words" in b"".join(part.body for entry in full.entries for part in entry.payloads)
     assert looks(suite) == before + 1

@@ -105,7 +105,11 @@ async def _page(
 ) -> messages.GetAuditTrailResponse:
     return await stub.GetAuditTrail(
         messages.GetAuditTrailRequest(
-            task_id=TASK, include_payloads=include_payloads, page_size=page_size, page_token=token
+            task_id=TASK,
+            include_payloads=include_payloads,
+            page_size=page_size,
+            page_token=token,
+            reason="asked by a test",
         )
     )
 

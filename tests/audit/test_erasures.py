@@ -16,6 +16,7 @@ from audit_svc.holds import Selector as HoldSelector
 from audit_svc.holds_store import HoldStore
 from audit_svc.retention_store import RetentionStore
 from audit_svc.task_keepers import KeeperAwayError, Told
+from interlock.audit.v1 import audit_service_pb2 as audit_messages
 from interlock.audit.v1 import erasure_service_pb2 as messages
 from interlock.audit.v1 import erasure_service_pb2_grpc
 from interlock.common.channel import channel
@@ -195,6 +196,10 @@ async def test_erasures_are_asked_for_followed_and_listed_over_the_wire(audit: S
                     if (await stub.GetErasure(wanted)).erasure.state == messages.ERASURE_STATE_COMPLETE:
                         break
                     await asyncio.sleep(0.05)
+        async with audit.reader(Role.DEVELOPER) as reader:
+            gone = audit_messages.GetPayloadRequest(event_id=made[0].event_id, part="input")
+            told = await refusal(reader.GetPayload(gone))
+            assert (told.reason, told.metadata["explained_by"]) == ("PAYLOAD_ERASED", "3")
         listed: list[messages.Erasure] = []
         place = ""
         while place or not listed:

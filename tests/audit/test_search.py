@@ -126,7 +126,9 @@ async def test_who_did_something_is_asked_by_those_who_may_know_people(audit: Se
 async def test_reading_payloads_by_a_search_is_recorded(audit: Served) -> None:
     await filled(audit, 3)
     async with audit.reader(Role.AUDITOR, subject="auditor@example.org") as stub:
-        (page,) = await search(stub, 'agent != ""', include_payloads=True)
+        without = messages.SearchEntriesRequest(include_payloads=True, reason=" ")
+        assert [v.field for v in (await refusal(stub.SearchEntries(without))).violations] == ["reason"]
+        (page,) = await search(stub, 'agent != ""', include_payloads=True, reason="complaint 17")
         assert all(entry.payloads[0].body for entry in page.entries)
         (read,) = leaves(await search(stub, 'type = "PAYLOAD_READ" AND actor = "auditor@example.org"'))
     assert read["attributes"]["parts"] == "3"

@@ -313,6 +313,39 @@ async def test_a_bad_batch_ends_the_stream_whole_and_what_was_acknowledged_stays
         assert len((await read_trail(stub, include_payloads=False)).entries) == 2
 
 
+async def test_one_content_is_read_with_a_reason_that_the_log_keeps(audit: Served) -> None:
+    made = event()
+    async with audit.producer() as producer, audit.reader(Role.AUDITOR) as stub:
+        await append(producer, made)
+        request = messages.GetPayloadRequest(event_id=made.event_id, part="input", reason="complaint 17")
+        read = await stub.GetPayload(request)
+        assert (read.index, read.payload.body) == (0, made.payloads[0].body)
+        told = await stub.SearchEntries(
+            messages.SearchEntriesRequest(filter='type = "PAYLOAD_READ"', include_payloads=True, reason="x")
+        )
+        (entry,) = told.entries
+        assert json.loads(entry.leaf)["attributes"]["part"] == "input"
+        assert [(part.part, part.body) for part in entry.payloads] == [("reason", b"complaint 17")]
+        for changes, reason in (
+            ({"part": "never"}, "ENTRY_NOT_FOUND"),
+            ({"event_id": TASK}, "ENTRY_NOT_FOUND"),
+            ({"event_id": "x"}, "INVALID_FIELDS"),
+            ({"reason": ""}, "INVALID_FIELDS"),
+            ({"reason": "x" * 2001}, "INVALID_FIELDS"),
+        ):
+            bad = messages.GetPayloadRequest()
+            bad.CopyFrom(request)
+            bad.MergeFrom(messages.GetPayloadRequest(**changes))
+            if changes == {"reason": ""}:
+                bad.reason = ""
+            assert (await refusal(stub.GetPayload(bad))).reason == reason
+    async with audit.reader(Role.DEVELOPER) as stub:
+        request.reason = ""
+        assert (await stub.GetPayload(request)).payload.body == made.payloads[0].body
+    async with audit.reader(Role.VIEWER) as stub:
+        assert (await refusal(stub.GetPayload(request))).reason == "ROLE_REQUIRED"
+
+
 async def test_what_explains_a_gap_is_written_by_the_log_alone(audit: Served) -> None:
     async with audit.producer() as stub:
         for name in ("ERASURE", "RETENTION", "HOLD", "KEY_ROTATION"):

@@ -113,7 +113,7 @@ def test_an_export_is_verified_by_a_stranger_and_no_change_of_it_is(
     suite: Suite, task_id: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "log.jsonl"
-    made = suite.json("audit", "export", str(file), "--payloads")
+    made = suite.json("audit", "export", str(file), "--payloads", "--reason", "asked")
     assert file.stat().st_mode & 0o077 == 0
     assert task_id in file.read_text()
 
@@ -172,7 +172,10 @@ def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, ta
     found = suite.json("audit", "search", "--task", task_id)
     assert {entry["leaf"]["task"] for entry in found} == {task_id}
     assert [entry["index"] for entry in found] == sorted((e["index"] for e in found), reverse=True)
-    (call,) = suite.json("audit", "search", "--task", task_id, "--type", "TOOL_CALL", "--payloads")
+    why = ("--payloads", "--reason", "asked")
+    (call,) = suite.json("audit", "search", "--task", task_id, "--type", "TOOL_CALL", *why)
+    body = suite.cli("audit", "payload", call["event_id"], "arguments", "--reason", "asked").stdout
+    assert json.loads(body) == {"text": "logged"}
     assert json.loads(call["payloads"]["arguments"]["text"]) == {"text": "logged"}
     assert (
         suite.json("audit", "search", "--task", task_id, "--until", call["recorded_time"], "--type", "RESULT")

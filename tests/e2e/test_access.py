@@ -151,6 +151,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "Append": _SERVICES,
         "AppendStream": _SERVICES,
         "GetEntry": _READERS,
+        "GetPayload": frozenset({Role.DEVELOPER, Role.AUDITOR}),
         "GetAuditTrail": _READERS,
         "SearchEntries": _READERS,
         "ExportLog": frozenset({Role.AUDITOR}),

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Return as soon as the condition holds; AssertionError if it does not within the time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -50,8 +50,11 @@ class SuiteProcess:
             if self._process.poll() is not None:
                 self.wait()
                 raise AssertionError(f"the suite ended with {self._process.returncode}: {self.out}{self.err}")
-            # A killed predecessor's context may still lie there.
-            return self.folder.context.exists() and self.context()["pid"] == self.pid
+            # A killed predecessor's context may still lie there, and go at any moment.
+            try:
+                return bool(self.context()["pid"] == self.pid)
+            except FileNotFoundError:
+                return False
 
         eventually(is_ready, seconds=_READY_SECONDS)
         return self

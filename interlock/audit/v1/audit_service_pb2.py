@@ -27,7 +27,7 @@ from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_o
 from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_permit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"=\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"h\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x7f\n\x14SearchEntriesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\x12\x16\n\x0einclude_proofs\x18\x05 \x01(\x08\"\xc4\x01\n\x15SearchEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"0\n\x12VerifyRangeRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"W\n\nLogFinding\x12\r\n\x05index\x18\x01 \x01(\x03\x12)\n\x04\x66law\x18\x02 \x01(\x0e\x32\x1b.interlock.audit.v1.LogFlaw\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc3\x01\n\x13VerifyRangeResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x30\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1e.interlock.audit.v1.LogFinding\x12\x32\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x14\n\x0croot_checked\x18\x05 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\";\n\x10\x45xportLogRequest\x12\x18\n\x10include_payloads\x18\x01 \x01(\x08\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x03\"s\n\x11\x45xportLogResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t*\x9e\x01\n\x07LogFlaw\x12\x18\n\x14LOG_FLAW_UNSPECIFIED\x10\x00\x12\x14\n\x10LOG_FLAW_MISSING\x10\x01\x12\x11\n\rLOG_FLAW_LEAF\x10\x02\x12\x14\n\x10LOG_FLAW_COLUMNS\x10\x03\x12\x14\n\x10LOG_FLAW_PAYLOAD\x10\x04\x12\x11\n\rLOG_FLAW_TILE\x10\x05\x12\x11\n\rLOG_FLAW_ROOT\x10\x06\x32\x9f\t\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rSearchEntries\x12(.interlock.audit.v1.SearchEntriesRequest\x1a).interlock.audit.v1.SearchEntriesResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0bVerifyRange\x12&.interlock.audit.v1.VerifyRangeRequest\x1a\'.interlock.audit.v1.VerifyRangeResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12`\n\tExportLog\x12$.interlock.audit.v1.ExportLogRequest\x1a%.interlock.audit.v1.ExportLogResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"M\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"C\n\x11GetPayloadRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"W\n\x12GetPayloadResponse\x12\x32\n\x07payload\x18\x01 \x01(\x0b\x32!.interlock.audit.v1.StoredPayload\x12\r\n\x05index\x18\x02 \x01(\x03\"x\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x8f\x01\n\x14SearchEntriesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\x12\x16\n\x0einclude_proofs\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xc4\x01\n\x15SearchEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"0\n\x12VerifyRangeRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"W\n\nLogFinding\x12\r\n\x05index\x18\x01 \x01(\x03\x12)\n\x04\x66law\x18\x02 \x01(\x0e\x32\x1b.interlock.audit.v1.LogFlaw\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc3\x01\n\x13VerifyRangeResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x30\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1e.interlock.audit.v1.LogFinding\x12\x32\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x14\n\x0croot_checked\x18\x05 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"K\n\x10\x45xportLogRequest\x12\x18\n\x10include_payloads\x18\x01 \x01(\x08\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"s\n\x11\x45xportLogResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t*\x9e\x01\n\x07LogFlaw\x12\x18\n\x14LOG_FLAW_UNSPECIFIED\x10\x00\x12\x14\n\x10LOG_FLAW_MISSING\x10\x01\x12\x11\n\rLOG_FLAW_LEAF\x10\x02\x12\x14\n\x10LOG_FLAW_COLUMNS\x10\x03\x12\x14\n\x10LOG_FLAW_PAYLOAD\x10\x04\x12\x11\n\rLOG_FLAW_TILE\x10\x05\x12\x11\n\rLOG_FLAW_ROOT\x10\x06\x32\x82\n\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12\x61\n\nGetPayload\x12%.interlock.audit.v1.GetPayloadRequest\x1a&.interlock.audit.v1.GetPayloadResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rSearchEntries\x12(.interlock.audit.v1.SearchEntriesRequest\x1a).interlock.audit.v1.SearchEntriesResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0bVerifyRange\x12&.interlock.audit.v1.VerifyRangeRequest\x1a\'.interlock.audit.v1.VerifyRangeResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12`\n\tExportLog\x12$.interlock.audit.v1.ExportLogRequest\x1a%.interlock.audit.v1.ExportLogResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['AppendStream']._serialized_options = b'\350\340\030\002'
   _globals['_AUDITSERVICE'].methods_by_name['GetEntry']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetEntry']._serialized_options = b'\350\340\030\001'
+  _globals['_AUDITSERVICE'].methods_by_name['GetPayload']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['GetPayload']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditTrail']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditTrail']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['SearchEntries']._loaded_options = None
@@ -56,8 +58,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['ExportLog']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetPublicKeys']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetPublicKeys']._serialized_options = b'\350\340\030\001'
-  _globals['_LOGFLAW']._serialized_start=2398
-  _globals['_LOGFLAW']._serialized_end=2556
+  _globals['_LOGFLAW']._serialized_start=2621
+  _globals['_LOGFLAW']._serialized_end=2779
   _globals['_APPENDREQUEST']._serialized_start=163
   _globals['_APPENDREQUEST']._serialized_end=220
   _globals['_APPENDRESPONSE']._serialized_start=222
@@ -67,43 +69,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDSTREAMRESPONSE']._serialized_start=384
   _globals['_APPENDSTREAMRESPONSE']._serialized_end=460
   _globals['_GETENTRYREQUEST']._serialized_start=462
-  _globals['_GETENTRYREQUEST']._serialized_end=523
-  _globals['_GETENTRYRESPONSE']._serialized_start=526
-  _globals['_GETENTRYRESPONSE']._serialized_end=689
-  _globals['_GETAUDITTRAILREQUEST']._serialized_start=691
-  _globals['_GETAUDITTRAILREQUEST']._serialized_end=795
-  _globals['_GETAUDITTRAILRESPONSE']._serialized_start=798
-  _globals['_GETAUDITTRAILRESPONSE']._serialized_end=994
-  _globals['_SEARCHENTRIESREQUEST']._serialized_start=996
-  _globals['_SEARCHENTRIESREQUEST']._serialized_end=1123
-  _globals['_SEARCHENTRIESRESPONSE']._serialized_start=1126
-  _globals['_SEARCHENTRIESRESPONSE']._serialized_end=1322
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1324
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1346
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1348
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1423
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1425
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1485
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1487
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1584
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1586
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1665
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1667
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1763
-  _globals['_VERIFYRANGEREQUEST']._serialized_start=1765
-  _globals['_VERIFYRANGEREQUEST']._serialized_end=1813
-  _globals['_LOGFINDING']._serialized_start=1815
-  _globals['_LOGFINDING']._serialized_end=1902
-  _globals['_VERIFYRANGERESPONSE']._serialized_start=1905
-  _globals['_VERIFYRANGERESPONSE']._serialized_end=2100
-  _globals['_EXPORTLOGREQUEST']._serialized_start=2102
-  _globals['_EXPORTLOGREQUEST']._serialized_end=2161
-  _globals['_EXPORTLOGRESPONSE']._serialized_start=2163
-  _globals['_EXPORTLOGRESPONSE']._serialized_end=2278
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2280
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2302
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2304
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2395
-  _globals['_AUDITSERVICE']._serialized_start=2559
-  _globals['_AUDITSERVICE']._serialized_end=3742
+  _globals['_GETENTRYREQUEST']._serialized_end=539
+  _globals['_GETENTRYRESPONSE']._serialized_start=542
+  _globals['_GETENTRYRESPONSE']._serialized_end=705
+  _globals['_GETPAYLOADREQUEST']._serialized_start=707
+  _globals['_GETPAYLOADREQUEST']._serialized_end=774
+  _globals['_GETPAYLOADRESPONSE']._serialized_start=776
+  _globals['_GETPAYLOADRESPONSE']._serialized_end=863
+  _globals['_GETAUDITTRAILREQUEST']._serialized_start=865
+  _globals['_GETAUDITTRAILREQUEST']._serialized_end=985
+  _globals['_GETAUDITTRAILRESPONSE']._serialized_start=988
+  _globals['_GETAUDITTRAILRESPONSE']._serialized_end=1184
+  _globals['_SEARCHENTRIESREQUEST']._serialized_start=1187
+  _globals['_SEARCHENTRIESREQUEST']._serialized_end=1330
+  _globals['_SEARCHENTRIESRESPONSE']._serialized_start=1333
+  _globals['_SEARCHENTRIESRESPONSE']._serialized_end=1529
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1531
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1553
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1555
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1630
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1632
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1692
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1694
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1791
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1793
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1872
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1874
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1970
+  _globals['_VERIFYRANGEREQUEST']._serialized_start=1972
+  _globals['_VERIFYRANGEREQUEST']._serialized_end=2020
+  _globals['_LOGFINDING']._serialized_start=2022
+  _globals['_LOGFINDING']._serialized_end=2109
+  _globals['_VERIFYRANGERESPONSE']._serialized_start=2112
+  _globals['_VERIFYRANGERESPONSE']._serialized_end=2307
+  _globals['_EXPORTLOGREQUEST']._serialized_start=2309
+  _globals['_EXPORTLOGREQUEST']._serialized_end=2384
+  _globals['_EXPORTLOGRESPONSE']._serialized_start=2386
+  _globals['_EXPORTLOGRESPONSE']._serialized_end=2501
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2503
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2525
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2527
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2618
+  _globals['_AUDITSERVICE']._serialized_start=2782
+  _globals['_AUDITSERVICE']._serialized_end=4064
 # @@protoc_insertion_point(module_scope)

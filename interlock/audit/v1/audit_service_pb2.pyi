@@ -175,19 +175,23 @@ class GetEntryRequest(_message.Message):
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The event id."""
     include_payloads: _builtins.bool
-    """True: return payloads too. Needs AUDITOR or DEVELOPER."""
+    """True: return payloads too, which is itself recorded. Needs AUDITOR or DEVELOPER."""
+    reason: _builtins.str
+    """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
     def __init__(
         self,
         *,
         event_id: _builtins.str = ...,
         include_payloads: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "include_payloads", b"include_payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "include_payloads", b"include_payloads", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +234,64 @@ class GetEntryResponse(_message.Message):
 Global___GetEntryResponse: _TypeAlias = GetEntryResponse  # noqa: Y015
 
 @_typing.final
+class GetPayloadRequest(_message.Message):
+    """Request of GetPayload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event id."""
+    part: _builtins.str
+    """Name of the content, for example `arguments`."""
+    reason: _builtins.str
+    """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        part: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "part", b"part", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPayloadRequest: _TypeAlias = GetPayloadRequest  # noqa: Y015
+
+@_typing.final
+class GetPayloadResponse(_message.Message):
+    """Response of GetPayload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index of the entry."""
+    @_builtins.property
+    def payload(self) -> _entry_pb2.StoredPayload:
+        """The content, with the salt by which the entry's leaf commits to it."""
+
+    def __init__(
+        self,
+        *,
+        payload: _entry_pb2.StoredPayload | None = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPayloadResponse: _TypeAlias = GetPayloadResponse  # noqa: Y015
+
+@_typing.final
 class GetAuditTrailRequest(_message.Message):
     """Request of GetAuditTrail."""
 
@@ -239,14 +301,17 @@ class GetAuditTrailRequest(_message.Message):
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of the task."""
     include_payloads: _builtins.bool
-    """True: return payloads too. Needs AUDITOR or DEVELOPER."""
+    """True: return payloads too, which is itself recorded. Needs AUDITOR or DEVELOPER."""
     page_size: _builtins.int
     """How many entries at most; 0 = 200, at most 1000."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    reason: _builtins.str
+    """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
     def __init__(
         self,
         *,
@@ -254,10 +319,11 @@ class GetAuditTrailRequest(_message.Message):
         include_payloads: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_payloads", b"include_payloads", "page_size", b"page_size", "page_token", b"page_token", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_payloads", b"include_payloads", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,6 +380,7 @@ class SearchEntriesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
     INCLUDE_PROOFS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """For example `agent = "clerk" AND type = "ERROR" AND recorded_time >= "2026-11-01T00:00:00Z"`; empty = all. Fields: actor (a subject), agent, agent_version, event_time,
     producer, recorded_time, status, task_id, tool, type (as of EntryType without its prefix). Quick by agent, actor, task_id, tool, type or recorded_time; others narrow these.
@@ -326,6 +393,8 @@ class SearchEntriesRequest(_message.Message):
     """True: return payloads too, which is itself recorded. Needs AUDITOR or DEVELOPER."""
     include_proofs: _builtins.bool
     """True: return a proof for each entry."""
+    reason: _builtins.str
+    """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
     def __init__(
         self,
         *,
@@ -334,10 +403,11 @@ class SearchEntriesRequest(_message.Message):
         page_token: _builtins.str = ...,
         include_payloads: _builtins.bool = ...,
         include_proofs: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_payloads", b"include_payloads", "include_proofs", b"include_proofs", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_payloads", b"include_payloads", "include_proofs", b"include_proofs", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,19 +716,23 @@ class ExportLogRequest(_message.Message):
 
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
     BEGIN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     include_payloads: _builtins.bool
     """True: with payloads."""
     begin: _builtins.int
     """Index of the first entry, for whoever has those before; the checkpoint is of the whole log all the same."""
+    reason: _builtins.str
+    """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
     def __init__(
         self,
         *,
         include_payloads: _builtins.bool = ...,
         begin: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "include_payloads", b"include_payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "include_payloads", b"include_payloads", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

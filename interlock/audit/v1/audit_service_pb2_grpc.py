@@ -50,6 +50,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryResponse.FromString,
                 _registered_method=True)
+        self.GetPayload = channel.unary_unary(
+                '/interlock.audit.v1.AuditService/GetPayload',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadResponse.FromString,
+                _registered_method=True)
         self.GetAuditTrail = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetAuditTrail',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetAuditTrailRequest.SerializeToString,
@@ -115,6 +120,14 @@ class AuditServiceServicer:
 
     def GetEntry(self, request, context):
         """Reads one entry with its proof. Needs VIEWER or AUDITOR. Errors: NOT_FOUND ENTRY_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPayload(self, request, context):
+        """Reads one content of an entry. The reading is recorded before the content leaves. Needs AUDITOR (with a reason) or DEVELOPER. Errors: NOT_FOUND ENTRY_NOT_FOUND, or PAYLOAD_ERASED
+        (metadata: explained_by, the index of the entry that says why), INVALID_ARGUMENT INVALID_FIELDS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,6 +212,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetEntry,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryResponse.SerializeToString,
+            ),
+            'GetPayload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPayload,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadResponse.SerializeToString,
             ),
             'GetAuditTrail': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAuditTrail,
@@ -323,6 +341,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/GetEntry',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPayload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/GetPayload',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPayloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class AuditServiceStub:
     """
     GetEntry: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetEntryRequest, _audit_service_pb2.GetEntryResponse]
     """Reads one entry with its proof. Needs VIEWER or AUDITOR. Errors: NOT_FOUND ENTRY_NOT_FOUND."""
+    GetPayload: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPayloadRequest, _audit_service_pb2.GetPayloadResponse]
+    """Reads one content of an entry. The reading is recorded before the content leaves. Needs AUDITOR (with a reason) or DEVELOPER. Errors: NOT_FOUND ENTRY_NOT_FOUND, or PAYLOAD_ERASED
+    (metadata: explained_by, the index of the entry that says why), INVALID_ARGUMENT INVALID_FIELDS.
+    """
     GetAuditTrail: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditTrailRequest, _audit_service_pb2.GetAuditTrailResponse]
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
     AUDITOR. A task without entries answers an empty list.
@@ -87,6 +91,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     GetEntry: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetEntryRequest, _audit_service_pb2.GetEntryResponse]  # type: ignore[assignment]
     """Reads one entry with its proof. Needs VIEWER or AUDITOR. Errors: NOT_FOUND ENTRY_NOT_FOUND."""
+    GetPayload: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPayloadRequest, _audit_service_pb2.GetPayloadResponse]  # type: ignore[assignment]
+    """Reads one content of an entry. The reading is recorded before the content leaves. Needs AUDITOR (with a reason) or DEVELOPER. Errors: NOT_FOUND ENTRY_NOT_FOUND, or PAYLOAD_ERASED
+    (metadata: explained_by, the index of the entry that says why), INVALID_ARGUMENT INVALID_FIELDS.
+    """
     GetAuditTrail: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditTrailRequest, _audit_service_pb2.GetAuditTrailResponse]  # type: ignore[assignment]
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
     AUDITOR. A task without entries answers an empty list.
@@ -145,6 +153,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetEntryResponse, _abc.Awaitable[_audit_service_pb2.GetEntryResponse]]:
         """Reads one entry with its proof. Needs VIEWER or AUDITOR. Errors: NOT_FOUND ENTRY_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def GetPayload(
+        self,
+        request: _audit_service_pb2.GetPayloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetPayloadResponse, _abc.Awaitable[_audit_service_pb2.GetPayloadResponse]]:
+        """Reads one content of an entry. The reading is recorded before the content leaves. Needs AUDITOR (with a reason) or DEVELOPER. Errors: NOT_FOUND ENTRY_NOT_FOUND, or PAYLOAD_ERASED
+        (metadata: explained_by, the index of the entry that says why), INVALID_ARGUMENT INVALID_FIELDS.
+        """
 
     @_abc_1.abstractmethod
     def GetAuditTrail(

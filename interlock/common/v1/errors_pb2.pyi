@@ -94,6 +94,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No such legal hold in the caller's log."""
     ERROR_REASON_ERASURE_NOT_FOUND: _ErrorReason.ValueType  # 59
     """NOT_FOUND. No such erasure in the caller's tenant."""
+    ERROR_REASON_PAYLOAD_ERASED: _ErrorReason.ValueType  # 52
+    """NOT_FOUND. The content was removed; the log says why. metadata: explained_by (index of the entry that says it)."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 60
     """ALREADY_EXISTS. The request id was used with another body."""
     ERROR_REASON_NAME_TAKEN: _ErrorReason.ValueType  # 61
@@ -284,6 +286,8 @@ ERROR_REASON_HOLD_NOT_FOUND: ErrorReason.ValueType  # 58
 """NOT_FOUND. No such legal hold in the caller's log."""
 ERROR_REASON_ERASURE_NOT_FOUND: ErrorReason.ValueType  # 59
 """NOT_FOUND. No such erasure in the caller's tenant."""
+ERROR_REASON_PAYLOAD_ERASED: ErrorReason.ValueType  # 52
+"""NOT_FOUND. The content was removed; the log says why. metadata: explained_by (index of the entry that says it)."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 60
 """ALREADY_EXISTS. The request id was used with another body."""
 ERROR_REASON_NAME_TAKEN: ErrorReason.ValueType  # 61
