@@ -3,12 +3,19 @@
 The guard refuses whatever would take a table, a month or a trigger away, also to their owner, unless the
 session says that it is a migration: `interlock.change_schema` is on, which migrations set, and the function
 that makes months. It keeps slips away, not somebody who means it: for that there are the signed checkpoints.
+
+A suite does this by itself. Whoever runs the services without one: `python -m interlock_suite.audit_guard`,
+with the administrator's URL in INTERLOCK_DATABASE_URL and the service's in INTERLOCK_AUDIT_DATABASE_URL.
 """
+
+import os
+import sys
 
 import psycopg
 from psycopg import sql
 
-from interlock_suite.databases import ServiceDatabase, with_database
+from interlock_suite.databases import with_database
+from svc_kit.database import database_url
 
 # Not contents, and not who stands behind a pseudonym: the service hands these out, and records it.
 _READABLE = ("log", "log_head", "entry", "removed_part", "tile", "checkpoint")
@@ -45,12 +52,12 @@ $$
 """
 
 
-def guard_audit(admin_url: str, database: ServiceDatabase) -> bool:
+def guard_audit(admin_url: str, *, database: str, service_role: str) -> bool:
     """Put the guard in place and make the readers' role; False where the administrator may not.
 
     Only a superuser makes event triggers. Run again it changes nothing.
     """
-    with psycopg.connect(with_database(admin_url, database.name)) as connection:
+    with psycopg.connect(with_database(admin_url, database)) as connection:
         if connection.info.parameter_status("is_superuser") != "on":
             return False
         # This session changes the schema itself, also when the guard stands already.
@@ -65,19 +72,41 @@ def guard_audit(admin_url: str, database: ServiceDatabase) -> bool:
             ).format(sql.SQL(", ").join(map(sql.Literal, _COMMANDS)))
         )
         connection.execute("ALTER EVENT TRIGGER audit_schema ENABLE ALWAYS")
-        _make_readers(connection, database)
+        _make_readers(connection, database, f"{service_role}_reader")
     return True
 
 
-def _make_readers(connection: psycopg.Connection, database: ServiceDatabase) -> None:
-    name = f"{database.service_role}_reader"
+def _make_readers(connection: psycopg.Connection, database: str, name: str) -> None:
     readers = sql.Identifier(name)
     if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchall():
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(readers))
     granted = sql.SQL(", ").join(map(sql.Identifier, _READABLE))
     for statement in (
-        sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database.name), readers),
+        sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(database), readers),
         sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(readers),
         sql.SQL("GRANT SELECT ON {} TO {}").format(granted, readers),
     ):
         connection.execute(statement)
+
+
+def main() -> None:
+    """Guard the database of the audit service that the environment names; exits with 1 where it cannot."""
+    admin = os.environ.get("INTERLOCK_DATABASE_URL", "")
+    service = os.environ.get("INTERLOCK_AUDIT_DATABASE_URL", "")
+    if not admin or not service:
+        sys.exit("audit_guard: set INTERLOCK_DATABASE_URL and INTERLOCK_AUDIT_DATABASE_URL")
+    try:
+        named = database_url(service)
+        if not named.database or not named.username:
+            sys.exit(
+                "audit_guard: INTERLOCK_AUDIT_DATABASE_URL must name the database and the service's role"
+            )
+        guarded = guard_audit(admin, database=named.database, service_role=named.username)
+    except (psycopg.Error, ValueError) as error:
+        sys.exit(f"audit_guard: {error}")
+    if not guarded:
+        sys.exit("audit_guard: only a superuser can make event triggers; INTERLOCK_DATABASE_URL names none")
+
+
+if __name__ == "__main__":
+    main()

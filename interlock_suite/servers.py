@@ -65,7 +65,7 @@ class Servers:
     def guard_audit(self, database: ServiceDatabase) -> bool:
         """Add to the audit database what its owner cannot (blocks); False where the account cannot."""
         with _explained("PostgreSQL"):
-            return guard_audit(self._admin_url, database)
+            return guard_audit(self._admin_url, database=database.name, service_role=database.service_role)
 
     def _provision(self, service: str) -> ServiceDatabase:
         folder = self._folder.keys / "postgres"

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from interlock_suite.audit_guard import guard_audit
+from interlock_suite.audit_guard import guard_audit, main
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.migrations import run_migrations
 from tests.audit.conftest import AdminUrl, Replica
@@ -35,8 +35,29 @@ READABLE = ("log", "log_head", "entry", "removed_part", "tile", "checkpoint")
 def guarded(postgres_server: PostgresServer) -> ServiceDatabase:
     made = postgres_server.migrated_database("audit")
     # Twice: a suite does it at every upgrade.
-    assert guard_audit(postgres_server.url, made) and guard_audit(postgres_server.url, made)
+    for _ in range(2):
+        assert guard_audit(postgres_server.url, database=made.name, service_role=made.service_role)
     return made
+
+
+def test_the_guard_is_put_in_place_without_a_suite_by_a_superuser_alone(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = postgres_server.migrated_database("audit")
+    monkeypatch.delenv("INTERLOCK_DATABASE_URL", raising=False)
+    with pytest.raises(SystemExit, match="set INTERLOCK_DATABASE_URL"):
+        main()
+    monkeypatch.setenv("INTERLOCK_AUDIT_DATABASE_URL", made.service_url)
+    monkeypatch.setenv("INTERLOCK_DATABASE_URL", made.owner_url)
+    with pytest.raises(SystemExit, match="only a superuser"):
+        main()
+    monkeypatch.setenv("INTERLOCK_DATABASE_URL", postgres_server.url)
+    main()
+    with (
+        psycopg.connect(made.owner_url) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege, match="in migrations alone"),
+    ):
+        connection.execute("DROP TABLE tile")
 
 
 @pytest.mark.parametrize("who", ["owner", "administrator"])
