@@ -98,7 +98,7 @@ class AuditSearch:
         signed = await (self._checkpoints.at(tenant, size) if size else self._checkpoints.newest(tenant))
         if signed is None:
             raise entry_not_found(f"page of the checkpoint of size {size}")
-        asked = await self._by_pseudonym(name, conditions) if name is not None else None
+        asked = await by_pseudonym(self._store, name, conditions) if name is not None else None
         if name is None or asked is None:
             return SearchPage(entries=(), checkpoint=signed, next_place=None)
         found = await self._store.find_entries(
@@ -122,21 +122,28 @@ class AuditSearch:
             next_place=found[fitting - 1].place if more else None,
         )
 
-    async def _by_pseudonym(
-        self, name: LogName, conditions: Sequence[Condition]
-    ) -> Sequence[Condition] | None:
-        """With actors as the log knows them; None where somebody is asked for who never did anything."""
-        asked = []
-        for condition in conditions:
-            if condition.field != ACTOR:
-                asked.append(condition)
-                continue
-            pseudonym = await self._store.pseudonym(name.log_id, str(condition.value))
-            if pseudonym is not None:
-                asked.append(Condition(ACTOR, condition.operator, pseudonym))
-            elif condition.operator is Operator.EQUAL:
-                return None
-        return asked
+
+class ActorStore(Protocol):
+    """What is asked of the store, which says what it does."""
+
+    async def pseudonym(self, log_id: uuid.UUID, subject: str) -> str | None: ...
+
+
+async def by_pseudonym(
+    store: ActorStore, name: LogName, conditions: Sequence[Condition]
+) -> Sequence[Condition] | None:
+    """With actors as the log knows them; None where somebody is asked for who never did anything."""
+    asked = []
+    for condition in conditions:
+        if condition.field != ACTOR:
+            asked.append(condition)
+            continue
+        pseudonym = await store.pseudonym(name.log_id, str(condition.value))
+        if pseudonym is not None:
+            asked.append(Condition(ACTOR, condition.operator, pseudonym))
+        elif condition.operator is Operator.EQUAL:
+            return None
+    return asked
 
 
 def read_filter(text: str) -> tuple[Condition, ...]:

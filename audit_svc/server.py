@@ -32,6 +32,8 @@ from audit_svc.servicer import NAME, ROLES, AuditServicer
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
 from audit_svc.sweep import RetentionSweeper, Sweep
+from audit_svc.tail import Heads, Tail
+from audit_svc.tail_store import TailStore
 from audit_svc.task_keepers import GrpcTaskKeeper
 from audit_svc.trail import AuditReader
 from interlock.audit.v1 import (
@@ -65,6 +67,8 @@ def build(settings: AuditSettings) -> App:
     log = AuditLog(store, clock, origin_prefix=settings.origin, observe=metrics.commit_lane("append"))
     reader = AuditReader(store, proofs, checkpoints)
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
+    tail_store = TailStore(database, store)
+    heads = Heads(tail_store)
     servicer = AuditServicer(
         log=log,
         reader=reader,
@@ -72,6 +76,7 @@ def build(settings: AuditSettings) -> App:
         verifier=LogVerifier(store, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
+        tail=Tail(tail_store, heads, checkpoints, clock),
         contents=Contents(store, RemovedParts(database)),
         signer=signer,
         clock=clock,
@@ -103,7 +108,7 @@ def build(settings: AuditSettings) -> App:
                 stack.push_async_callback(keeper.close)
             stack.push_async_callback(database.close)
             await stack.enter_async_context(
-                background(publisher.run, months.run, eraser.run, sweeper.run, name="audit")
+                background(publisher.run, months.run, eraser.run, sweeper.run, heads.run, name="audit")
             )
             stack.push_async_callback(log.close)
             yield

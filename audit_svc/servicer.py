@@ -29,6 +29,7 @@ from audit_svc.payload_reads import (
 )
 from audit_svc.search import AuditSearch, Place, names_somebody, read_filter
 from audit_svc.signer import CheckpointSigner
+from audit_svc.tail import Tail
 from audit_svc.trail import AuditReader, ProvenEntry
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
@@ -48,6 +49,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "GetPayload": PAYLOAD_READERS,
     "GetAuditTrail": _READERS,
     "SearchEntries": _READERS,
+    "TailEntries": _READERS,
     "GetCheckpoint": _READERS,
     "GetInclusionProof": _READERS,
     "GetConsistencyProof": _READERS,
@@ -74,6 +76,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         checkpoints: Checkpoints,
         reads: PayloadReads,
         contents: Contents,
+        tail: Tail,
         signer: CheckpointSigner,
         clock: Clock,
     ) -> None:
@@ -84,6 +87,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._checkpoints = checkpoints
         self._reads = reads
         self._contents = contents
+        self._tail = tail
         self._signer = signer
         self._clock = clock
 
@@ -188,6 +192,24 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             checkpoint=from_checkpoint(page.checkpoint),
             next_page_token=token,
         )
+
+    async def TailEntries(
+        self, request: messages.TailEntriesRequest, context: Context
+    ) -> AsyncIterator[messages.TailEntriesResponse]:
+        _require(check_size(request.begin, "begin"))
+        conditions = read_filter(request.filter)
+        if names_somebody(conditions):
+            require_payload_reader()
+        following = self._tail.follow(
+            acting_tenant(), conditions, begin=request.begin, from_now=request.from_now
+        )
+        async for told in following:
+            message = messages.TailEntriesResponse(
+                entries=map(from_entry, told.entries), next_index=told.next_index
+            )
+            if told.checkpoint is not None:
+                message.checkpoint.CopyFrom(from_checkpoint(told.checkpoint))
+            yield message
 
     async def GetCheckpoint(
         self, request: messages.GetCheckpointRequest, context: Context

@@ -225,7 +225,7 @@ class Store:
                 entry.c.leaf_index,
                 sa.func.octet_length(entry.c.leaf),
             )
-            .where(entry.c.log_id == log_id, entry.c.leaf_index < size, *map(_holds, conditions))
+            .where(entry.c.log_id == log_id, entry.c.leaf_index < size, *map(holds, conditions))
             .order_by(entry.c.recorded_time.desc(), entry.c.leaf_index.desc())
             .limit(limit)
         )
@@ -347,7 +347,8 @@ _COMPARED: Mapping[Operator, Callable[[Any, Any], sa.ColumnElement[bool]]] = {
 }
 
 
-def _holds(condition: Condition) -> sa.ColumnElement[bool]:
+def holds(condition: Condition) -> sa.ColumnElement[bool]:
+    """What an entry's row has to be to meet a condition."""
     column = entry.c[condition.field]
     return _COMPARED[condition.operator](column, sa.literal(condition.value, column.type))
 

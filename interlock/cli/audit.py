@@ -74,6 +74,37 @@ def export(data_dir: str, file: Path, reason: str, *, payloads: bool, as_json: b
 
 
 @audit.command()
+@click.option("--begin", type=click.IntRange(min=0), default=0, help="Index of the first entry.")
+@click.option("--from-now", is_flag=True, help="Only what comes from now on.")
+@click.option("--filter", "wanted", default="", help='For example type = "ERROR" AND agent = "clerk".')
+@output_option
+@click.pass_obj
+def tail(data_dir: str, begin: int, wanted: str, *, from_now: bool, as_json: bool) -> None:
+    """Follow the log: each entry once, in order, until Ctrl-C. It goes on by itself when the suite restarts.
+
+    With -o json an entry a line; go on later with --begin and the index after the last one.
+    """
+
+    async def work() -> None:
+        from interlock.cli.connection import client
+        from interlock.cli.entries import entry_json, entry_line
+
+        def interrupted(why: str, index: int) -> None:
+            click.echo(f"interrupted ({why}); goes on at #{index}", err=True)
+
+        async with client(data_dir, "AUDITOR") as suite:
+            async for update in suite.tail(wanted, begin=begin, from_now=from_now, interrupted=interrupted):
+                for each in update.entries:
+                    if as_json:
+                        display.emit_json(entry_json(each))
+                        continue
+                    for line in entry_line(each):
+                        display.emit(line)
+
+    run(work)
+
+
+@audit.command()
 @click.argument("event_id")
 @click.argument("part")
 @click.option("--reason", required=True, help="Why it is read. The log keeps it.")

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from interlock.audit.v1 import (
+    audit_service_pb2,
     audit_service_pb2_grpc,
     erasure_service_pb2_grpc,
     retention_service_pb2_grpc,
@@ -21,6 +22,7 @@ from interlock.client.watching import (
     ListInterrupted,
     Pause,
     follow,
+    follow_log,
     follow_tasks,
     mendable,
 )
@@ -263,6 +265,28 @@ class Client:
                 messages.WatchTasksRequest(filter=filter, cursor=at, from_now=now)
             ),
             cursor=cursor,
+            from_now=from_now,
+            interrupted=interrupted,
+        )
+
+    def tail(
+        self,
+        filter: str = "",  # noqa: A002 - the contract's word
+        *,
+        begin: int = 0,
+        from_now: bool = False,
+        interrupted: Interrupted | None = None,
+    ) -> AsyncGenerator[audit_service_pb2.TailEntriesResponse, None]:
+        """The audit log from an index on, each entry once, in order, for ever; without contents.
+
+        It is taken up again by itself when it breaks, of which `interrupted` is told with the index where it
+        goes on. Raises InterlockError.
+        """
+        return follow_log(
+            lambda at, now: self.audit.TailEntries(
+                audit_service_pb2.TailEntriesRequest(begin=at, from_now=now, filter=filter)
+            ),
+            begin=begin,
             from_now=from_now,
             interrupted=interrupted,
         )

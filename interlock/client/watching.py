@@ -7,12 +7,16 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from interlock.audit.v1 import audit_service_pb2 as audit_messages
 from interlock.client.errors import InterlockError
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
 from interlock.orchestrator.v1 import task_pb2
 
 Stream: TypeAlias = grpc.aio.UnaryStreamCall[messages.WatchTaskRequest, messages.WatchTaskResponse]
 ListStream: TypeAlias = grpc.aio.UnaryStreamCall[messages.WatchTasksRequest, messages.WatchTasksResponse]
+LogStream: TypeAlias = grpc.aio.UnaryStreamCall[
+    audit_messages.TailEntriesRequest, audit_messages.TailEntriesResponse
+]
 # Why the stream broke, and the revision after which it is taken up again; 0 = with a fresh snapshot.
 Interrupted: TypeAlias = Callable[[str, int], None]
 # Why the stream broke, and the cursor from which it is taken up again; empty = with a fresh snapshot.
@@ -152,3 +156,26 @@ async def _answers(stream: grpc.aio.UnaryStreamCall[Any, Any]) -> AsyncGenerator
         raise _BrokenError(f"nothing was heard for {_SILENCE_SECONDS:.0f} s") from None
     finally:
         stream.cancel()
+
+
+async def follow_log(
+    tail: Callable[[int, bool], LogStream], *, begin: int, from_now: bool, interrupted: Interrupted | None
+) -> AsyncGenerator[audit_messages.TailEntriesResponse, None]:
+    """Entries of the log for ever, each once; `tail` opens a stream at an index, or at what comes next.
+
+    Messages that say nothing but how far it is are left out. Raises InterlockError.
+    """
+    pause = Pause()
+    while True:
+        try:
+            async with aclosing(_answers(tail(begin, from_now))) as updates:
+                async for update in updates:
+                    pause.over()
+                    begin, from_now = update.next_index, False
+                    if update.entries or update.HasField("checkpoint"):
+                        yield update
+            raise _BrokenError("the server ended the stream")
+        except _BrokenError as broken:
+            if interrupted is not None:
+                interrupted(broken.why, begin)
+            await pause.take(broken.retry_after)

@@ -154,6 +154,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "GetPayload": frozenset({Role.DEVELOPER, Role.AUDITOR}),
         "GetAuditTrail": _READERS,
         "SearchEntries": _READERS,
+        "TailEntries": _READERS,
         "ExportLog": frozenset({Role.AUDITOR}),
         "VerifyRange": frozenset({Role.ADMIN, Role.AUDITOR}),
         "GetCheckpoint": _READERS,

@@ -27,7 +27,7 @@ from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_o
 from interlock.common.v1 import permit_pb2 as interlock_dot_common_dot_v1_dot_permit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"M\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"C\n\x11GetPayloadRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"W\n\x12GetPayloadResponse\x12\x32\n\x07payload\x18\x01 \x01(\x0b\x32!.interlock.audit.v1.StoredPayload\x12\r\n\x05index\x18\x02 \x01(\x03\"x\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x8f\x01\n\x14SearchEntriesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\x12\x16\n\x0einclude_proofs\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xc4\x01\n\x15SearchEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"0\n\x12VerifyRangeRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"W\n\nLogFinding\x12\r\n\x05index\x18\x01 \x01(\x03\x12)\n\x04\x66law\x18\x02 \x01(\x0e\x32\x1b.interlock.audit.v1.LogFlaw\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc3\x01\n\x13VerifyRangeResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x30\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1e.interlock.audit.v1.LogFinding\x12\x32\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x14\n\x0croot_checked\x18\x05 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"K\n\x10\x45xportLogRequest\x12\x18\n\x10include_payloads\x18\x01 \x01(\x08\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"s\n\x11\x45xportLogResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t*\x9e\x01\n\x07LogFlaw\x12\x18\n\x14LOG_FLAW_UNSPECIFIED\x10\x00\x12\x14\n\x10LOG_FLAW_MISSING\x10\x01\x12\x11\n\rLOG_FLAW_LEAF\x10\x02\x12\x14\n\x10LOG_FLAW_COLUMNS\x10\x03\x12\x14\n\x10LOG_FLAW_PAYLOAD\x10\x04\x12\x11\n\rLOG_FLAW_TILE\x10\x05\x12\x11\n\rLOG_FLAW_ROOT\x10\x06\x32\x82\n\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12\x61\n\nGetPayload\x12%.interlock.audit.v1.GetPayloadRequest\x1a&.interlock.audit.v1.GetPayloadResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rSearchEntries\x12(.interlock.audit.v1.SearchEntriesRequest\x1a).interlock.audit.v1.SearchEntriesResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0bVerifyRange\x12&.interlock.audit.v1.VerifyRangeRequest\x1a\'.interlock.audit.v1.VerifyRangeResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12`\n\tExportLog\x12$.interlock.audit.v1.ExportLogRequest\x1a%.interlock.audit.v1.ExportLogResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&interlock/audit/v1/audit_service.proto\x12\x12interlock.audit.v1\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\x1a interlock/common/v1/permit.proto\"9\n\rAppendRequest\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Event\"^\n\x0e\x41ppendResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\x12\x17\n\x0f\x61lready_existed\x18\x04 \x01(\x08\"@\n\x13\x41ppendStreamRequest\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Event\"L\n\x14\x41ppendStreamResponse\x12\x34\n\x08\x61ppended\x18\x01 \x03(\x0b\x32\".interlock.audit.v1.AppendResponse\"M\n\x0fGetEntryRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa3\x01\n\x10GetEntryResponse\x12(\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x31\n\x05proof\x18\x02 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"C\n\x11GetPayloadRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04part\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"W\n\x12GetPayloadResponse\x12\x32\n\x07payload\x18\x01 \x01(\x0b\x32!.interlock.audit.v1.StoredPayload\x12\r\n\x05index\x18\x02 \x01(\x03\"x\n\x14GetAuditTrailRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x18\n\x10include_payloads\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\xc4\x01\n\x15GetAuditTrailResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x8f\x01\n\x14SearchEntriesRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x10include_payloads\x18\x04 \x01(\x08\x12\x16\n\x0einclude_proofs\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xc4\x01\n\x15SearchEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\x06proofs\x18\x02 \x03(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"E\n\x12TailEntriesRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\x10\n\x08\x66rom_now\x18\x02 \x01(\x08\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\"\x89\x01\n\x13TailEntriesResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x12\n\nnext_index\x18\x02 \x01(\x03\x12\x32\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"\x16\n\x14GetCheckpointRequest\"K\n\x15GetCheckpointResponse\x12\x32\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x31\n\x05proof\x18\x01 \x01(\x0b\x32\".interlock.audit.v1.InclusionProof\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"`\n\x1bGetConsistencyProofResponse\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c\"0\n\x12VerifyRangeRequest\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x03\"W\n\nLogFinding\x12\r\n\x05index\x18\x01 \x01(\x03\x12)\n\x04\x66law\x18\x02 \x01(\x0e\x32\x1b.interlock.audit.v1.LogFlaw\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xc3\x01\n\x13VerifyRangeResponse\x12\x0f\n\x07\x63hecked\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x30\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1e.interlock.audit.v1.LogFinding\x12\x32\n\ncheckpoint\x18\x04 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\x12\x14\n\x0croot_checked\x18\x05 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\"K\n\x10\x45xportLogRequest\x12\x18\n\x10include_payloads\x18\x01 \x01(\x08\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"s\n\x11\x45xportLogResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.interlock.audit.v1.Entry\x12\x32\n\ncheckpoint\x18\x02 \x01(\x0b\x32\x1e.interlock.audit.v1.Checkpoint\"\x16\n\x14GetPublicKeysRequest\"[\n\x15GetPublicKeysResponse\x12,\n\x04keys\x18\x01 \x03(\x0b\x32\x1e.interlock.common.v1.PublicKey\x12\x14\n\x0cverifier_key\x18\x02 \x01(\t*\x9e\x01\n\x07LogFlaw\x12\x18\n\x14LOG_FLAW_UNSPECIFIED\x10\x00\x12\x14\n\x10LOG_FLAW_MISSING\x10\x01\x12\x11\n\rLOG_FLAW_LEAF\x10\x02\x12\x14\n\x10LOG_FLAW_COLUMNS\x10\x03\x12\x14\n\x10LOG_FLAW_PAYLOAD\x10\x04\x12\x11\n\rLOG_FLAW_TILE\x10\x05\x12\x11\n\rLOG_FLAW_ROOT\x10\x06\x32\xea\n\n\x0c\x41uditService\x12U\n\x06\x41ppend\x12!.interlock.audit.v1.AppendRequest\x1a\".interlock.audit.v1.AppendResponse\"\x04\xe8\xe0\x18\x02\x12k\n\x0c\x41ppendStream\x12\'.interlock.audit.v1.AppendStreamRequest\x1a(.interlock.audit.v1.AppendStreamResponse\"\x04\xe8\xe0\x18\x02(\x01\x30\x01\x12[\n\x08GetEntry\x12#.interlock.audit.v1.GetEntryRequest\x1a$.interlock.audit.v1.GetEntryResponse\"\x04\xe8\xe0\x18\x01\x12\x61\n\nGetPayload\x12%.interlock.audit.v1.GetPayloadRequest\x1a&.interlock.audit.v1.GetPayloadResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rGetAuditTrail\x12(.interlock.audit.v1.GetAuditTrailRequest\x1a).interlock.audit.v1.GetAuditTrailResponse\"\x04\xe8\xe0\x18\x01\x12j\n\rSearchEntries\x12(.interlock.audit.v1.SearchEntriesRequest\x1a).interlock.audit.v1.SearchEntriesResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0bTailEntries\x12&.interlock.audit.v1.TailEntriesRequest\x1a\'.interlock.audit.v1.TailEntriesResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12j\n\rGetCheckpoint\x12(.interlock.audit.v1.GetCheckpointRequest\x1a).interlock.audit.v1.GetCheckpointResponse\"\x04\xe8\xe0\x18\x01\x12v\n\x11GetInclusionProof\x12,.interlock.audit.v1.GetInclusionProofRequest\x1a-.interlock.audit.v1.GetInclusionProofResponse\"\x04\xe8\xe0\x18\x01\x12|\n\x13GetConsistencyProof\x12..interlock.audit.v1.GetConsistencyProofRequest\x1a/.interlock.audit.v1.GetConsistencyProofResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0bVerifyRange\x12&.interlock.audit.v1.VerifyRangeRequest\x1a\'.interlock.audit.v1.VerifyRangeResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12`\n\tExportLog\x12$.interlock.audit.v1.ExportLogRequest\x1a%.interlock.audit.v1.ExportLogResponse\"\x04\xe8\xe0\x18\x01\x30\x01\x12j\n\rGetPublicKeys\x12(.interlock.audit.v1.GetPublicKeysRequest\x1a).interlock.audit.v1.GetPublicKeysResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['GetAuditTrail']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['SearchEntries']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['SearchEntries']._serialized_options = b'\350\340\030\001'
+  _globals['_AUDITSERVICE'].methods_by_name['TailEntries']._loaded_options = None
+  _globals['_AUDITSERVICE'].methods_by_name['TailEntries']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetCheckpoint']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetCheckpoint']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetInclusionProof']._loaded_options = None
@@ -58,8 +60,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['ExportLog']._serialized_options = b'\350\340\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['GetPublicKeys']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['GetPublicKeys']._serialized_options = b'\350\340\030\001'
-  _globals['_LOGFLAW']._serialized_start=2621
-  _globals['_LOGFLAW']._serialized_end=2779
+  _globals['_LOGFLAW']._serialized_start=2832
+  _globals['_LOGFLAW']._serialized_end=2990
   _globals['_APPENDREQUEST']._serialized_start=163
   _globals['_APPENDREQUEST']._serialized_end=220
   _globals['_APPENDRESPONSE']._serialized_start=222
@@ -84,32 +86,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHENTRIESREQUEST']._serialized_end=1330
   _globals['_SEARCHENTRIESRESPONSE']._serialized_start=1333
   _globals['_SEARCHENTRIESRESPONSE']._serialized_end=1529
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1531
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1553
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1555
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1630
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1632
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1692
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1694
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1791
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1793
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1872
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1874
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1970
-  _globals['_VERIFYRANGEREQUEST']._serialized_start=1972
-  _globals['_VERIFYRANGEREQUEST']._serialized_end=2020
-  _globals['_LOGFINDING']._serialized_start=2022
-  _globals['_LOGFINDING']._serialized_end=2109
-  _globals['_VERIFYRANGERESPONSE']._serialized_start=2112
-  _globals['_VERIFYRANGERESPONSE']._serialized_end=2307
-  _globals['_EXPORTLOGREQUEST']._serialized_start=2309
-  _globals['_EXPORTLOGREQUEST']._serialized_end=2384
-  _globals['_EXPORTLOGRESPONSE']._serialized_start=2386
-  _globals['_EXPORTLOGRESPONSE']._serialized_end=2501
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2503
-  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2525
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2527
-  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2618
-  _globals['_AUDITSERVICE']._serialized_start=2782
-  _globals['_AUDITSERVICE']._serialized_end=4064
+  _globals['_TAILENTRIESREQUEST']._serialized_start=1531
+  _globals['_TAILENTRIESREQUEST']._serialized_end=1600
+  _globals['_TAILENTRIESRESPONSE']._serialized_start=1603
+  _globals['_TAILENTRIESRESPONSE']._serialized_end=1740
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1742
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1764
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1766
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1841
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1843
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1903
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1905
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=2002
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=2004
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2083
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=2085
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=2181
+  _globals['_VERIFYRANGEREQUEST']._serialized_start=2183
+  _globals['_VERIFYRANGEREQUEST']._serialized_end=2231
+  _globals['_LOGFINDING']._serialized_start=2233
+  _globals['_LOGFINDING']._serialized_end=2320
+  _globals['_VERIFYRANGERESPONSE']._serialized_start=2323
+  _globals['_VERIFYRANGERESPONSE']._serialized_end=2518
+  _globals['_EXPORTLOGREQUEST']._serialized_start=2520
+  _globals['_EXPORTLOGREQUEST']._serialized_end=2595
+  _globals['_EXPORTLOGRESPONSE']._serialized_start=2597
+  _globals['_EXPORTLOGRESPONSE']._serialized_end=2712
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_start=2714
+  _globals['_GETPUBLICKEYSREQUEST']._serialized_end=2736
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_start=2738
+  _globals['_GETPUBLICKEYSRESPONSE']._serialized_end=2829
+  _globals['_AUDITSERVICE']._serialized_start=2993
+  _globals['_AUDITSERVICE']._serialized_end=4379
 # @@protoc_insertion_point(module_scope)

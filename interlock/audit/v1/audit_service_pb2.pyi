@@ -454,6 +454,70 @@ class SearchEntriesResponse(_message.Message):
 Global___SearchEntriesResponse: _TypeAlias = SearchEntriesResponse  # noqa: Y015
 
 @_typing.final
+class TailEntriesRequest(_message.Message):
+    """Request of TailEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    FROM_NOW_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    begin: _builtins.int
+    """Index of the first entry; the last `next_index` to go on."""
+    from_now: _builtins.bool
+    """True: begin with what comes next, whatever `begin` says."""
+    filter: _builtins.str
+    """As of SearchEntries; empty = all."""
+    def __init__(
+        self,
+        *,
+        begin: _builtins.int = ...,
+        from_now: _builtins.bool = ...,
+        filter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "filter", b"filter", "from_now", b"from_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailEntriesRequest: _TypeAlias = TailEntriesRequest  # noqa: Y015
+
+@_typing.final
+class TailEntriesResponse(_message.Message):
+    """Response of TailEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    next_index: _builtins.int
+    """Where to go on; everything before has been looked through. The first message, and one every 10 s, says this alone."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
+        """The next entries that fit, in the order of the log."""
+
+    @_builtins.property
+    def checkpoint(self) -> _entry_pb2.Checkpoint:
+        """At most once a second, when all there is has been sent: what it can be held against."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_entry_pb2.Entry] | None = ...,
+        next_index: _builtins.int = ...,
+        checkpoint: _entry_pb2.Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "next_index", b"next_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailEntriesResponse: _TypeAlias = TailEntriesResponse  # noqa: Y015
+
+@_typing.final
 class GetCheckpointRequest(_message.Message):
     """Request of GetCheckpoint."""
 

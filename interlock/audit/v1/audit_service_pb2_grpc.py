@@ -65,6 +65,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.FromString,
                 _registered_method=True)
+        self.TailEntries = channel.unary_stream(
+                '/interlock.audit.v1.AuditService/TailEntries',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetCheckpoint',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCheckpointRequest.SerializeToString,
@@ -149,6 +154,15 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TailEntries(self, request, context):
+        """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
+        `next_index` misses nothing. Needs VIEWER or AUDITOR (`actor` in the filter: AUDITOR or DEVELOPER). Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a place beyond the
+        log), UNAVAILABLE DRAINING (go on elsewhere), DATA_LOSS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCheckpoint(self, request, context):
         """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR.
         """
@@ -227,6 +241,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.SearchEntries,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.SerializeToString,
+            ),
+            'TailEntries': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailEntries,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesResponse.SerializeToString,
             ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
@@ -422,6 +441,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/SearchEntries',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.SearchEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/TailEntries',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.TailEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class AuditServiceStub:
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
     PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
     """
+    TailEntries: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.TailEntriesRequest, _audit_service_pb2.TailEntriesResponse]
+    """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
+    `next_index` misses nothing. Needs VIEWER or AUDITOR (`actor` in the filter: AUDITOR or DEVELOPER). Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a place beyond the
+    log), UNAVAILABLE DRAINING (go on elsewhere), DATA_LOSS.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]
     """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetInclusionProofRequest, _audit_service_pb2.GetInclusionProofResponse]
@@ -102,6 +107,11 @@ class AuditServiceAsyncStub(AuditServiceStub):
     SearchEntries: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
     PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+    """
+    TailEntries: _aio.UnaryStreamMultiCallable[_audit_service_pb2.TailEntriesRequest, _audit_service_pb2.TailEntriesResponse]  # type: ignore[assignment]
+    """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
+    `next_index` misses nothing. Needs VIEWER or AUDITOR (`actor` in the filter: AUDITOR or DEVELOPER). Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a place beyond the
+    log), UNAVAILABLE DRAINING (go on elsewhere), DATA_LOSS.
     """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Reads the newest signed checkpoint of the caller's log; signs a fresh one when entries came in since the last. Needs VIEWER or AUDITOR."""
@@ -182,6 +192,17 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_audit_service_pb2.SearchEntriesResponse, _abc.Awaitable[_audit_service_pb2.SearchEntriesResponse]]:
         """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
         PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+        """
+
+    @_abc_1.abstractmethod
+    def TailEntries(
+        self,
+        request: _audit_service_pb2.TailEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.TailEntriesResponse], _abc.AsyncIterator[_audit_service_pb2.TailEntriesResponse]]:
+        """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
+        `next_index` misses nothing. Needs VIEWER or AUDITOR (`actor` in the filter: AUDITOR or DEVELOPER). Errors: INVALID_ARGUMENT FILTER_INVALID or INVALID_FIELDS (a place beyond the
+        log), UNAVAILABLE DRAINING (go on elsewhere), DATA_LOSS.
         """
 
     @_abc_1.abstractmethod
