@@ -94,7 +94,17 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def Append(self, request: messages.AppendRequest, context: Context) -> messages.AppendResponse:
         _require(check_event(request.event, now=self._clock.now()))
         producer = _producer_for([request.event])
-        return from_appended(await self._log.append(to_event(request.event, producer=producer)))
+        appended = await self._log.append(to_event(request.event, producer=producer))
+        answer = from_appended(appended)
+        if request.want_receipt:
+            # Nothing is signed that is not committed: the checkpoint is read again, now that it is.
+            proof, signed = await self._reader.receipt(request.event.tenant, appended.index)
+            size = signed.checkpoint.size
+            answer.proof.CopyFrom(
+                entry_pb2.InclusionProof(index=appended.index, tree_size=size, hashes=proof)
+            )
+            answer.checkpoint.CopyFrom(from_checkpoint(signed))
+        return answer
 
     async def AppendStream(
         self, request_iterator: AsyncIterator[messages.AppendStreamRequest], context: Context

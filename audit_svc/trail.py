@@ -148,6 +148,17 @@ class AuditReader:
         except IncompleteTreeError as error:
             raise log_damaged(name.origin, str(error)) from error
 
+    async def receipt(self, tenant: str, index: int) -> tuple[tuple[bytes, ...], SignedCheckpoint]:
+        """The proof of the entry at `index`, and the newest checkpoint, to whose root it leads."""
+        name = await self._store.log_of(tenant)
+        signed = await self._checkpoints.newest(tenant)
+        if name is None or index >= signed.checkpoint.size:
+            raise entry_not_found(f"at index {index}")
+        try:
+            return await self._proofs.inclusion(name.log_id, index, signed.checkpoint.size), signed
+        except IncompleteTreeError as error:
+            raise log_damaged(name.origin, str(error)) from error
+
     async def consistency(self, tenant: str, old_size: int, new_size: int) -> tuple[int, tuple[bytes, ...]]:
         """(larger size, proof) that the log of `old_size` was only appended to; 0 is the newest."""
         name, newest = await self._newest_size(tenant)

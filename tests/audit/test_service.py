@@ -346,6 +346,27 @@ async def test_one_content_is_read_with_a_reason_that_the_log_keeps(audit: Serve
         assert (await refusal(stub.GetPayload(request))).reason == "ROLE_REQUIRED"
 
 
+async def test_a_receipt_in_the_answer_proves_the_entry_by_itself(audit: Served) -> None:
+    key = await pinned_key(audit)
+    async with audit.producer() as stub:
+        made = [event() for _ in range(20)]
+        requests = [messages.AppendRequest(event=each, want_receipt=True) for each in made]
+        answers = await asyncio.gather(*(stub.Append(request) for request in requests))
+        again = await stub.Append(requests[0])
+        assert not (await append(stub, event())).HasField("checkpoint")
+    assert again.already_existed
+    for answer in (*answers, again):
+        checkpoint = open_checkpoint(answer.checkpoint.note, key=key)
+        assert answer.proof.index == answer.index and answer.proof.tree_size == checkpoint.size
+        verify_inclusion(
+            leaf=answer.leaf_hash,
+            index=answer.index,
+            size=checkpoint.size,
+            proof=list(answer.proof.hashes),
+            root=checkpoint.root,
+        )
+
+
 async def test_what_explains_a_gap_is_written_by_the_log_alone(audit: Served) -> None:
     async with audit.producer() as stub:
         for name in ("ERASURE", "RETENTION", "HOLD", "KEY_ROTATION"):

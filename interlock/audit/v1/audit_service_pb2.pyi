@@ -68,6 +68,9 @@ class AppendRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    WANT_RECEIPT_FIELD_NUMBER: _builtins.int
+    want_receipt: _builtins.bool
+    """True: answer with a receipt, by which whoever holds the log's key can prove later that the entry was taken in. Costs a signature and a read of the tree."""
     @_builtins.property
     def event(self) -> _entry_pb2.Event:
         """What to record."""
@@ -76,10 +79,11 @@ class AppendRequest(_message.Message):
         self,
         *,
         event: _entry_pb2.Event | None = ...,
+        want_receipt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "want_receipt", b"want_receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +99,8 @@ class AppendResponse(_message.Message):
     LEAF_HASH_FIELD_NUMBER: _builtins.int
     TREE_SIZE_FIELD_NUMBER: _builtins.int
     ALREADY_EXISTED_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in the tenant's tree."""
     leaf_hash: _builtins.bytes
@@ -103,6 +109,14 @@ class AppendResponse(_message.Message):
     """Size of the tree after the commit that took it in; at least index + 1."""
     already_existed: _builtins.bool
     """True when the event had been appended before."""
+    @_builtins.property
+    def proof(self) -> _entry_pb2.InclusionProof:
+        """With want_receipt: leads from leaf_hash to the root of `checkpoint`."""
+
+    @_builtins.property
+    def checkpoint(self) -> _entry_pb2.Checkpoint:
+        """With want_receipt: a signed checkpoint that covers the entry."""
+
     def __init__(
         self,
         *,
@@ -110,10 +124,12 @@ class AppendResponse(_message.Message):
         leaf_hash: _builtins.bytes = ...,
         tree_size: _builtins.int = ...,
         already_existed: _builtins.bool = ...,
+        proof: _entry_pb2.InclusionProof | None = ...,
+        checkpoint: _entry_pb2.Checkpoint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "proof", b"proof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_existed", b"already_existed", "index", b"index", "leaf_hash", b"leaf_hash", "tree_size", b"tree_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_existed", b"already_existed", "checkpoint", b"checkpoint", "index", b"index", "leaf_hash", b"leaf_hash", "proof", b"proof", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
