@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from audit_svc.checkpoints import SignedCheckpoint
+from audit_svc.completeness import Completeness
 from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
 from audit_svc.trail import ProvenEntry
 from audit_svc.verification import Finding
@@ -92,6 +93,21 @@ def from_finding(finding: Finding) -> audit_service_pb2.LogFinding:
         flaw=audit_service_pb2.LogFlaw.Value(f"LOG_FLAW_{finding.flaw}"),
         message=finding.message,
     )
+
+
+def from_completeness(found: Completeness, *, numbers: bool) -> audit_service_pb2.ProducerCompleteness:
+    """What is there of a producer; without `numbers` only how many are missing."""
+    message = audit_service_pb2.ProducerCompleteness(producer=found.producer, missing=found.missing)
+    if numbers:
+        message.complete_to, message.highest = found.complete_to, found.highest
+        message.gaps.extend(
+            audit_service_pb2.SequenceGap(first=gap.first, last=gap.last) for gap in found.gaps
+        )
+    if found.gap_time is not None:
+        message.gap_time.FromDatetime(found.gap_time)
+    if found.last_time is not None:
+        message.last_time.FromDatetime(found.last_time)
+    return message
 
 
 def from_checkpoint(signed: SignedCheckpoint) -> entry_pb2.Checkpoint:

@@ -8,6 +8,8 @@ import grpc
 from audit_svc import erasure_servicer, retention_servicer
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
+from audit_svc.completeness import CompletenessReport, CompletenessWatch
+from audit_svc.completeness_store import CompletenessStore
 from audit_svc.config import AuditSettings
 from audit_svc.contents import Contents
 from audit_svc.erasure_store import ErasureStore
@@ -69,6 +71,9 @@ def build(settings: AuditSettings) -> App:
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     tail_store = TailStore(database, store)
     heads = Heads(tail_store)
+    progress = CompletenessStore(database)
+    completeness = CompletenessReport(progress)
+    completeness_watch = CompletenessWatch(database, progress, completeness, clock)
     servicer = AuditServicer(
         log=log,
         reader=reader,
@@ -76,6 +81,7 @@ def build(settings: AuditSettings) -> App:
         verifier=LogVerifier(store, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
+        completeness=completeness,
         tail=Tail(tail_store, heads, checkpoints, clock),
         contents=Contents(store, RemovedParts(database)),
         signer=signer,
@@ -108,7 +114,15 @@ def build(settings: AuditSettings) -> App:
                 stack.push_async_callback(keeper.close)
             stack.push_async_callback(database.close)
             await stack.enter_async_context(
-                background(publisher.run, months.run, eraser.run, sweeper.run, heads.run, name="audit")
+                background(
+                    publisher.run,
+                    months.run,
+                    eraser.run,
+                    sweeper.run,
+                    heads.run,
+                    completeness_watch.run,
+                    name="audit",
+                )
             )
             stack.push_async_callback(log.close)
             yield

@@ -9,10 +9,12 @@ import grpc
 
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.checks import check_batch, check_event, check_size, check_uuid
+from audit_svc.completeness import CompletenessReport
 from audit_svc.contents import Contents
 from audit_svc.convert import (
     from_appended,
     from_checkpoint,
+    from_completeness,
     from_entry,
     from_finding,
     from_part,
@@ -35,7 +37,7 @@ from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation, invalid
-from svc_kit.identity import Role, acting_tenant, principal
+from svc_kit.identity import SYSTEM_TENANT, Role, acting_tenant, principal
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 
 NAME = "interlock.audit.v1.AuditService"
@@ -55,6 +57,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "GetConsistencyProof": _READERS,
     "ExportLog": frozenset({Role.AUDITOR}),
     "VerifyRange": frozenset({Role.ADMIN, Role.AUDITOR}),
+    "GetCompleteness": frozenset({Role.ADMIN, Role.AUDITOR}),
     "GetPublicKeys": frozenset(Role),
 }
 
@@ -77,6 +80,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         reads: PayloadReads,
         contents: Contents,
         tail: Tail,
+        completeness: CompletenessReport,
         signer: CheckpointSigner,
         clock: Clock,
     ) -> None:
@@ -88,6 +92,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._reads = reads
         self._contents = contents
         self._tail = tail
+        self._completeness = completeness
         self._signer = signer
         self._clock = clock
 
@@ -288,6 +293,15 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             yield messages.ExportLogResponse(entries=map(from_entry, page))
             begin += len(page)
         yield messages.ExportLogResponse(checkpoint=from_checkpoint(signed))
+
+    async def GetCompleteness(
+        self, request: messages.GetCompletenessRequest, context: Context
+    ) -> messages.GetCompletenessResponse:
+        numbers = acting_tenant() == SYSTEM_TENANT
+        found = await self._completeness.all()
+        return messages.GetCompletenessResponse(
+            producers=[from_completeness(each, numbers=numbers) for each in found]
+        )
 
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Context

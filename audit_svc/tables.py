@@ -95,6 +95,14 @@ erasure = sa.Table(
 )
 """The journal of erasures."""
 
+producer_progress = sa.Table(
+    "producer_progress",
+    metadata,
+    sa.Column("producer", sa.Text, primary_key=True),
+    sa.Column("complete_to", sa.BigInteger, nullable=False),
+)
+"""Up to which number all events of a producer have been received."""
+
 tile = sa.Table(
     "tile",
     metadata,

@@ -13,6 +13,7 @@ GRANTS = {
     "payload": f"{_APPEND_ONLY}, DELETE",
     "removed_part": _APPEND_ONLY,
     "erasure": "SELECT, INSERT, UPDATE",
+    "producer_progress": "SELECT, INSERT, UPDATE",
     "tile": _APPEND_ONLY,
     "checkpoint": _APPEND_ONLY,
     "actor": _APPEND_ONLY,

@@ -74,6 +74,37 @@ def export(data_dir: str, file: Path, reason: str, *, payloads: bool, as_json: b
 
 
 @audit.command()
+@output_option
+@click.pass_obj
+def completeness(data_dir: str, *, as_json: bool) -> int:
+    """Tell whether the log has received everything that the services numbered. Exit code 1 if it has not.
+
+    Which numbers are missing is told to tenant `system` alone, for they count over all tenants.
+    """
+
+    async def work() -> int:
+        from interlock.audit.v1 import audit_service_pb2 as messages
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+
+        async with client(data_dir, "AUDITOR") as suite:
+            request = messages.GetCompletenessRequest()
+            found = (await suite.call(suite.audit.GetCompleteness, request)).producers
+        if as_json:
+            display.emit_json([message_json(each) for each in found])
+        else:
+            rows = []
+            for each in found:
+                gaps = ", ".join(f"{gap.first}-{gap.last}" for gap in each.gaps)
+                said = f"{each.missing} missing {gaps}".strip() if each.missing else "complete"
+                rows.append((each.producer, said, each.last_time.ToJsonString()))
+            display.emit_table(("PRODUCER", "RECEIVED", "LAST HEARD OF"), rows)
+        return 1 if any(each.missing for each in found) else 0
+
+    return run(work)
+
+
+@audit.command()
 @click.option("--begin", type=click.IntRange(min=0), default=0, help="Index of the first entry.")
 @click.option("--from-now", is_flag=True, help="Only what comes from now on.")
 @click.option("--filter", "wanted", default="", help='For example type = "ERROR" AND agent = "clerk".')

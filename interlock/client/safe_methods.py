@@ -77,6 +77,7 @@ SAFE_METHODS = frozenset(
             "GetCheckpoint",
             "GetInclusionProof",
             "GetConsistencyProof",
+            "GetCompleteness",
             "GetPublicKeys",
         ),
         _ERASURES: (

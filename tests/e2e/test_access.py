@@ -160,6 +160,7 @@ NEEDS: Mapping[str, Mapping[str, frozenset[Role]]] = {
         "GetCheckpoint": _READERS,
         "GetInclusionProof": _READERS,
         "GetConsistencyProof": _READERS,
+        "GetCompleteness": frozenset({Role.ADMIN, Role.AUDITOR}),
         "GetPublicKeys": _EVERYBODY,
     },
     "interlock.audit.v1.ErasureService": dict.fromkeys(

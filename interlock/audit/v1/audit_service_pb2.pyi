@@ -6,6 +6,7 @@ The audit log: append, read and prove."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from interlock.audit.v1 import entry_pb2 as _entry_pb2
@@ -847,6 +848,125 @@ class ExportLogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportLogResponse: _TypeAlias = ExportLogResponse  # noqa: Y015
+
+@_typing.final
+class GetCompletenessRequest(_message.Message):
+    """Request of GetCompleteness."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCompletenessRequest: _TypeAlias = GetCompletenessRequest  # noqa: Y015
+
+@_typing.final
+class SequenceGap(_message.Message):
+    """Numbers that are missing, both ends included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """The first one."""
+    last: _builtins.int
+    """The last one."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceGap: _TypeAlias = SequenceGap  # noqa: Y015
+
+@_typing.final
+class ProducerCompleteness(_message.Message):
+    """What the log has of one producer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCER_FIELD_NUMBER: _builtins.int
+    COMPLETE_TO_FIELD_NUMBER: _builtins.int
+    HIGHEST_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    GAP_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    producer: _builtins.str
+    """Who numbers the events."""
+    complete_to: _builtins.int
+    """Every number up to this one has been received. Tenant `system` alone; 0 for others."""
+    highest: _builtins.int
+    """The highest number that was received. Tenant `system` alone; 0 for others."""
+    missing: _builtins.int
+    """How many numbers below it are missing."""
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceGap]:
+        """The first 100 gaps. Tenant `system` alone."""
+
+    @_builtins.property
+    def gap_time(self) -> _timestamp_pb2.Timestamp:
+        """When the log heard of what follows the first gap; absent without one."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When the event with the highest number was recorded."""
+
+    def __init__(
+        self,
+        *,
+        producer: _builtins.str = ...,
+        complete_to: _builtins.int = ...,
+        highest: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        gaps: _abc.Iterable[Global___SequenceGap] | None = ...,
+        gap_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap_time", b"gap_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_to", b"complete_to", "gap_time", b"gap_time", "gaps", b"gaps", "highest", b"highest", "last_time", b"last_time", "missing", b"missing", "producer", b"producer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProducerCompleteness: _TypeAlias = ProducerCompleteness  # noqa: Y015
+
+@_typing.final
+class GetCompletenessResponse(_message.Message):
+    """Response of GetCompleteness."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def producers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProducerCompleteness]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        producers: _abc.Iterable[Global___ProducerCompleteness] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["producers", b"producers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCompletenessResponse: _TypeAlias = GetCompletenessResponse  # noqa: Y015
 
 @_typing.final
 class GetPublicKeysRequest(_message.Message):

@@ -95,6 +95,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.FromString,
                 _registered_method=True)
+        self.GetCompleteness = channel.unary_unary(
+                '/interlock.audit.v1.AuditService/GetCompleteness',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessResponse.FromString,
+                _registered_method=True)
         self.GetPublicKeys = channel.unary_unary(
                 '/interlock.audit.v1.AuditService/GetPublicKeys',
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.SerializeToString,
@@ -202,6 +207,14 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCompleteness(self, request, context):
+        """Tells of each producer that numbers its events whether the log has received all of them, so that a loss can be seen. Numbers count over all tenants: only tenant `system` is told them,
+        others learn how many are missing. Needs AUDITOR or ADMIN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPublicKeys(self, request, context):
         """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role.
         """
@@ -271,6 +284,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.ExportLog,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.SerializeToString,
+            ),
+            'GetCompleteness': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCompleteness,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessResponse.SerializeToString,
             ),
             'GetPublicKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPublicKeys,
@@ -603,6 +621,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/ExportLog',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.ExportLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCompleteness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/GetCompleteness',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetCompletenessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -77,6 +77,10 @@ class AuditServiceStub:
     """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
     streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
     """
+    GetCompleteness: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCompletenessRequest, _audit_service_pb2.GetCompletenessResponse]
+    """Tells of each producer that numbers its events whether the log has received all of them, so that a loss can be seen. Numbers count over all tenants: only tenant `system` is told them,
+    others learn how many are missing. Needs AUDITOR or ADMIN.
+    """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
 
@@ -128,6 +132,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     ExportLog: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportLogRequest, _audit_service_pb2.ExportLogResponse]  # type: ignore[assignment]
     """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
     streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
+    """
+    GetCompleteness: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCompletenessRequest, _audit_service_pb2.GetCompletenessResponse]  # type: ignore[assignment]
+    """Tells of each producer that numbers its events whether the log has received all of them, so that a loss can be seen. Numbers count over all tenants: only tenant `system` is told them,
+    others learn how many are missing. Needs AUDITOR or ADMIN.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
     """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
@@ -249,6 +257,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportLogResponse], _abc.AsyncIterator[_audit_service_pb2.ExportLogResponse]]:
         """Streams the caller's log from its first entry to the newest checkpoint, which comes last: with the key, all that a stranger needs to verify it. Needs AUDITOR. Contents are
         streamed only if asked for, which is itself recorded. Errors: INVALID_ARGUMENT INVALID_FIELDS (begin beyond the log).
+        """
+
+    @_abc_1.abstractmethod
+    def GetCompleteness(
+        self,
+        request: _audit_service_pb2.GetCompletenessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.GetCompletenessResponse, _abc.Awaitable[_audit_service_pb2.GetCompletenessResponse]]:
+        """Tells of each producer that numbers its events whether the log has received all of them, so that a loss can be seen. Numbers count over all tenants: only tenant `system` is told them,
+        others learn how many are missing. Needs AUDITOR or ADMIN.
         """
 
     @_abc_1.abstractmethod
