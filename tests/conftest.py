@@ -35,6 +35,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONG = {
+    "--chaos": "test_nothing_is_lost_or_done_twice_over_faults_without_end",
+    "--kills": "test_nothing_acknowledged_is_lost_or_stands_twice_over_kills_of_everything",
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The long forms of tests."""
     parser.addoption(
@@ -45,6 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         metavar="TASKS",
         help="only the long chaos run, over so many tasks (10,000)",
+    )
+    parser.addoption(
+        "--kills",
+        type=int,
+        nargs="?",
+        const=200,
+        default=0,
+        metavar="ROUNDS",
+        help="only the long run of kills under the audit log, so many of them (200)",
     )
     parser.addoption("--model", action="store_true", help="only the tests with a real language model")
     parser.addoption("--chaos-number", type=int, help="replay the chaos run that printed this number")
@@ -58,12 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = marked
     for item in [] if config.getoption("--model") else marked:
         item.add_marker(pytest.mark.skip(reason="./dev test --model asks a real language model"))
-    if config.getoption("--chaos"):
-        chosen = [
-            item
-            for item in items
-            if item.name == "test_nothing_is_lost_or_done_twice_over_faults_without_end"
-        ]
+    long = [name for option, name in _LONG.items() if config.getoption(option)]
+    if long:
+        chosen = [item for item in items if item.name in long]
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
 
