@@ -20,6 +20,7 @@ SETS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
 }
 # Sets whose parts can be run alone.
 PARTS: Mapping[str, tuple[Iterable[str], Callable[[tuple[str, ...]], Awaitable[list[Row]]]]] = {
+    "audit": (audit.PARTS, audit.measure_parts),
     "gateway": (gateway.PARTS, gateway.measure_parts),
     "orchestrator": (orchestrator.PARTS, orchestrator.measure_parts),
 }

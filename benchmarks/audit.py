@@ -1,9 +1,9 @@
-"""What searching a log of a million entries takes, and verifying one."""
+"""What recording takes, searching a log of a million entries, and verifying one."""
 
 import statistics
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import psycopg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,6 +18,7 @@ from audit_svc.removal_store import RemovedParts
 from audit_svc.search import Place, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from benchmarks import audit_append
 from benchmarks.postgres import migrated, running_postgres
 from benchmarks.report import Row
 from svc_kit.clock import SystemClock
@@ -53,10 +54,33 @@ _SEARCHES = {
 }
 
 
-async def measure() -> list[Row]:
-    """Medians of single searches, one after the other, against reading one row by its key; then the rate."""
+async def search() -> list[Row]:
+    """Medians of single searches, one after the other, against reading one row by its key."""
     async with running_postgres() as url:
-        return [*await _searches(url), await _verification(url)]
+        return await _searches(url)
+
+
+async def verify() -> list[Row]:
+    """How many entries a second VerifyRange goes over."""
+    async with running_postgres() as url:
+        return [await _verification(url)]
+
+
+PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
+    "append": audit_append.measure,
+    "search": search,
+    "verify": verify,
+}
+
+
+async def measure_parts(parts: tuple[str, ...]) -> list[Row]:
+    """The figures of some parts, one after the other."""
+    return [row for part in PARTS if part in parts for row in await PARTS[part]()]
+
+
+async def measure() -> list[Row]:
+    """Everything, one part after the other."""
+    return await measure_parts(tuple(PARTS))
 
 
 async def _searches(url: str) -> list[Row]:

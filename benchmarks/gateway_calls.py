@@ -1,28 +1,23 @@
 """Calls through a running suite's gateway: a tool and a model, one at a time and many at once."""
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import httpx
 
 from benchmarks import tasks
+from benchmarks.audit_append import appending
 from benchmarks.floors import raw_insert, timed
 from benchmarks.model_endpoint import MODEL, model_endpoint
 from benchmarks.permitted import Step, Working, in_place_of_the_worker
 from benchmarks.report import Row, milliseconds, percentile
 from benchmarks.sandboxes import completed, filled, nothing_program
 from benchmarks.suite import Running, running_suite
-from gateway_svc.audit_events import add_json
-from interlock.audit.v1 import audit_service_pb2, audit_service_pb2_grpc, entry_pb2
-from interlock.common.channel import TokenFile, channel
 from interlock.gateway.v1 import connection_service_pb2, gateway_service_pb2
 from interlock.orchestrator.v1 import task_pb2
 from interlock_sandbox import Sandbox
-from svc_kit.ids import uuid7
 
 _TOOL, _CONNECTION = "bench_nothing", "bench-model"
 _SPARES = 4
@@ -89,7 +84,7 @@ async def _one_by_one(suite: Running, working: Working, steps: list[Step]) -> li
 
     async with (
         raw_insert(suite.admin_url) as insert,
-        _appending(suite) as append,
+        appending(suite) as append,
         Sandbox(spares=_SPARES) as sandbox,
     ):
 
@@ -121,28 +116,6 @@ async def _one_by_one(suite: Running, working: Working, steps: list[Step]) -> li
     ]
 
 
-@contextlib.asynccontextmanager
-async def _appending(suite: Running) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """A call that appends an event like that of a call to the suite's own log, and waits until it stands."""
-    async with channel(suite.door("audit"), TokenFile(suite.token_file("gateway"))) as door:
-        audit = audit_service_pb2_grpc.AuditServiceStub(door)
-
-        def append() -> Awaitable[object]:
-            event = entry_pb2.Event(
-                event_id=str(uuid7()),
-                tenant="default",
-                type=entry_pb2.ENTRY_TYPE_TOOL_CALL,
-                status="RUNNING",
-                actor="bench",
-            )
-            event.event_time.GetCurrentTime()
-            add_json(event, "arguments", b'{"n":1}')
-            appended: Awaitable[object] = audit.Append(audit_service_pb2.AppendRequest(event=event))
-            return appended
-
-        yield append
-
-
 async def _model(suite: Running, working: Working, steps: list[Step], url: str) -> list[Row]:
     """What the gateway adds to asking the provider oneself."""
     calls, direct, rpcs, inserts, appends = [], [], [], [], []
@@ -156,7 +129,7 @@ async def _model(suite: Running, working: Working, steps: list[Step], url: str) 
     async with (
         httpx.AsyncClient(trust_env=False) as http,
         raw_insert(suite.admin_url) as insert,
-        _appending(suite) as append,
+        appending(suite) as append,
     ):
 
         async def ask() -> None:
