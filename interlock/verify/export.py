@@ -14,7 +14,7 @@ from typing import Any
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
 from interlock.verify.entry import EntryError, Leaf, PartBytes, matches, parse_leaf
 from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
-from interlock.verify.merkle import Frontier, leaf_hash
+from interlock.verify.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from interlock.verify.note import NoteError, NoteKey
 from interlock.verify.trail import Finding, Problem
 
@@ -35,6 +35,8 @@ class ExportReport:
     """Contents that a leaf commits to, that the export does not hold, and no entry says why."""
     checkpoint: Checkpoint | None = None
     """What the whole was held against; None if there is none that the key signed."""
+    note: str = ""
+    """The signed note of that checkpoint."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -62,9 +64,12 @@ def checkpoint_line(note: str) -> str:
     return json.dumps({"checkpoint": note})
 
 
-def verify_export(lines: Iterable[str], *, key: NoteKey) -> ExportReport:
-    """Hold an export against the checkpoint that it ends with, which `key` must have signed."""
-    report, tree = ExportReport(), _Tree()
+def verify_export(lines: Iterable[str], *, key: NoteKey, pinned: Checkpoint | None = None) -> ExportReport:
+    """Hold an export against the checkpoint that it ends with, which `key` must have signed.
+
+    With `pinned`, a checkpoint of this log that was seen before, also: that its tree stands at the beginning.
+    """
+    report, tree = ExportReport(), _Tree(pinned)
     found = _findings(iter(lines), report, tree, key)
     for finding in found:
         report.findings.append(finding)
@@ -131,7 +136,12 @@ def _tree_findings(note: str, report: ExportReport, tree: "_Tree", key: NoteKey)
     except NoteError as error:
         yield _finding(Problem.SIGNATURE, None, str(error))
         return
-    report.checkpoint = checkpoint
+    report.checkpoint, report.note = checkpoint, note
+    if tree.pinned is not None and tree.pinned_root != tree.pinned.root:
+        message = (
+            f"the log of {tree.pinned.size} entries that was seen before does not stand at its beginning"
+        )
+        yield _finding(Problem.HISTORY, None, message)
     if (checkpoint.size, checkpoint.root) != (report.entries, tree.root()):
         message = f"{report.entries} entries do not lead to the root that was signed over {checkpoint.size}"
         yield _finding(Problem.INCLUSION, None, message)
@@ -177,13 +187,19 @@ class _Gaps:
 class _Tree:
     """The frontier over leaves that come one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: Checkpoint | None) -> None:
         self._frontier = Frontier()
         self._waiting: list[bytes] = []
+        self.pinned = pinned
+        self.pinned_root = EMPTY_ROOT if pinned is not None and pinned.size == 0 else b""
+        """The root when as many leaves stood as the pinned checkpoint has; empty while they do not."""
 
     def add(self, leaf: bytes) -> None:
         self._waiting.append(leaf)
-        if len(self._waiting) == _LEAVES_AT_A_TIME:
+        size = self._frontier.size + len(self._waiting)
+        if self.pinned is not None and size == self.pinned.size:
+            self.pinned_root = self.root()
+        elif len(self._waiting) == _LEAVES_AT_A_TIME:
             self.root()
 
     def root(self) -> bytes:

@@ -43,11 +43,19 @@ class PinStore:
         """The pin of a log; None when it was never seen. Raises PinError when the file is damaged."""
         return self._read().get(origin)
 
-    def advance(self, *, key: NoteKey, note: str, consistency: Sequence[bytes] = ()) -> Pin:
+    def advance(
+        self,
+        *,
+        key: NoteKey,
+        note: str,
+        consistency: Sequence[bytes] = (),
+        seen_from: Checkpoint | None = None,
+    ) -> Pin:
         """Pin the checkpoint in `note`; the first one is taken on trust, each later one must continue it.
 
-        `consistency` proves the way from the pinned size. Raises PinError on another key, a shrunken tree
-        or another history; the old pin then stays.
+        `consistency` proves the way from the pinned size; `seen_from` stands in for it where the caller has
+        built the tree from all leaves and met that pinned checkpoint on the way. Raises PinError on another
+        key, a shrunken tree or another history; the old pin then stays.
         """
         try:
             checkpoint = open_checkpoint(note, key=key)
@@ -56,7 +64,7 @@ class PinStore:
         with self._locked():
             pins = self._read()
             pinned = pins.get(checkpoint.origin)
-            if pinned is not None:
+            if pinned is not None and not (pinned.checkpoint == seen_from and pinned.key == key):
                 _require_same_log(pinned, key, checkpoint, consistency)
             pin = Pin(key=key, checkpoint=checkpoint, note=note)
             self._write({**pins, checkpoint.origin: pin})

@@ -117,11 +117,12 @@ def test_an_export_is_verified_by_a_stranger_and_no_change_of_it_is(
     assert file.stat().st_mode & 0o077 == 0
     assert task_id in file.read_text()
 
-    def stranger(path: Path, key: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-I", "-m", "interlock.verify", str(path), "--key", key]
+    def stranger(path: Path, *how: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-I", "-m", "interlock.verify", str(path), *how]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
-    done = stranger(file, made["key"])
+    key, pins = ("--key", made["key"]), ("--pins", str(tmp_path / "pins.json"))
+    done = stranger(file, *key)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "VERIFIED"), done.stdout + done.stderr
     assert f"{made['entries']} entries" in done.stdout
     lines = file.read_text().splitlines(keepends=True)
@@ -138,9 +139,17 @@ def test_an_export_is_verified_by_a_stranger_and_no_change_of_it_is(
     ):
         other = tmp_path / "changed.jsonl"
         other.write_text("".join(changed))
-        done = stranger(other, made["key"])
+        done = stranger(other, *key)
         assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "NOT VERIFIED")
-    assert stranger(file, "nonsense").returncode == 2
+    assert stranger(file, "--key", "nonsense").returncode == 2
+    # With pins the key is asked for once, and a log that was seen larger is refused.
+    assert stranger(file, *pins).returncode == 2
+    assert stranger(file, *key, *pins).returncode == 0
+    suite.json("audit", "export", str(tmp_path / "later.jsonl"))
+    report = json.loads(stranger(tmp_path / "later.jsonl", *pins, "--json").stdout)
+    assert report["verified"] and report["continues"] == made["entries"] < report["entries"]
+    done = stranger(file, *pins)
+    assert (done.returncode, "HISTORY" in done.stdout) == (1, True)
 
 
 def test_tools_of_others_read_the_log_as_tiles_and_prove_its_entries(
