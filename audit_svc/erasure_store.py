@@ -86,14 +86,16 @@ class ErasureStore:
         async with self._database.autocommit() as connection:
             return [_erasure(row) for row in await connection.execute(statement)]
 
-    async def open(self, *, limit: int) -> Sequence[Erasure]:
-        """Those that are not complete, of all logs, the oldest first."""
+    async def open(self, *, after: datetime | None, limit: int) -> Sequence[Erasure]:
+        """Those that are not complete, of all logs, begun later than `after`, the oldest first."""
         statement = (
             sa.select(erasure)
             .where(erasure.c.state != ErasureState.COMPLETE)
             .order_by(erasure.c.create_time)
             .limit(limit)
         )
+        if after is not None:
+            statement = statement.where(erasure.c.create_time > after)
         async with self._database.autocommit() as connection:
             return [_erasure(row) for row in await connection.execute(statement)]
 
@@ -143,7 +145,7 @@ class ErasureStore:
         await self._set(erasure_id, ErasureState.ERASED, **values)
 
     async def rewrite(self, file: str, *, most_bytes: int) -> bool:
-        """Write a table of contents anew, without what was deleted; False while it is too large for that."""
+        """Write a table of contents anew, without what was deleted; False while it is too large or in use."""
         async with self._database.transaction() as connection:
             parameters = {"file": file, "most_bytes": most_bytes}
             done: bool = (await connection.execute(_REWRITE, parameters)).scalar_one()

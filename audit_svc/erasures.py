@@ -38,7 +38,7 @@ class ErasureStore(Protocol):
     async def page(
         self, log_id: uuid.UUID, *, after: tuple[datetime, uuid.UUID] | None, limit: int
     ) -> Sequence[Erasure]: ...
-    async def open(self, *, limit: int) -> Sequence[Erasure]: ...
+    async def open(self, *, after: datetime | None, limit: int) -> Sequence[Erasure]: ...
     async def knows(self, log_id: uuid.UUID, selector: Selector) -> bool: ...
     async def parts(self, log_id: uuid.UUID, selector: Selector, *, limit: int) -> Sequence[PlacedPart]: ...
     async def wait(self, erasure_id: uuid.UUID, what: str) -> None: ...
@@ -131,6 +131,7 @@ class ErasureRunner:
         self._holds = holds
         self._clock = clock
         self._begun = begun
+        self._behind: datetime | None = None
         self._interval = interval
         self._leader = Leader(database, "audit erasures", self._work)
 
@@ -139,8 +140,10 @@ class ErasureRunner:
         await self._leader.run()
 
     async def once(self) -> None:
-        """Bring everything that is open as far as it goes now."""
-        for erasure in await self._store.open(limit=_OPEN_AT_A_TIME):
+        """Bring what is open as far as it goes now: so many at a time, each in its turn."""
+        found = await self._store.open(after=self._behind, limit=_OPEN_AT_A_TIME)
+        self._behind = found[-1].create_time if len(found) == _OPEN_AT_A_TIME else None
+        for erasure in found:
             try:
                 if erasure.state is ErasureState.RUNNING:
                     held_up = await self._erase(erasure)
@@ -150,9 +153,13 @@ class ErasureRunner:
                     await self._store.erased(erasure.erasure_id, self._clock.now())
                     log.info("contents_erased", erasure_id=str(erasure.erasure_id), tenant=erasure.tenant)
                 await self._rewrite(erasure)
+            except Unavailable:
+                raise
             except DomainError as error:
                 # One that fails holds up no other.
                 log.warning("erasure_held_up", erasure_id=str(erasure.erasure_id), error=error.message)
+            except Exception:
+                log.exception("erasure_failed", erasure_id=str(erasure.erasure_id))
 
     async def _work(self) -> None:
         while True:
@@ -220,7 +227,7 @@ class ErasureRunner:
             if not await self._store.rewrite(file, most_bytes=MOST_BYTES):
                 left.append(file)
         if left:
-            said = f"{', '.join(left)}: too large to be written anew while the log grows into it"
+            said = f"{', '.join(left)}: in use, or too large to be written anew while the log grows into it"
             await self._store.rewritten(erasure.erasure_id, left, waiting_for=said)
         else:
             await self._store.complete(erasure.erasure_id, self._clock.now())

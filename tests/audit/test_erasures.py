@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
+from audit_svc import erasures
 from audit_svc.erasure import Erasure, ErasureState, Selector
 from audit_svc.erasure_store import ErasureStore
 from audit_svc.erasures import ErasureRunner, Erasures
@@ -122,6 +123,34 @@ async def test_two_runners_that_do_the_same_erasure_do_it_once(replica: Replica)
     assert done.reached["audit.payload"] == 5
     told = [f async for told in replica.verifier.run("default", begin=0, end=0) for f in told.findings]
     assert told == []
+
+
+async def test_a_file_in_use_is_written_anew_later(replica: Replica) -> None:
+    made = new_event()
+    await replica.log.append(made)
+    office = Office(replica)
+    begun = await office.begin(Selector(event_id=made.event_id))
+    async with replica.database.transaction() as reading:
+        await reading.exec_driver_sql("SELECT count(*) FROM payload")
+        now = await office.after_a_round(begun)
+        assert now.state is ErasureState.ERASED and "in use" in now.waiting_for
+    assert (await office.after_a_round(begun)).state is ErasureState.COMPLETE
+
+
+async def test_every_erasure_has_its_turn_however_many_are_held_up(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasures, "_OPEN_AT_A_TIME", 2)
+    events = [new_event() for _ in range(3)]
+    await replica.log.append_batch(tuple(events))
+    office = Office(replica, Keeper("orchestrator", [KeeperAwayError("away")] * 100))
+    for _ in range(4):
+        await office.begin(Selector(task_id=TASK))
+    last = await office.begin(Selector(event_id=events[0].event_id))
+    for _ in range(3):
+        await office.runner.once()
+    done = await office.erasures.get("default", last.erasure_id)
+    assert done.state is ErasureState.COMPLETE
 
 
 async def test_one_content_of_one_entry_goes_alone(replica: Replica) -> None:

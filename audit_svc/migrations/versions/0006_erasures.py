@@ -28,7 +28,11 @@ BEGIN
     END IF;
     IF pg_total_relation_size(relation) > most_bytes AND still_written(relation) THEN RETURN false; END IF;
     SELECT indexrelid::regclass::text INTO key FROM pg_index WHERE indrelid = relation AND indisprimary;
-    EXECUTE format('CLUSTER %s USING %s', relation, key);
+    BEGIN
+        EXECUTE format('CLUSTER %s USING %s', relation, key);
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false;
+    END;
     RETURN true;
 END $$
 """
