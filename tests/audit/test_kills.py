@@ -17,12 +17,12 @@ from interlock.audit.v1 import entry_pb2
 from interlock.verify import Checkpoint, NoteKey, open_checkpoint
 from interlock.verify.merkle import verify_consistency
 from svc_kit.identity import LocalIssuer, Role
+from tests.audit.audit_processes import AuditProcess, running, short_folder
 from tests.audit.served import append, event, prompt
 from tests.audit.test_database_away import own_server
-from tests.audit.test_kill import AuditProcess, folder, running
 from tests.suite_fixtures import PostgresServer
 
-__all__ = ["folder", "own_server"]
+__all__ = ["own_server", "short_folder"]
 
 pytestmark = pytest.mark.chaos
 
@@ -41,6 +41,7 @@ class Producer:
         self._random = random_
         self._acked = acked
         self._left: list[entry_pb2.Event] = []
+        self._said: list[entry_pb2.Event] = []
 
     def plan(self, events: int) -> None:
         """So many more."""
@@ -58,8 +59,15 @@ class Producer:
                         answer = await append(stub, made)
                         # Acknowledged again, it has to be where it was.
                         assert self._acked.setdefault(made.event_id, answer.index) == answer.index
-                        self._left.pop(0)
+                        self._said.append(self._left.pop(0))
             await asyncio.sleep(0.02)
+
+    async def repeat(self) -> None:
+        """The last ones once more, through either service: they stand already, where they were said to."""
+        for made in self._said[-3:]:
+            async with self._random.choice(self._services).served.producer() as stub:
+                answer = await append(stub, made)
+            assert (answer.index, answer.already_existed) == (self._acked[made.event_id], True)
 
 
 class Killing:
@@ -95,6 +103,7 @@ class Killing:
             tasks = [asyncio.create_task(producer.run()) for producer in self._producers]
         async with asyncio.timeout(60):
             await asyncio.gather(*tasks)
+            await asyncio.gather(*(producer.repeat() for producer in self._producers))
 
 
 async def checkpoint_after(service: AuditProcess, before: Checkpoint | None) -> Checkpoint:

@@ -153,10 +153,12 @@ def entries_of(found: Iterable[Entry], kind: str) -> list[Entry]:
 
 
 def _pending(found: list[Entry]) -> int:
-    """Calls that were written ahead and have neither ended nor been withdrawn."""
-    begun = {entry.fields["id"] for entry in entries_of(found, "TOOL_CALL") if entry.said[1] == "RUNNING"}
+    """Calls, of tools and of models, that were written ahead and have neither ended nor been withdrawn."""
+    asked = [*entries_of(found, "TOOL_CALL"), *entries_of(found, "PROMPT")]
+    begun = {entry.fields["id"] for entry in asked if entry.said[1] == "RUNNING"}
     withdrawn = {entry.fields.get("attributes", {}).get("withdraws") for entry in found}
-    return len(begun - withdrawn) - len(entries_of(found, "TOOL_RESULT"))
+    ended = len(entries_of(found, "TOOL_RESULT")) + len(entries_of(found, "MODEL_OUTPUT"))
+    return len(begun - withdrawn) - ended
 
 
 def _content(content_type: str, body: bytes) -> Any:

@@ -14,7 +14,7 @@ from tests.orchestrator.worker import Session, Worker
 from tests.orchestrator.world import World, request
 
 TERMINAL = {"COMPLETED", "FAILED", "CANCELED"}
-TASKS = 120
+TASKS = 80
 
 
 async def work(worker: Worker, session: Session, seed: int, done: asyncio.Event) -> None:
