@@ -91,13 +91,18 @@ async def calls(client: Client, task_id: str) -> list[tool_call_pb2.ToolCall]:
 
 
 async def running_call(client: Client, task_id: str) -> tool_call_pb2.ToolCall:
-    """A call of the task, once it runs."""
+    """A call of the task, once it runs: first it has a row, then the log knows, then it starts."""
 
     async def find() -> tool_call_pb2.ToolCall | None:
         found = await calls(client, task_id)
         return next((each for each in found if each.status == tool_call_pb2.TOOL_CALL_STATUS_RUNNING), None)
 
-    return await eventually(find)
+    async def begun() -> bool:
+        return any(entry.fields.get("call") == call.call_id for entry in await trail(client, task_id))
+
+    call = await eventually(find)
+    await eventually(begun)
+    return call
 
 
 async def steps(client: Client, task_id: str) -> list[task_pb2.Step]:
