@@ -150,11 +150,16 @@ class CompletenessWatch:
             OLDEST.labels(each.producer).set(max(0.0, since))
 
     async def _watch(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Unavailable:
-                pass  # the database says so itself, once
-            except Exception:
-                log.exception("completeness_unknown")
-            await asyncio.sleep(_INTERVAL_SECONDS)
+        try:
+            while True:
+                try:
+                    await self.look()
+                except Unavailable:
+                    pass  # the database says so itself, once
+                except Exception:
+                    log.exception("completeness_unknown")
+                await asyncio.sleep(_INTERVAL_SECONDS)
+        finally:
+            # Whoever leads next measures it.
+            MISSING.clear()
+            OLDEST.clear()

@@ -1,4 +1,4 @@
-"""kill -9 again and again, of anything, under load: two services, their database, the producers.
+"""kill -9 again and again under load: of two services and their database; writers are torn off in between.
 
 `./dev test --kills=200 -s` runs the long form.
 """
