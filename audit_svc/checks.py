@@ -19,6 +19,7 @@ MAX_PARTS = 8
 MAX_ATTRIBUTES = 32
 MAX_ATTRIBUTE_CHARACTERS = 512
 MAX_COUNT = 2**53 - 1
+MAX_SEARCH_CHARACTERS = 256
 
 # Tenants become part of a log's origin, which is a key name: no space, no plus, no slash.
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -88,6 +89,15 @@ def check_size(value: int, field: str, *, at_least: int = 0) -> list[Violation]:
     """A tree size or index."""
     if value < at_least:
         return [Violation(field, f"must be at least {at_least}")]
+    return []
+
+
+def check_text(value: str) -> list[Violation]:
+    """Words to search for; whether there are any knows the database."""
+    if len(value) > MAX_SEARCH_CHARACTERS:
+        return [Violation("text", f"has {len(value)} characters, the limit is {MAX_SEARCH_CHARACTERS}")]
+    if _CONTROL.search(value):
+        return [Violation("text", "holds control characters")]
     return []
 
 

@@ -10,6 +10,7 @@ from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
 from audit_svc.explanations import Explanations, Known
 from audit_svc.merkle import TileId
 from audit_svc.sequence import LogName
+from audit_svc.text_store import TextFlaw
 from audit_svc.verification import Finding, Flaw, PartDigest, RangeCheck, Row
 
 _ROWS_AT_A_TIME = 1024
@@ -49,11 +50,27 @@ class RowStore(Protocol):
     ) -> Mapping[TileId, Sequence[bytes]]: ...
 
 
+class Texts(Protocol):
+    """What is asked of the index of words."""
+
+    async def flaws(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[TextFlaw]: ...
+
+
+_SAID_OF_TEXTS = {
+    "MISSING": "the words of the content {} are missing: it cannot be found by them",
+    "OTHER": "the words of the content {} are not its own",
+    "LEFT": "words of the content {} are left, which is gone",
+}
+
+
 class LogVerifier:
     """Reads all of a log, one piece at a time for all who ask."""
 
-    def __init__(self, store: RowStore, checkpoints: Checkpoints, explanations: Explanations) -> None:
+    def __init__(
+        self, store: RowStore, texts: Texts, checkpoints: Checkpoints, explanations: Explanations
+    ) -> None:
         self._store = store
+        self._texts = texts
         self._checkpoints = checkpoints
         self._explanations = explanations
         self._turn = asyncio.Lock()
@@ -108,4 +125,6 @@ class LogVerifier:
                 first = tile.number << (8 * (tile.tier + 1))
                 message = f"tile {tile.number} of tier {tile.tier} is not made of the entries"
                 findings.append(Finding(index=first, flaw=Flaw.TILE, message=message))
+        for index, part, flaw in await self._texts.flaws(name.log_id, begin, end):
+            findings.append(Finding(index=index, flaw=Flaw.TEXT, message=_SAID_OF_TEXTS[flaw].format(part)))
         return findings

@@ -1,5 +1,6 @@
 """Who may read what people wrote, and that each reading is written down before it happens."""
 
+import json
 from collections.abc import Mapping
 
 from audit_svc.errors import payloads_forbidden
@@ -22,12 +23,25 @@ class PayloadReads:
         self._log = log
         self._clock = clock
 
-    async def record(self, *, tenant: str, reader: str, attributes: Mapping[str, str], reason: str) -> None:
+    async def record(
+        self,
+        *,
+        tenant: str,
+        reader: str,
+        attributes: Mapping[str, str],
+        reason: str,
+        search: Mapping[str, str] | None = None,
+    ) -> None:
         """Return once the entry stands; what was read stays unsent when this fails.
+
+        `search` is what was searched for: it may name people, so it is a content, as the reason is.
 
         The task stands among the attributes: its own trail holds what the task did, not who looked at it.
         """
-        why = Part(name="reason", content_type="text/plain", body=reason.encode())
+        parts = [Part(name="reason", content_type="text/plain", body=reason.encode())] if reason else []
+        if search is not None:
+            asked = json.dumps(search, ensure_ascii=False).encode()
+            parts.append(Part(name="search", content_type="application/json", body=asked))
         await self._log.append(
             NewEvent(
                 event_id=uuid7(),
@@ -38,7 +52,7 @@ class PayloadReads:
                 actor=reader,
                 status="COMPLETED",
                 attributes=attributes,
-                parts=(why,) if reason else (),
+                parts=tuple(parts),
             )
         )
 

@@ -12,6 +12,7 @@ from audit_svc.event import StoredEntry
 from audit_svc.sequence import LogName
 from audit_svc.trail import AuditReader, ProvenEntry, how_many_fit
 from interlock.audit.v1.entry_pb2 import EntryType
+from svc_kit.errors import Violation, invalid
 from svc_kit.filters import Condition, FieldType, FilterField, Operator, parse_filter
 
 _TYPES = frozenset(name.removeprefix("ENTRY_TYPE_") for name in EntryType.keys()[1:])
@@ -48,11 +49,15 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPage:
-    """Entries newest first; `next_place` is the last one's place if there are more, else None."""
+    """Entries newest first; `next_place` is the last one's place if there are more, else None.
+
+    Of the first `text_size` entries contents could be found by their words; 0 where nobody asked for any.
+    """
 
     entries: tuple[ProvenEntry, ...]
     checkpoint: SignedCheckpoint
     next_place: Place | None
+    text_size: int = 0
 
 
 class SearchStore(Protocol):
@@ -65,6 +70,7 @@ class SearchStore(Protocol):
         log_id: uuid.UUID,
         conditions: Sequence[Condition],
         *,
+        text: str,
         size: int,
         after: Place | None,
         limit: int,
@@ -74,11 +80,21 @@ class SearchStore(Protocol):
     ) -> Sequence[StoredEntry]: ...
 
 
+class Texts(Protocol):
+    """What is asked of the index of words."""
+
+    async def size(self, log_id: uuid.UUID) -> int: ...
+    async def has_words(self, text: str) -> bool: ...
+
+
 class AuditSearch:
     """Searches one tenant's log at a time; all pages of a search are of the log as its first page saw it."""
 
-    def __init__(self, store: SearchStore, reader: AuditReader, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, store: SearchStore, texts: Texts, reader: AuditReader, checkpoints: Checkpoints
+    ) -> None:
         self._store = store
+        self._texts = texts
         self._reader = reader
         self._checkpoints = checkpoints
 
@@ -87,13 +103,19 @@ class AuditSearch:
         tenant: str,
         conditions: Sequence[Condition],
         *,
+        text: str,
         after: Place | None,
         size: int,
         limit: int,
         with_bodies: bool,
         with_proofs: bool,
     ) -> SearchPage:
-        """Entries that fulfil every condition, behind a place; `size` is that of the first page, or 0."""
+        """Entries that fulfil every condition, behind a place; `size` is that of the first page, or 0.
+
+        With `text`, those that have a content with such words; raises INVALID_FIELDS for one without words.
+        """
+        if text and not await self._texts.has_words(text):
+            raise invalid([Violation("text", "holds no word to search for")])
         name = await self._store.log_of(tenant)
         signed = await (self._checkpoints.at(tenant, size) if size else self._checkpoints.newest(tenant))
         if signed is None:
@@ -101,8 +123,10 @@ class AuditSearch:
         asked = await by_pseudonym(self._store, name, conditions) if name is not None else None
         if name is None or asked is None:
             return SearchPage(entries=(), checkpoint=signed, next_place=None)
+        # Asked before: what is said to be found is.
+        text_size = await self._texts.size(name.log_id) if text else 0
         found = await self._store.find_entries(
-            name.log_id, asked, size=signed.checkpoint.size, after=after, limit=limit + 1
+            name.log_id, asked, text=text, size=signed.checkpoint.size, after=after, limit=limit + 1
         )
         sizes = [(each.place.leaf_index, each.leaf_bytes, each.body_bytes) for each in found[:limit]]
         fitting = how_many_fit(sizes, with_bodies=with_bodies)
@@ -120,6 +144,7 @@ class AuditSearch:
             entries=tuple(proven),
             checkpoint=signed,
             next_place=found[fitting - 1].place if more else None,
+            text_size=min(text_size, signed.checkpoint.size),
         )
 
 

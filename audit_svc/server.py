@@ -37,6 +37,8 @@ from audit_svc.sweep import RetentionSweeper, Sweep
 from audit_svc.tail import Heads, Tail
 from audit_svc.tail_store import TailStore
 from audit_svc.task_keepers import GrpcTaskKeeper
+from audit_svc.text_index import TextIndexer
+from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
 from interlock.audit.v1 import (
     audit_service_pb2_grpc,
@@ -69,6 +71,7 @@ def build(settings: AuditSettings) -> App:
     log = AuditLog(store, clock, origin_prefix=settings.origin, observe=metrics.commit_lane("append"))
     reader = AuditReader(store, proofs, checkpoints)
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
+    texts = TextStore(database)
     tail_store = TailStore(database, store)
     heads = Heads(tail_store)
     progress = CompletenessStore(database)
@@ -77,8 +80,8 @@ def build(settings: AuditSettings) -> App:
     servicer = AuditServicer(
         log=log,
         reader=reader,
-        search=AuditSearch(store, reader, checkpoints),
-        verifier=LogVerifier(store, checkpoints, explanations),
+        search=AuditSearch(store, texts, reader, checkpoints),
+        verifier=LogVerifier(store, texts, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         completeness=completeness,
@@ -88,6 +91,7 @@ def build(settings: AuditSettings) -> App:
         clock=clock,
     )
     publisher = Publisher(database, checkpoints)
+    text_indexer = TextIndexer(texts, clock)
     months = MonthMaker(database, MonthStore(database))
     erasure_store = ErasureStore(database)
     erasures = Erasures(erasure_store, store, clock)
@@ -117,6 +121,7 @@ def build(settings: AuditSettings) -> App:
                 background(
                     publisher.run,
                     months.run,
+                    text_indexer.run,
                     eraser.run,
                     sweeper.run,
                     heads.run,

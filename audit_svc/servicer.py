@@ -1,5 +1,6 @@
 """The audit log's RPCs: check, one call, translate."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from audit_svc.checkpoints import Checkpoints
-from audit_svc.checks import check_batch, check_event, check_size, check_uuid
+from audit_svc.checks import check_batch, check_event, check_size, check_text, check_uuid
 from audit_svc.completeness import CompletenessReport
 from audit_svc.contents import Contents
 from audit_svc.convert import (
@@ -181,22 +182,28 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self, request: messages.SearchEntriesRequest, context: Context
     ) -> messages.SearchEntriesResponse:
         conditions = read_filter(request.filter)
-        tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
+        _require(check_text(request.text))
+        # Who may ask for words may read: by asking for one after the other.
+        reads = request.include_payloads or bool(request.text)
+        tenant = reading_tenant(payloads=reads, reason=request.reason)
         if names_somebody(conditions):
             require_payload_reader()
-        question = Question(method="SearchEntries", tenant=tenant, filter=request.filter)
+        asked = {"filter": request.filter, "text": request.text}
+        question = Question(method="SearchEntries", tenant=tenant, filter=json.dumps(asked))
         told = decode_page_token(request.page_token, question, (datetime, int, int))
         page = await self._search.page(
             tenant,
             conditions,
+            text=request.text,
             after=Place(told[0], told[1]) if told else None,
             size=told[2] if told else 0,
             limit=page_size(request.page_size),
             with_bodies=request.include_payloads,
             with_proofs=request.include_proofs,
         )
-        digest = {"query_digest": question.digest()}
-        await self._record_read(tenant, page.entries, digest, request.reason)
+        if reads:
+            counted = {"entries": str(len(page.entries))}
+            await self._record_read(tenant, page.entries, counted, request.reason, search=asked)
         size, token = page.checkpoint.checkpoint.size, ""
         if page.next_place is not None:
             token = encode_page_token([*page.next_place, size], question)
@@ -206,6 +213,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             proofs=[from_proof(each, page.checkpoint) for each in proven],
             checkpoint=from_checkpoint(page.checkpoint),
             next_page_token=token,
+            text_size=page.text_size,
         )
 
     async def TailEntries(
@@ -311,13 +319,20 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         )
 
     async def _record_read(
-        self, tenant: str, entries: Sequence[ProvenEntry], attributes: Mapping[str, str], reason: str
+        self,
+        tenant: str,
+        entries: Sequence[ProvenEntry],
+        attributes: Mapping[str, str],
+        reason: str,
+        *,
+        search: Mapping[str, str] | None = None,
     ) -> None:
         bodies = sum(1 for proven in entries for part in proven.entry.parts if part.salt)
-        if bodies:
+        if bodies or (search is not None and search["text"]):
             counted = {**attributes, "parts": str(bodies)}
+            reader = principal().subject
             await self._reads.record(
-                tenant=tenant, reader=principal().subject, attributes=counted, reason=reason
+                tenant=tenant, reader=reader, attributes=counted, reason=reason, search=search
             )
 
 

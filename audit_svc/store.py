@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import TSQUERY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.append_store import SqlAppendTransaction, read_hashes
@@ -17,7 +17,7 @@ from audit_svc.event import StoredEntry, StoredPart
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
 from audit_svc.search import Found, Place
 from audit_svc.sequence import LogName
-from audit_svc.tables import actor, checkpoint, entry, log, log_head, payload, tile
+from audit_svc.tables import actor, checkpoint, entry, log, log_head, payload, payload_text, tile
 from audit_svc.verification import PartDigest, Row, columns_of, digest_part
 from svc_kit.database import Database
 from svc_kit.filters import Condition, Operator
@@ -212,11 +212,15 @@ class Store:
         log_id: uuid.UUID,
         conditions: Sequence[Condition],
         *,
+        text: str,
         size: int,
         after: Place | None,
         limit: int,
     ) -> Sequence[Found]:
-        """Entries among the first `size` that fulfil every condition, newest first, behind a place."""
+        """Entries among the first `size` that fulfil every condition, newest first, behind a place.
+
+        With `text`, only those that have a content with such words, as a search engine on the web takes them.
+        """
         place = sa.tuple_(entry.c.recorded_time, entry.c.leaf_index)
         found = (
             sa.select(
@@ -229,6 +233,8 @@ class Store:
             .order_by(entry.c.recorded_time.desc(), entry.c.leaf_index.desc())
             .limit(limit)
         )
+        if text:
+            found = found.where(_has_words(log_id, text))
         if after is not None:
             found = found.where(
                 place < sa.tuple_(sa.literal(after.recorded_time), sa.literal(after.leaf_index))
@@ -351,6 +357,19 @@ def holds(condition: Condition) -> sa.ColumnElement[bool]:
     """What an entry's row has to be to meet a condition."""
     column = entry.c[condition.field]
     return _COMPARED[condition.operator](column, sa.literal(condition.value, column.type))
+
+
+def _has_words(log_id: uuid.UUID, text: str) -> sa.ColumnElement[bool]:
+    """Whether one of an entry's contents has them; within the index, the log's own word keeps logs apart."""
+    asked = sa.func.websearch_to_tsquery(sa.text("'pg_catalog.simple'"), text)
+    own = sa.cast(f"'log:{log_id}'", TSQUERY)
+    words = payload_text.c
+    found = sa.select(words.part).where(
+        words.log_id == log_id,
+        words.event_id == entry.c.event_id,
+        words.words.bool_op("@@")(asked.op("&&")(own)),
+    )
+    return found.exists()
 
 
 def _pieces(weights: Mapping[uuid.UUID, int]) -> Iterator[list[uuid.UUID]]:

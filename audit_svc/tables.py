@@ -1,7 +1,7 @@
 """The tables; `migrations/` makes them, with their triggers."""
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 metadata = sa.MetaData()
 
@@ -60,6 +60,16 @@ payload = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 """Contents outside the tree, with the salts of their commitments."""
+
+payload_text = sa.Table(
+    "payload_text",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("event_id", sa.Uuid, primary_key=True),
+    sa.Column("part", sa.Text, primary_key=True),
+    sa.Column("words", TSVECTOR, nullable=False),
+)
+"""The words of contents, a moment behind the log."""
 
 removed_part = sa.Table(
     "removed_part",

@@ -28,6 +28,8 @@ class Flaw(StrEnum):
     """A content is not what the leaf committed to, is gone, or was never promised."""
     TILE = "TILE"
     """The hashes that proofs are made of are not those of the entries."""
+    TEXT = "TEXT"
+    """Words by which contents are found are not theirs, or are left of one that is gone."""
     ROOT = "ROOT"
     """The entries do not lead to the root that was signed."""
 

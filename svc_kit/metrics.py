@@ -49,6 +49,7 @@ TOOL_CALL_SECONDS = "interlock_tool_call_seconds"  # histogram, by step of the p
 AUDIT_MONTHS_READY = "interlock_audit_months_ready"  # gauge: months after this one that have a partition
 AUDIT_MISSING_EVENTS = "interlock_audit_missing_events"  # gauge, by producer
 AUDIT_OLDEST_GAP_SECONDS = "interlock_audit_oldest_gap_seconds"  # gauge, by producer
+AUDIT_TEXT_LAG_SECONDS = "interlock_audit_text_lag_seconds"  # gauge: contents not yet found by their words
 AUDIT_RETENTION_REMOVED = (
     "interlock_audit_retention_removed_parts_total"  # counter: contents whose time was over
 )

@@ -12,6 +12,9 @@ GRANTS = {
     # A trigger lets go what an entry of the log says is removed, and nothing else.
     "payload": f"{_APPEND_ONLY}, DELETE",
     "removed_part": _APPEND_ONLY,
+    # The database itself adds words, and lets them go with their content.
+    "payload_text": "SELECT",
+    "text_progress": "SELECT",
     "erasure": "SELECT, INSERT, UPDATE",
     "producer_progress": "SELECT, INSERT, UPDATE",
     "tile": _APPEND_ONLY,

@@ -242,9 +242,12 @@ def check_log(data_dir: str, *, as_json: bool) -> int:
 @click.option("--since", default="", metavar="TIME", help="Recorded then or later, as 2026-01-31T08:00:00Z.")
 @click.option("--until", default="", metavar="TIME", help="Recorded before then.")
 @click.option("--filter", "more", default="", help='Any filter, e.g. producer = "gateway".')
+@click.option(
+    "--text", default="", help='With these words in a content; "in quotes" side by side. Needs --reason.'
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most.")
 @click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")
-@click.option("--reason", default="", help="With --payloads: why they are read. The log keeps it.")
+@click.option("--reason", default="", help="With --payloads or --text: why they are read. The log keeps it.")
 @output_option
 @click.pass_obj
 def search(
@@ -253,6 +256,7 @@ def search(
     since: str,
     until: str,
     more: str,
+    text: str,
     limit: int,
     reason: str,
     *,
@@ -268,7 +272,7 @@ def search(
 
         wanted = filter_of(named, since=since, until=until, more=more)
         async with client(data_dir, "AUDITOR") as suite:
-            found = found_entries(suite, wanted, limit=limit, payloads=payloads, reason=reason)
+            found = found_entries(suite, wanted, text=text, limit=limit, payloads=payloads, reason=reason)
             if as_json:
                 display.emit_json([entry_json(each) async for each in found])
                 return

@@ -25,13 +25,14 @@ def filter_of(named: Mapping[str, str], *, since: str, until: str, more: str) ->
 
 
 async def found_entries(
-    suite: Client, wanted: str, *, limit: int, payloads: bool, reason: str
+    suite: Client, wanted: str, *, text: str, limit: int, payloads: bool, reason: str
 ) -> AsyncIterator[entry_pb2.Entry]:
-    """What a filter finds, newest first, page by page."""
+    """What a filter and words find, newest first, page by page."""
     token = ""
     while limit > 0:
         request = messages.SearchEntriesRequest(
             filter=wanted,
+            text=text,
             page_size=min(limit, _PAGE),
             page_token=token,
             include_payloads=payloads,

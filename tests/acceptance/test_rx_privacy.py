@@ -1,5 +1,6 @@
 """RX.1: what agents do is logged and can be looked into, by those who may, and by nobody else."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -102,11 +103,21 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
     large = await run(client, ECHO.name, value=[secret, "x" * 300_000])
     for task in (failed, large):
         await full_trail(client, task)
+    await eventually(lambda: asyncio.to_thread(found_by_words, suite))
     with suite.database("audit") as connection:
         connection.execute("CHECKPOINT")
     # What the test looks for is there to be found: in rows, and in the files under them.
     kept = tables_with(suite, secret)
-    assert {"task", "task_step", "task_event", "attempt", "blob", "tool_call", "payload"} <= kept
+    assert {
+        "task",
+        "task_step",
+        "task_event",
+        "attempt",
+        "blob",
+        "tool_call",
+        "payload",
+        "payload_text",
+    } <= kept
     assert audit_files_with(suite, secret)
 
     done = [
@@ -120,6 +131,7 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
         connection.execute("CHECKPOINT")
     assert tables_with(suite, secret) == set()
     assert audit_files_with(suite, secret) == []
+    assert not found_by_words(suite)
 
     read = await client.get(failed.task_id)
     assert read.HasField("erase_time") and read.state == failed.state
@@ -132,6 +144,11 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
     assert checked["ok"] is True and checked["findings"] == []
     told = [entry.fields for entry in await full_trail(client, read) if entry.fields["type"] == "ERASURE"]
     assert [fields["attributes"]["erasure_id"] for fields in told] == [done[0]["erasure_id"]]
+
+
+def found_by_words(suite: Suite) -> bool:
+    """Whether a search for words of it finds entries; the log keeps what was searched for as it was asked."""
+    return bool(suite.json("audit", "search", "--text", "canary bird street", "--reason", "a test"))
 
 
 _SERVICES = ("orchestrator", "gateway", "audit", "registry")

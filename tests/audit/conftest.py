@@ -23,6 +23,8 @@ from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.text_index import TextIndexer
+from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import SystemClock
@@ -44,6 +46,7 @@ class Replica:
     checkpoints: Checkpoints
     reader: AuditReader
     verifier: LogVerifier
+    texts: TextIndexer
     removals: Removals
 
     @classmethod
@@ -53,12 +56,14 @@ class Replica:
         proofs = Proofs(store)
         checkpoints = Checkpoints(store, proofs, SIGNER, clock, origin_prefix=ORIGIN, archive=archive)
         log = AuditLog(store, clock, origin_prefix=ORIGIN)
+        texts = TextStore(database)
         explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
         return cls(
             database=database,
             store=store,
             log=log,
-            verifier=LogVerifier(store, checkpoints, explanations),
+            verifier=LogVerifier(store, texts, checkpoints, explanations),
+            texts=TextIndexer(texts, clock),
             removals=Removals(log, clock),
             checkpoints=checkpoints,
             reader=AuditReader(store, proofs, checkpoints),

@@ -131,8 +131,7 @@ async def test_reading_payloads_by_a_search_is_recorded(audit: Served) -> None:
         (page,) = await search(stub, 'agent != ""', include_payloads=True, reason="complaint 17")
         assert all(entry.payloads[0].body for entry in page.entries)
         (read,) = leaves(await search(stub, 'type = "PAYLOAD_READ" AND actor = "auditor@example.org"'))
-    assert read["attributes"]["parts"] == "3"
-    assert len(read["attributes"]["query_digest"]) == 16
+    assert read["attributes"] == {"entries": "3", "parts": "3"}
 
 
 @pytest.mark.parametrize(

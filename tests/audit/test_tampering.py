@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from audit_svc.archive import FileArchive
+from audit_svc.migrations import GRANTS
 from interlock.verify import Problem, TrailReport, open_checkpoint, verify_trail
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.errors import DataLoss
@@ -40,7 +41,7 @@ class Tamper:
 
     def _run(self, statements: tuple[str, ...]) -> None:
         with psycopg.connect(self._url) as connection:
-            for table in ("entry", "payload", "removed_part", "tile", "log_head", "checkpoint"):
+            for table in GRANTS:
                 connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
             for statement in statements:
                 # None that does nothing; of what defines tables no rows are counted.

@@ -42,6 +42,8 @@ class _LogFlawEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogFlaw.Value
     """Hashes that proofs are made of are not those of the entries."""
     LOG_FLAW_ROOT: _LogFlaw.ValueType  # 6
     """The entries do not lead to the signed root."""
+    LOG_FLAW_TEXT: _LogFlaw.ValueType  # 7
+    """Words by which contents are found are not those of a content, or are left of one that is gone."""
 
 class LogFlaw(_LogFlaw, metaclass=_LogFlawEnumTypeWrapper):
     """What is wrong with an entry, or with what is made of entries."""
@@ -60,6 +62,8 @@ LOG_FLAW_TILE: LogFlaw.ValueType  # 5
 """Hashes that proofs are made of are not those of the entries."""
 LOG_FLAW_ROOT: LogFlaw.ValueType  # 6
 """The entries do not lead to the signed root."""
+LOG_FLAW_TEXT: LogFlaw.ValueType  # 7
+"""Words by which contents are found are not those of a content, or are left of one that is gone."""
 Global___LogFlaw: _TypeAlias = LogFlaw  # noqa: Y015
 
 @_typing.final
@@ -398,6 +402,7 @@ class SearchEntriesRequest(_message.Message):
     INCLUDE_PAYLOADS_FIELD_NUMBER: _builtins.int
     INCLUDE_PROOFS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """For example `agent = "clerk" AND type = "ERROR" AND recorded_time >= "2026-11-01T00:00:00Z"`; empty = all. Fields: actor (a subject), agent, agent_version, event_time,
     producer, recorded_time, status, task_id, tool, type (as of EntryType without its prefix). Quick by agent, actor, task_id, tool, type or recorded_time; others narrow these.
@@ -412,6 +417,11 @@ class SearchEntriesRequest(_message.Message):
     """True: return a proof for each entry."""
     reason: _builtins.str
     """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
+    text: _builtins.str
+    """Only entries that have a content with these words: all of them, in any order; `"in quotes"` side by side, `or` between words, `-` before a word that must be
+    missing. Case does not matter. Reading contents by their words is reading: it needs AUDITOR (with a reason) or DEVELOPER, and is recorded. At most 256 characters. Contents
+    are searched when they are text or JSON, up to their first 100,000 characters (JSON: 256 KiB).
+    """
     def __init__(
         self,
         *,
@@ -421,10 +431,11 @@ class SearchEntriesRequest(_message.Message):
         include_payloads: _builtins.bool = ...,
         include_proofs: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_payloads", b"include_payloads", "include_proofs", b"include_proofs", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "include_payloads", b"include_payloads", "include_proofs", b"include_proofs", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,8 +451,11 @@ class SearchEntriesResponse(_message.Message):
     PROOFS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TEXT_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    text_size: _builtins.int
+    """With `text`: contents of the first so many entries could be found; the index of words is a moment behind the log."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
         """The later recorded come first."""
@@ -461,10 +475,11 @@ class SearchEntriesResponse(_message.Message):
         proofs: _abc.Iterable[_entry_pb2.InclusionProof] | None = ...,
         checkpoint: _entry_pb2.Checkpoint | None = ...,
         next_page_token: _builtins.str = ...,
+        text_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "next_page_token", b"next_page_token", "proofs", b"proofs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "next_page_token", b"next_page_token", "proofs", b"proofs", "text_size", b"text_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -153,7 +153,7 @@ class AuditServiceServicer:
 
     def SearchEntries(self, request, context):
         """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
-        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, `text`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +190,7 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyRange(self, request, context):
-        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, words against contents, tiles against entries, and
         the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
         database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
         tree contradicts what was signed before).

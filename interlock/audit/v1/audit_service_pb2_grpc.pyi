@@ -54,7 +54,7 @@ class AuditServiceStub:
     """
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
-    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, `text`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
     """
     TailEntries: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.TailEntriesRequest, _audit_service_pb2.TailEntriesResponse]
     """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
@@ -68,7 +68,7 @@ class AuditServiceStub:
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]
     """Proves that the tree of one size is a prefix of the tree of a later size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
     VerifyRange: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.VerifyRangeRequest, _audit_service_pb2.VerifyRangeResponse]
-    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, words against contents, tiles against entries, and
     the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
     database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
     tree contradicts what was signed before).
@@ -110,7 +110,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     SearchEntries: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
-    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+    PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, `text`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
     """
     TailEntries: _aio.UnaryStreamMultiCallable[_audit_service_pb2.TailEntriesRequest, _audit_service_pb2.TailEntriesResponse]  # type: ignore[assignment]
     """Follows the caller's log for ever: its entries in their order, without contents and without proofs, each once, from an index or from now on. Who stops and goes on from the last
@@ -124,7 +124,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetConsistencyProofRequest, _audit_service_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that the tree of one size is a prefix of the tree of a later size. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
     VerifyRange: _aio.UnaryStreamMultiCallable[_audit_service_pb2.VerifyRangeRequest, _audit_service_pb2.VerifyRangeResponse]  # type: ignore[assignment]
-    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+    """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, words against contents, tiles against entries, and
     the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
     database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
     tree contradicts what was signed before).
@@ -199,7 +199,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.SearchEntriesResponse, _abc.Awaitable[_audit_service_pb2.SearchEntriesResponse]]:
         """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
-        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
+        PERMISSION_DENIED ROLE_REQUIRED (a filter by `actor`, `text`, and payloads, need AUDITOR or DEVELOPER), UNAVAILABLE (a filter so wide that the database gave up).
         """
 
     @_abc_1.abstractmethod
@@ -243,7 +243,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.VerifyRangeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.VerifyRangeResponse], _abc.AsyncIterator[_audit_service_pb2.VerifyRangeResponse]]:
-        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, tiles against entries, and
+        """Verifies what is stored of the caller's log, row by row: leaves against their hashes, columns against leaves, contents against their commitments, words against contents, tiles against entries, and
         the whole against the newest signed root. Streams its progress; the last message has `checkpoint`. It trusts the service's own
         database in nothing; who trusts not the service itself verifies a trail offline. Needs ADMIN or AUDITOR. Errors: INVALID_ARGUMENT INVALID_FIELDS, DATA_LOSS (the stored
         tree contradicts what was signed before).
