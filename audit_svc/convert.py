@@ -1,5 +1,6 @@
 """Between the contract's messages and the log's values; nothing is decided here."""
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
@@ -8,12 +9,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from audit_svc.checkpoints import SignedCheckpoint
 from audit_svc.completeness import Completeness
 from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
+from audit_svc.task_steps import ProofState, Step, TrailEntry
 from audit_svc.trail import ProvenEntry
 from audit_svc.verification import Finding
 from interlock.audit.v1 import audit_service_pb2, entry_pb2
 from interlock.verify.entry import EntryError, parse_leaf
 
 _TYPE_PREFIX = "ENTRY_TYPE_"
+_TYPES = {name.removeprefix(_TYPE_PREFIX): value for name, value in entry_pb2.EntryType.items()}
 
 
 def to_event(event: entry_pb2.Event, *, producer: str) -> NewEvent:
@@ -93,6 +96,48 @@ def from_finding(finding: Finding) -> audit_service_pb2.LogFinding:
         flaw=audit_service_pb2.LogFlaw.Value(f"LOG_FLAW_{finding.flaw}"),
         message=finding.message,
     )
+
+
+def from_step(step: Step) -> audit_service_pb2.TrailStep:
+    """One step of what a task did."""
+    message = audit_service_pb2.TrailStep(
+        step_id=step.step_id,
+        parent_id=step.parent_id,
+        kind=audit_service_pb2.TrailStepKind.Value(f"TRAIL_STEP_KIND_{step.kind}"),
+        attempt=step.attempt,
+        step_key=step.step_key,
+        call_id=step.call_id,
+        tool=step.tool,
+        status=step.status,
+        reason=step.reason,
+        proof_state=_proof_state(step.state),
+        entries=map(_step_entry, step.entries),
+    )
+    _set_time(message.begin_time, step.begin_time)
+    _set_time(message.end_time, step.end_time)
+    return message
+
+
+def _step_entry(entry: TrailEntry) -> audit_service_pb2.TrailStepEntry:
+    message = audit_service_pb2.TrailStepEntry(
+        index=entry.index,
+        event_id=entry.leaf.event_id,
+        type=_TYPES.get(entry.leaf.type, entry_pb2.ENTRY_TYPE_UNSPECIFIED),
+        status=entry.text("status"),
+        proof_state=_proof_state(entry.state),
+    )
+    _set_time(message.event_time, entry.text("event_time"))
+    return message
+
+
+def _proof_state(state: ProofState) -> audit_service_pb2.ProofState.ValueType:
+    return audit_service_pb2.ProofState.Value(f"PROOF_STATE_{state.name}")
+
+
+def _set_time(message: Timestamp, text: str) -> None:
+    """As a leaf has it; one that has none stays without."""
+    with contextlib.suppress(ValueError):
+        message.FromJsonString(text)
 
 
 def from_completeness(found: Completeness, *, numbers: bool) -> audit_service_pb2.ProducerCompleteness:

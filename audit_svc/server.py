@@ -37,6 +37,7 @@ from audit_svc.sweep import RetentionSweeper, Sweep
 from audit_svc.tail import Heads, Tail
 from audit_svc.tail_store import TailStore
 from audit_svc.task_keepers import GrpcTaskKeeper
+from audit_svc.task_trail import TaskTrails
 from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
@@ -80,6 +81,7 @@ def build(settings: AuditSettings) -> App:
     servicer = AuditServicer(
         log=log,
         reader=reader,
+        task_trails=TaskTrails(store, proofs, checkpoints, explanations),
         search=AuditSearch(store, texts, reader, checkpoints),
         verifier=LogVerifier(store, texts, checkpoints, explanations),
         checkpoints=checkpoints,

@@ -20,6 +20,7 @@ from audit_svc.convert import (
     from_finding,
     from_part,
     from_proof,
+    from_step,
     to_event,
 )
 from audit_svc.log import AuditLog
@@ -33,6 +34,7 @@ from audit_svc.payload_reads import (
 from audit_svc.search import AuditSearch, Place, names_somebody, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.tail import Tail
+from audit_svc.task_trail import TaskTrails
 from audit_svc.trail import AuditReader, ProvenEntry
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
@@ -75,6 +77,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         *,
         log: AuditLog,
         reader: AuditReader,
+        task_trails: TaskTrails,
         search: AuditSearch,
         verifier: LogVerifier,
         checkpoints: Checkpoints,
@@ -87,6 +90,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> None:
         self._log = log
         self._reader = reader
+        self._task_trails = task_trails
         self._search = search
         self._verifier = verifier
         self._checkpoints = checkpoints
@@ -155,6 +159,8 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     ) -> messages.GetAuditTrailResponse:
         _require(check_uuid(request.task_id, "task_id"))
         tenant = reading_tenant(payloads=request.include_payloads, reason=request.reason)
+        if request.as_steps:
+            return await self._steps(request, tenant)
         task_id = uuid.UUID(request.task_id)
         # Pages after the first are proven against its checkpoint, whatever was appended since.
         question = Question(method="GetAuditTrail", tenant=tenant, filter=str(task_id))
@@ -176,6 +182,20 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             proofs=[from_proof(proven, page.checkpoint) for proven in page.entries],
             checkpoint=from_checkpoint(page.checkpoint),
             next_page_token=next_page,
+        )
+
+    async def _steps(
+        self, request: messages.GetAuditTrailRequest, tenant: str
+    ) -> messages.GetAuditTrailResponse:
+        if request.include_payloads or request.page_token:
+            field = "include_payloads" if request.include_payloads else "page_token"
+            raise invalid([Violation(field, "is not told with as_steps: ask for entries without it")])
+        told = await self._task_trails.read(tenant, uuid.UUID(request.task_id))
+        return messages.GetAuditTrailResponse(
+            checkpoint=from_checkpoint(told.checkpoint),
+            steps=map(from_step, told.steps),
+            findings=map(from_finding, told.findings),
+            steps_complete=told.complete,
         )
 
     async def SearchEntries(

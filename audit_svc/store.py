@@ -255,10 +255,23 @@ class Store:
 
     async def rows(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[Row]:
         """Whole rows in order, from index `begin` below `end`."""
+        return await self._rows(log_id, begin, end, sa.true(), limit=end - begin)
+
+    async def task_rows(
+        self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
+    ) -> Sequence[Row]:
+        """Whole rows of a task in order, from index `begin` below `end`."""
+        return await self._rows(log_id, begin, end, entry.c.task_id == task_id, limit=limit)
+
+    async def _rows(
+        self, log_id: uuid.UUID, begin: int, end: int, which: sa.ColumnElement[bool], *, limit: int
+    ) -> Sequence[Row]:
         statement = (
             sa.select(entry)
-            .where(entry.c.log_id == log_id, entry.c.leaf_index >= begin, entry.c.leaf_index < end)
+            .where(entry.c.log_id == log_id, which)
+            .where(entry.c.leaf_index >= begin, entry.c.leaf_index < end)
             .order_by(entry.c.leaf_index)
+            .limit(limit)
         )
         async with self._database.autocommit() as connection:
             found = (await connection.execute(statement)).mappings().all()

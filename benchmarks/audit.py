@@ -18,6 +18,7 @@ from audit_svc.removal_store import RemovedParts
 from audit_svc.search import Place, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.text_store import TextStore
 from benchmarks import audit_append
 from benchmarks.postgres import migrated, running_postgres
 from benchmarks.report import Row
@@ -103,7 +104,9 @@ async def _searches(url: str) -> list[Row]:
             conditions = read_filter(text.format(old=row[0].isoformat()))
 
             async def search(what: str = what, conditions: Sequence[Condition] = conditions) -> None:
-                found = await store.find_entries(_LOG, conditions, size=ENTRIES, after=None, limit=_PAGE)
+                found = await store.find_entries(
+                    _LOG, conditions, text="", size=ENTRIES, after=None, limit=_PAGE
+                )
                 await store.entries(_LOG, [each.event_id for each in found], with_bodies=False)
                 if not found:
                     raise RuntimeError(f"nothing was found: {what}")
@@ -112,7 +115,7 @@ async def _searches(url: str) -> list[Row]:
         deep = Place(row[0], ENTRIES // 3)
 
         async def behind() -> None:
-            await store.find_entries(_LOG, (), size=ENTRIES, after=deep, limit=_PAGE)
+            await store.find_entries(_LOG, (), text="", size=ENTRIES, after=deep, limit=_PAGE)
 
         return [*rows, await _row(f"search, a page deep inside, of {ENTRIES:,}", behind, floor)]
     finally:
@@ -132,7 +135,9 @@ async def _verification(url: str) -> Row:
         for _ in range(VERIFIED // _BATCH):
             await log.append_batch(tuple(_event(clock) for _ in range(_BATCH)))
         start = time.perf_counter()
-        async for told in LogVerifier(store, checkpoints, explanations).run("default", begin=0, end=0):
+        async for told in LogVerifier(store, TextStore(database), checkpoints, explanations).run(
+            "default", begin=0, end=0
+        ):
             if told.findings:
                 raise RuntimeError(f"an untouched log does not hold: {told.findings[0]}")
         rate = VERIFIED / (time.perf_counter() - start)

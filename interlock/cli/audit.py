@@ -47,6 +47,33 @@ def verify(data_dir: str, task_id: str, pins: Path | None, *, as_json: bool) -> 
     return run(work)
 
 
+@audit.command("trail")
+@click.argument("task_id")
+@output_option
+@click.pass_obj
+def audit_trail(data_dir: str, task_id: str, *, as_json: bool) -> int:
+    """Show what a task did by the log alone, as a tree, with what the service can prove of each step.
+
+    Exit code 1 unless all of it held. Who does not trust the service: interlock audit verify.
+    """
+
+    async def work() -> int:
+        from interlock.cli.audit_trail import all_proven, read_steps, tree_lines
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+
+        async with client(data_dir, "AUDITOR") as suite:
+            found = await read_steps(suite, task_id)
+        if as_json:
+            display.emit_json(message_json(found))
+        else:
+            for line in tree_lines(found):
+                display.emit(line)
+        return 0 if all_proven(found) else 1
+
+    return run(work)
+
+
 @audit.command()
 @click.argument("file", type=click.Path(dir_okay=False, writable=True, path_type=Path))
 @click.option("--payloads", is_flag=True, help="With prompts, arguments, results; the log records that.")

@@ -23,6 +23,7 @@ from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.task_trail import TaskTrails
 from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
@@ -47,6 +48,7 @@ class Replica:
     reader: AuditReader
     verifier: LogVerifier
     texts: TextIndexer
+    task_trails: TaskTrails
     removals: Removals
 
     @classmethod
@@ -64,6 +66,7 @@ class Replica:
             log=log,
             verifier=LogVerifier(store, texts, checkpoints, explanations),
             texts=TextIndexer(texts, clock),
+            task_trails=TaskTrails(store, proofs, checkpoints, explanations),
             removals=Removals(log, clock),
             checkpoints=checkpoints,
             reader=AuditReader(store, proofs, checkpoints),

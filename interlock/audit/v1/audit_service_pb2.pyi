@@ -22,6 +22,70 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TrailStepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrailStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrailStepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAIL_STEP_KIND_UNSPECIFIED: _TrailStepKind.ValueType  # 0
+    """Never sent."""
+    TRAIL_STEP_KIND_TASK: _TrailStepKind.ValueType  # 1
+    """The task itself."""
+    TRAIL_STEP_KIND_ATTEMPT: _TrailStepKind.ValueType  # 2
+    """One attempt at it."""
+    TRAIL_STEP_KIND_TOOL_CALL: _TrailStepKind.ValueType  # 3
+    """A call of a tool, with its approvals, requests and statements."""
+    TRAIL_STEP_KIND_MODEL_CALL: _TrailStepKind.ValueType  # 4
+    """A request to a model."""
+    TRAIL_STEP_KIND_OTHER: _TrailStepKind.ValueType  # 5
+    """A step that is no call."""
+
+class TrailStepKind(_TrailStepKind, metaclass=_TrailStepKindEnumTypeWrapper):
+    """What a step of a trail is."""
+
+TRAIL_STEP_KIND_UNSPECIFIED: TrailStepKind.ValueType  # 0
+"""Never sent."""
+TRAIL_STEP_KIND_TASK: TrailStepKind.ValueType  # 1
+"""The task itself."""
+TRAIL_STEP_KIND_ATTEMPT: TrailStepKind.ValueType  # 2
+"""One attempt at it."""
+TRAIL_STEP_KIND_TOOL_CALL: TrailStepKind.ValueType  # 3
+"""A call of a tool, with its approvals, requests and statements."""
+TRAIL_STEP_KIND_MODEL_CALL: TrailStepKind.ValueType  # 4
+"""A request to a model."""
+TRAIL_STEP_KIND_OTHER: TrailStepKind.ValueType  # 5
+"""A step that is no call."""
+Global___TrailStepKind: _TypeAlias = TrailStepKind  # noqa: Y015
+
+class _ProofState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProofStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProofState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROOF_STATE_UNSPECIFIED: _ProofState.ValueType  # 0
+    """Never sent."""
+    PROOF_STATE_PROVEN: _ProofState.ValueType  # 1
+    """The leaf is in the signed tree, and every content is the one that it committed to."""
+    PROOF_STATE_CONTENT_REMOVED: _ProofState.ValueType  # 2
+    """Proven; a content is gone, and a proven entry says why."""
+    PROOF_STATE_BROKEN: _ProofState.ValueType  # 3
+    """Something does not hold; `findings` say what."""
+
+class ProofState(_ProofState, metaclass=_ProofStateEnumTypeWrapper):
+    """How much of what is told holds; of several the highest counts."""
+
+PROOF_STATE_UNSPECIFIED: ProofState.ValueType  # 0
+"""Never sent."""
+PROOF_STATE_PROVEN: ProofState.ValueType  # 1
+"""The leaf is in the signed tree, and every content is the one that it committed to."""
+PROOF_STATE_CONTENT_REMOVED: ProofState.ValueType  # 2
+"""Proven; a content is gone, and a proven entry says why."""
+PROOF_STATE_BROKEN: ProofState.ValueType  # 3
+"""Something does not hold; `findings` say what."""
+Global___ProofState: _TypeAlias = ProofState  # noqa: Y015
+
 class _LogFlaw:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -323,6 +387,7 @@ class GetAuditTrailRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AS_STEPS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of the task."""
     include_payloads: _builtins.bool
@@ -333,6 +398,10 @@ class GetAuditTrailRequest(_message.Message):
     """`next_page_token` of the page before."""
     reason: _builtins.str
     """Why payloads are read; the log keeps it. An AUDITOR who is no DEVELOPER has to say it. At most 2,000 characters."""
+    as_steps: _builtins.bool
+    """True: tell the steps of the whole task instead of its entries. For that the service holds every entry of the task, up to 5,000, against the signed root, and its contents against it.
+    Pages and payloads are not told with it.
+    """
     def __init__(
         self,
         *,
@@ -341,14 +410,135 @@ class GetAuditTrailRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         reason: _builtins.str = ...,
+        as_steps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_payloads", b"include_payloads", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_steps", b"as_steps", "include_payloads", b"include_payloads", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAuditTrailRequest: _TypeAlias = GetAuditTrailRequest  # noqa: Y015
+
+@_typing.final
+class TrailStepEntry(_message.Message):
+    """An entry of a step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    PROOF_STATE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Position in the tenant's tree."""
+    event_id: _builtins.str
+    """The event id."""
+    type: _entry_pb2.EntryType.ValueType
+    """What it records."""
+    status: _builtins.str
+    """Outcome or state, as the entry has it."""
+    proof_state: Global___ProofState.ValueType
+    """How much of it holds."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened, by the producer's clock."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        event_id: _builtins.str = ...,
+        type: _entry_pb2.EntryType.ValueType = ...,
+        status: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        proof_state: Global___ProofState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "event_time", b"event_time", "index", b"index", "proof_state", b"proof_state", "status", b"status", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrailStepEntry: _TypeAlias = TrailStepEntry  # noqa: Y015
+
+@_typing.final
+class TrailStep(_message.Message):
+    """One step of what a task did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STEP_KEY_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PROOF_STATE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    step_id: _builtins.str
+    """Names the step within its task."""
+    parent_id: _builtins.str
+    """The step that it is part of, which stands before it; empty for the task itself."""
+    kind: Global___TrailStepKind.ValueType
+    """What it is."""
+    attempt: _builtins.int
+    """Attempt that it is of, from 1; 0 for none."""
+    step_key: _builtins.str
+    """Key of the step in its task, if any."""
+    call_id: _builtins.str
+    """Id of the call, if it is one."""
+    tool: _builtins.str
+    """Name of the tool, or the connection of the model."""
+    status: _builtins.str
+    """How it stands or ended, by the last entry that says so."""
+    reason: _builtins.str
+    """Why, as a word; may be empty."""
+    proof_state: Global___ProofState.ValueType
+    """How much of its entries, and of those of the steps below it, holds."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """The first that is told of it, by the producers' clocks."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The last; absent while no entry tells that it is over."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrailStepEntry]:
+        """Its own entries in the order of the log; those of the steps below it stand there."""
+
+    def __init__(
+        self,
+        *,
+        step_id: _builtins.str = ...,
+        parent_id: _builtins.str = ...,
+        kind: Global___TrailStepKind.ValueType = ...,
+        attempt: _builtins.int = ...,
+        step_key: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        proof_state: Global___ProofState.ValueType = ...,
+        entries: _abc.Iterable[Global___TrailStepEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "begin_time", b"begin_time", "call_id", b"call_id", "end_time", b"end_time", "entries", b"entries", "kind", b"kind", "parent_id", b"parent_id", "proof_state", b"proof_state", "reason", b"reason", "status", b"status", "step_id", b"step_id", "step_key", b"step_key", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrailStep: _TypeAlias = TrailStep  # noqa: Y015
 
 @_typing.final
 class GetAuditTrailResponse(_message.Message):
@@ -360,8 +550,13 @@ class GetAuditTrailResponse(_message.Message):
     PROOFS_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    STEPS_COMPLETE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    steps_complete: _builtins.bool
+    """With as_steps: true unless the task has more entries than were looked at."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
         """Entries in log order."""
@@ -374,6 +569,14 @@ class GetAuditTrailResponse(_message.Message):
     def checkpoint(self) -> _entry_pb2.Checkpoint:
         """The checkpoint; the same for all pages."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrailStep]:
+        """With as_steps: what the task did, each step behind the one that it is part of, side by side in the order of time."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogFinding]:
+        """With as_steps: what does not hold."""
+
     def __init__(
         self,
         *,
@@ -381,10 +584,13 @@ class GetAuditTrailResponse(_message.Message):
         proofs: _abc.Iterable[_entry_pb2.InclusionProof] | None = ...,
         checkpoint: _entry_pb2.Checkpoint | None = ...,
         next_page_token: _builtins.str = ...,
+        steps: _abc.Iterable[Global___TrailStep] | None = ...,
+        findings: _abc.Iterable[Global___LogFinding] | None = ...,
+        steps_complete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "next_page_token", b"next_page_token", "proofs", b"proofs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "findings", b"findings", "next_page_token", b"next_page_token", "proofs", b"proofs", "steps", b"steps", "steps_complete", b"steps_complete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

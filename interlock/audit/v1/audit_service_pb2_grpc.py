@@ -145,7 +145,7 @@ class AuditServiceServicer:
 
     def GetAuditTrail(self, request, context):
         """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
-        AUDITOR. A task without entries answers an empty list.
+        AUDITOR. A task without entries answers an empty list. With as_steps it tells instead what the task did as a tree of steps, each with how much of it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

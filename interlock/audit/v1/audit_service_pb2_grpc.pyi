@@ -50,7 +50,7 @@ class AuditServiceStub:
     """
     GetAuditTrail: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditTrailRequest, _audit_service_pb2.GetAuditTrailResponse]
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
-    AUDITOR. A task without entries answers an empty list.
+    AUDITOR. A task without entries answers an empty list. With as_steps it tells instead what the task did as a tree of steps, each with how much of it holds.
     """
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
@@ -106,7 +106,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     GetAuditTrail: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditTrailRequest, _audit_service_pb2.GetAuditTrailResponse]  # type: ignore[assignment]
     """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
-    AUDITOR. A task without entries answers an empty list.
+    AUDITOR. A task without entries answers an empty list. With as_steps it tells instead what the task did as a tree of steps, each with how much of it holds.
     """
     SearchEntries: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SearchEntriesRequest, _audit_service_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """Searches the caller's log, newest first, each entry with its proof if asked for. Needs VIEWER or AUDITOR. Errors: INVALID_ARGUMENT FILTER_INVALID or PAGE_TOKEN_INVALID,
@@ -189,7 +189,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetAuditTrailResponse, _abc.Awaitable[_audit_service_pb2.GetAuditTrailResponse]]:
         """Reads every entry of one task in log order, with inclusion proofs against one checkpoint, so that the whole trail can be verified offline. Needs VIEWER or
-        AUDITOR. A task without entries answers an empty list.
+        AUDITOR. A task without entries answers an empty list. With as_steps it tells instead what the task did as a tree of steps, each with how much of it holds.
         """
 
     @_abc_1.abstractmethod
