@@ -25,6 +25,7 @@ class StepKind(StrEnum):
     ATTEMPT = "ATTEMPT"
     TOOL_CALL = "TOOL_CALL"
     MODEL_CALL = "MODEL_CALL"
+    CHILD_TASK = "CHILD_TASK"
     OTHER = "OTHER"
 
 
@@ -148,7 +149,7 @@ def _step(path: tuple[str, ...], own: Sequence[TrailEntry], under: Sequence[Trai
         attempt=max((each.attempt for each in in_time), default=0) if kind is not StepKind.TASK else 0,
         step_key=_first(own, "step"),
         call_id=_first(own, "call"),
-        tool=_first(own, "tool") or next((each.attribute("connection") for each in own), ""),
+        tool=next((name for each in own if (name := _acted_on(each))), ""),
         status=status,
         reason=telling.text("reason"),
         begin_time=in_time[0].text("event_time"),
@@ -161,6 +162,8 @@ def _step(path: tuple[str, ...], own: Sequence[TrailEntry], under: Sequence[Trai
 def _kind(step_id: str, own: Sequence[TrailEntry]) -> StepKind:
     named = step_id.partition(":")[0]
     if named == "call":
+        if any(each.attribute("child_task_id") for each in own):
+            return StepKind.CHILD_TASK
         asks_model = any(each.leaf.type in _OF_MODELS for each in own)
         return StepKind.MODEL_CALL if asks_model else StepKind.TOOL_CALL
     return {"task": StepKind.TASK, "attempt": StepKind.ATTEMPT}.get(named, StepKind.OTHER)
@@ -193,6 +196,11 @@ def _of_call(in_time: Sequence[TrailEntry]) -> _Told:
     return in_time[-1], in_time[-1].text("status"), False
 
 
+def _of_child(in_time: Sequence[TrailEntry]) -> _Told:
+    ended = [each for each in in_time if each.attribute("child_state")]
+    return (ended[-1], ended[-1].attribute("child_state"), True) if ended else (in_time[0], "RUNNING", False)
+
+
 def _of_other(in_time: Sequence[TrailEntry]) -> _Told:
     return in_time[-1], in_time[-1].text("status"), True
 
@@ -202,8 +210,13 @@ _TOLD = {
     StepKind.ATTEMPT: _of_attempt,
     StepKind.TOOL_CALL: _of_call,
     StepKind.MODEL_CALL: _of_call,
+    StepKind.CHILD_TASK: _of_child,
     StepKind.OTHER: _of_other,
 }
+
+
+def _acted_on(entry: TrailEntry) -> str:
+    return entry.text("tool") or entry.attribute("connection") or entry.attribute("child_agent")
 
 
 def _first(entries: Iterable[TrailEntry], name: str) -> str:

@@ -253,7 +253,7 @@ class Attempts:
             except PermissionDenied as error:
                 batch.accept(_refusal(batch.tasks[changes.task.task_id], write, error))
                 raise
-        answer, ended = _at_once(batch, changes, write.end)
+        answer, ended = _at_once(batch, changes, write.end, actor=write.held.subject)
         if answer is not None or ended:
             written = replace(written, answer=answer, ended=ended)
         elif write.end is not None:
@@ -276,6 +276,7 @@ class Attempts:
                     task, outcome.step, write.child, siblings=batch.siblings(task), limits=self._limits
                 )
                 changes.put_step(outcome.step, EventType.STEP_STARTED)
+                changes.note_child(outcome.step, "CHILD_TASK_STARTED", actor=write.held.subject)
                 changes.children.append(child)
             return Written(task=task, begun=outcome.step)
         bound = self._bindings.bound(task.tenant, task.agent, asked.kind, asked.name)
@@ -388,10 +389,12 @@ def _parents(tasks: Sequence[LockedTask], writes: Sequence[AttemptWrite]) -> lis
     return [task for task in tasks if task.task_id in asking]
 
 
-def _at_once(batch: Batch, changes: TaskChanges, end: End | None) -> tuple[Answer | None, tuple[str, ...]]:
+def _at_once(
+    batch: Batch, changes: TaskChanges, end: End | None, *, actor: str
+) -> tuple[Answer | None, tuple[str, ...]]:
     """What the attempt waits for and has already: then it goes on."""
     if isinstance(end, Await):
-        return None, children.settle(batch, changes, end.step_keys)
+        return None, children.settle(batch, changes, end.step_keys, actor=actor)
     answer = _answer(batch, changes.task, end)
     if answer is not None and isinstance(end, Question):
         _settle(batch, changes, end.request, answer)

@@ -21,6 +21,16 @@ _TYPES = {
 }
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _TRACEPARENT_PARTS = 4
+_FACTS = (
+    "outcome",
+    "change",
+    "input_id",
+    "decision",
+    "output_digest",
+    "parent_task_id",
+    "child_task_id",
+    "child_state",
+)
 
 
 class AuditStore(Protocol):
@@ -112,12 +122,15 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     trace = subject.traceparent.split("-")
     if len(trace) == _TRACEPARENT_PARTS:
         event.trace_id, event.span_id = trace[1], trace[2]
-    for fact in ("outcome", "change", "input_id", "decision", "output_digest"):
+    for fact in _FACTS:
         if fact in row.body:
             event.attributes[fact] = row.body[fact]
-    if "decision" in row.body and cause.step is not None:
-        event.step_key, event.tool = cause.step.step_key, cause.step.name
-        event.call_id = str(cause.step.call_id)
+    if cause.step is not None and ("decision" in row.body or "child_task_id" in row.body):
+        event.step_key, event.call_id = cause.step.step_key, str(cause.step.call_id)
+        if "decision" in row.body:
+            event.tool = cause.step.name
+        else:
+            event.attributes["child_agent"] = cause.step.name
     if kind is AuditKind.PROMPT:
         _add_value(event, "input", subject.input_json, subject.input_blob)
     elif kind is AuditKind.RESULT:

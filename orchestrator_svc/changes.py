@@ -118,6 +118,11 @@ class TaskChanges:
             time=self.task.now.isoformat(),
         )
 
+    def note_child(self, step: Step, change: str, *, actor: str, **facts: str) -> None:
+        """Tell the audit log what became of the child task of a step, which was put just now."""
+        child = str(step.call_id)
+        self.note(AuditKind.STATE_CHANGE, actor=actor, change=change, child_task_id=child, **facts)
+
     def note(self, kind: AuditKind, *, actor: str, **facts: str) -> None:
         """Tell the audit log about the last event."""
         self.notes.append(

@@ -92,7 +92,7 @@ def new_child(
     )
 
 
-def settle(batch: Batch, changes: TaskChanges, step_keys: Sequence[str]) -> tuple[str, ...]:
+def settle(batch: Batch, changes: TaskChanges, step_keys: Sequence[str], *, actor: str) -> tuple[str, ...]:
     """Finish the steps of those child tasks that have ended; the keys of all that have their outcome.
 
     Raises STEP_NOT_FOUND for a key under which no child task was begun.
@@ -106,6 +106,7 @@ def settle(batch: Batch, changes: TaskChanges, step_keys: Sequence[str]) -> tupl
         end = batch.child_end(step.call_id)
         if not step.status.final and end is not None:
             changes.put_step(_finished(step, end), EventType.STEP_FINISHED)
+            changes.note_child(step, "CHILD_TASK_ENDED", actor=actor, child_state=str(end.state))
         if step.status.final or end is not None:
             ended.append(step_key)
     return tuple(ended)

@@ -59,6 +59,8 @@ def _told(step: messages.TrailStep) -> str:
         messages.TRAIL_STEP_KIND_TASK: "task",
         messages.TRAIL_STEP_KIND_ATTEMPT: f"attempt {step.attempt}",
     }.get(step.kind, " → ".join(each for each in (step.step_key, step.tool) if each))
+    if step.kind == messages.TRAIL_STEP_KIND_CHILD_TASK:
+        name = f"{name}  task {step.call_id}"
     took = ""
     if step.HasField("end_time"):
         seconds = (step.end_time.ToDatetime() - step.begin_time.ToDatetime()).total_seconds()

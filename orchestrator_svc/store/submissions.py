@@ -250,5 +250,6 @@ def _note(row: NewTask) -> str:
             tenant=row.tenant,
             revision=1,
             actor=row.submitters[0].subject,
+            facts={"parent_task_id": str(row.lineage.parent)} if row.lineage.parent is not None else {},
         )
     )

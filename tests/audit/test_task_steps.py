@@ -51,6 +51,17 @@ TRAIL = [
     told(16, "PROMPT", 11, status="RUNNING", attempt=2, call="c3", attributes={"connection": "local"}),
     told(17, "MODEL_OUTPUT", 12, status="COMPLETED", attempt=2, call="c3"),
     told(18, "TOOL_CALL", 13, status="REFUSED", reason="NO_POLICY", attempt=2, call="c4", tool="rm"),
+    changed(20, 15, 5, "RUNNING", attempt=2, call="t2", step="ask", attributes={"child_task_id": "t2"}),
+    changed(
+        21,
+        16,
+        6,
+        "RUNNING",
+        attempt=2,
+        call="t2",
+        step="ask",
+        attributes={"child_task_id": "t2", "child_state": "COMPLETED", "child_agent": "clerk"},
+    ),
     told(19, "ERROR", 14, attempt=2, step="sum", status="RUNNING"),
 ]
 
@@ -70,11 +81,17 @@ def test_a_trail_becomes_attempts_and_calls_in_the_order_of_time() -> None:
         ("call:c3", "attempt:2", "COMPLETED", "", True, [16, 17]),
         ("call:c4", "attempt:2", "REFUSED", "NO_POLICY", True, [18]),
         ("step:2:sum", "attempt:2", "RUNNING", "", True, [19]),
+        ("call:t2", "attempt:2", "COMPLETED", "", True, [20, 21]),
     ]
     kinds = {step.step_id: step.kind for step in steps_of(TRAIL)}
     assert (kinds["call:c1"], kinds["call:c3"]) == (StepKind.TOOL_CALL, StepKind.MODEL_CALL)
     tools = {step.step_id: step.tool for step in steps_of(TRAIL)}
-    assert (tools["call:c1"], tools["call:c3"], tools["task"]) == ("csv", "local", "")
+    assert [tools[name] for name in ("call:c1", "call:c3", "call:t2", "task")] == [
+        "csv",
+        "local",
+        "clerk",
+        "",
+    ]
 
 
 def test_what_is_broken_below_breaks_everything_above_and_nothing_beside() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from interlock.audit.v1 import audit_service_pb2
 from interlock.client import Client
 from interlock.gateway.v1 import connection_service_pb2, connection_service_pb2_grpc
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as messages
@@ -121,6 +122,20 @@ async def test_a_model_gives_work_to_another_agent_and_waits_for_it_without_a_wo
         (f"{ECHO.name}-1", task_pb2.STEP_KIND_CHILD_TASK),
         ("model-2", task_pb2.STEP_KIND_MODEL_CALL),
     ]
+    await full_trail(client, task)
+    request = audit_service_pb2.GetAuditTrailRequest(task_id=task.task_id, as_steps=True)
+    told = (await client.call(client.audit.GetAuditTrail, request)).steps
+    kinds = [
+        audit_service_pb2.TrailStepKind.Name(step.kind).removeprefix("TRAIL_STEP_KIND_") for step in told
+    ]
+    assert [kind for kind in kinds if kind not in ("TASK", "ATTEMPT")] == [
+        "MODEL_CALL",
+        "CHILD_TASK",
+        "MODEL_CALL",
+    ]
+    (child,) = [step for step in told if step.kind == audit_service_pb2.TRAIL_STEP_KIND_CHILD_TASK]
+    assert (child.status, child.tool, len(child.entries)) == ("COMPLETED", ECHO.name, 2)
+    assert (await client.get(child.call_id)).parent_task_id == task.task_id
     # What the child answered is what the model was told; the first call was not paid for again.
     assert len(model.requests) == 2
     assert model.requests[1].json["messages"][-1]["content"] == "from the child"

@@ -40,6 +40,8 @@ class _TrailStepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrailSt
     """A request to a model."""
     TRAIL_STEP_KIND_OTHER: _TrailStepKind.ValueType  # 5
     """A step that is no call."""
+    TRAIL_STEP_KIND_CHILD_TASK: _TrailStepKind.ValueType  # 6
+    """Work given to another agent; `call_id` is the id of that task, which has a trail of its own."""
 
 class TrailStepKind(_TrailStepKind, metaclass=_TrailStepKindEnumTypeWrapper):
     """What a step of a trail is."""
@@ -56,6 +58,8 @@ TRAIL_STEP_KIND_MODEL_CALL: TrailStepKind.ValueType  # 4
 """A request to a model."""
 TRAIL_STEP_KIND_OTHER: TrailStepKind.ValueType  # 5
 """A step that is no call."""
+TRAIL_STEP_KIND_CHILD_TASK: TrailStepKind.ValueType  # 6
+"""Work given to another agent; `call_id` is the id of that task, which has a trail of its own."""
 Global___TrailStepKind: _TypeAlias = TrailStepKind  # noqa: Y015
 
 class _ProofState:
@@ -496,7 +500,7 @@ class TrailStep(_message.Message):
     call_id: _builtins.str
     """Id of the call, if it is one."""
     tool: _builtins.str
-    """Name of the tool, or the connection of the model."""
+    """Name of the tool, the connection of the model, or the agent of the child task."""
     status: _builtins.str
     """How it stands or ended, by the last entry that says so."""
     reason: _builtins.str
