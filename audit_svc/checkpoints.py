@@ -31,6 +31,8 @@ class Head:
 
     size: int
     root: bytes
+    key: int
+    """Number of the key that signs a checkpoint of this size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,10 @@ class CheckpointStore(Protocol):
 
     async def standings(self) -> Sequence[Standing]:
         """How far every log is."""
+        ...
+
+    async def newest_key(self) -> int:
+        """Number of the key with which a log would begin now."""
         ...
 
     async def head(self, log_id: uuid.UUID) -> Head:
@@ -92,13 +98,17 @@ class CheckpointArchive(Protocol):
 
 
 class NoteSigner(Protocol):
-    """Holds the log's private key."""
+    """Holds the private keys, by their numbers."""
 
-    def key(self, origin: str) -> NoteKey:
-        """The public key, under the name of a log."""
+    def key(self, origin: str, number: int) -> NoteKey:
+        """A public key, under the name of a log."""
         ...
 
-    def sign(self, text: bytes) -> bytes:
+    def key_of(self, origin: str, note: str) -> NoteKey:
+        """The one that a note names; raises NoteError."""
+        ...
+
+    def sign(self, text: bytes, number: int) -> bytes:
         """An Ed25519 signature."""
         ...
 
@@ -131,9 +141,14 @@ class Checkpoints:
         """The name of a tenant's log, also before it exists."""
         return f"{self._origin_prefix}/{tenant}"
 
-    def key(self, tenant: str) -> NoteKey:
-        """The key that signs the checkpoints of a tenant's log."""
-        return self._signer.key(self.origin(tenant))
+    def key(self, tenant: str, number: int = 1) -> NoteKey:
+        """A key that signs checkpoints of a tenant's log: of the first ones, or of those after a change."""
+        return self._signer.key(self.origin(tenant), number)
+
+    async def current_key(self, tenant: str) -> NoteKey:
+        """The key that signs the newest checkpoint of a tenant's log."""
+        signed = await self.newest(tenant)
+        return self._signer.key_of(signed.checkpoint.origin, signed.note)
 
     async def newest(self, tenant: str) -> SignedCheckpoint:
         """A checkpoint of all that is committed; signed now when the log grew since the last one.
@@ -142,12 +157,13 @@ class Checkpoints:
         """
         name = await self._store.log_of(tenant)
         if name is None:
-            return self._signed(Checkpoint(origin=self.origin(tenant), size=0, root=EMPTY_ROOT))
+            empty = Checkpoint(origin=self.origin(tenant), size=0, root=EMPTY_ROOT)
+            return self._signed(empty, await self._store.newest_key())
         head = await self._store.head(name.log_id)
         current = Checkpoint(origin=name.origin, size=head.size, root=head.root)
         await self._require_continues(name, current, await self._seen_before(name.origin))
         if head.size == 0:
-            return self._signed(current)
+            return self._signed(current, head.key)
         stored = await self._store.newest_note(name.log_id)
         if stored is not None:
             newest = self._open(name.origin, *stored)
@@ -155,7 +171,7 @@ class Checkpoints:
             if newest.checkpoint == current or newest.checkpoint.size > current.size:
                 return newest
             await self._require_continues(name, current, newest.checkpoint)
-        signed = self._signed(current)
+        signed = self._signed(current, head.key)
         await self._store.save_note(name.log_id, signed)
         self._seen[name.origin] = current
         return signed
@@ -219,12 +235,13 @@ class Checkpoints:
 
     def _open(self, origin: str, note: str, sign_time: datetime) -> SignedCheckpoint:
         try:
-            checkpoint = open_checkpoint(note, key=self._signer.key(origin))
+            checkpoint = open_checkpoint(note, key=self._signer.key_of(origin, note))
         except NoteError as error:
             raise log_damaged(origin, str(error)) from error
         return SignedCheckpoint(checkpoint=checkpoint, note=note, sign_time=sign_time)
 
-    def _signed(self, checkpoint: Checkpoint) -> SignedCheckpoint:
-        signature = self._signer.sign(checkpoint.text.encode())
-        note = signed_note(checkpoint.text, key=self._signer.key(checkpoint.origin), signature=signature)
+    def _signed(self, checkpoint: Checkpoint, number: int) -> SignedCheckpoint:
+        signature = self._signer.sign(checkpoint.text.encode(), number)
+        key = self._signer.key(checkpoint.origin, number)
+        note = signed_note(checkpoint.text, key=key, signature=signature)
         return SignedCheckpoint(checkpoint=checkpoint, note=str(note), sign_time=self._clock.now())

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from audit_svc.checkpoints import SignedCheckpoint
 from audit_svc.completeness import Completeness
 from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
+from audit_svc.key_rotation import ToldChange
 from audit_svc.task_steps import ProofState, Step, TrailEntry
 from audit_svc.trail import ProvenEntry
 from audit_svc.verification import Finding
@@ -138,6 +139,16 @@ def _set_time(message: Timestamp, text: str) -> None:
     """As a leaf has it; one that has none stays without."""
     with contextlib.suppress(ValueError):
         message.FromJsonString(text)
+
+
+def from_key_change(told: ToldChange) -> audit_service_pb2.KeyChange:
+    """A change of a log's key."""
+    return audit_service_pb2.KeyChange(
+        index=told.change.leaf_index,
+        event_id=str(told.change.event_id),
+        old_key=str(told.old),
+        new_key=str(told.new),
+    )
 
 
 def from_completeness(found: Completeness, *, numbers: bool) -> audit_service_pb2.ProducerCompleteness:

@@ -52,6 +52,15 @@ def payload_erased(event_id: uuid.UUID, part: str, *, explained_by: int) -> NotF
     )
 
 
+def operators_alone() -> PermissionDenied:
+    """What concerns all tenants is for whoever runs the suite."""
+    return PermissionDenied(
+        errors_pb2.ERROR_REASON_ROLE_REQUIRED,
+        "the key of all logs is changed by SUPER_ADMIN of the tenant system",
+        metadata={"needs": "SUPER_ADMIN"},
+    )
+
+
 def payloads_forbidden() -> PermissionDenied:
     """Seeing that something was said is one right, reading it another."""
     return PermissionDenied(

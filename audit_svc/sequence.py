@@ -33,6 +33,8 @@ class LogName:
     log_id: uuid.UUID
     tenant: str
     origin: str
+    first_key: int = 1
+    """Number of the key that signs its checkpoints until a change of key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

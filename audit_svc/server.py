@@ -17,6 +17,8 @@ from audit_svc.erasures import ErasureRunner, Erasures
 from audit_svc.explanations import Explanations
 from audit_svc.holds import Holds
 from audit_svc.holds_store import HoldStore
+from audit_svc.key_rotation import KeyRotation
+from audit_svc.key_store import KeyStore
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.months import MonthMaker
@@ -73,6 +75,7 @@ def build(settings: AuditSettings) -> App:
     reader = AuditReader(store, proofs, checkpoints)
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     texts = TextStore(database)
+    rotation = KeyRotation(log, store, KeyStore(database), signer, clock)
     tail_store = TailStore(database, store)
     heads = Heads(tail_store)
     progress = CompletenessStore(database)
@@ -90,9 +93,10 @@ def build(settings: AuditSettings) -> App:
         tail=Tail(tail_store, heads, checkpoints, clock),
         contents=Contents(store, RemovedParts(database)),
         signer=signer,
+        rotation=rotation,
         clock=clock,
     )
-    publisher = Publisher(database, checkpoints)
+    publisher = Publisher(database, checkpoints, rotation)
     text_indexer = TextIndexer(texts, clock)
     months = MonthMaker(database, MonthStore(database))
     erasure_store = ErasureStore(database)

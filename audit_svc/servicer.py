@@ -18,11 +18,14 @@ from audit_svc.convert import (
     from_completeness,
     from_entry,
     from_finding,
+    from_key_change,
     from_part,
     from_proof,
     from_step,
     to_event,
 )
+from audit_svc.errors import operators_alone
+from audit_svc.key_rotation import KeyRotation
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier, Progress
 from audit_svc.payload_reads import (
@@ -62,6 +65,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "VerifyRange": frozenset({Role.ADMIN, Role.AUDITOR}),
     "GetCompleteness": frozenset({Role.ADMIN, Role.AUDITOR}),
     "GetPublicKeys": frozenset(Role),
+    "RotateKey": frozenset({Role.SUPER_ADMIN}),
 }
 
 DEFAULT_PAGE = 200
@@ -86,6 +90,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         tail: Tail,
         completeness: CompletenessReport,
         signer: CheckpointSigner,
+        rotation: KeyRotation,
         clock: Clock,
     ) -> None:
         self._log = log
@@ -99,6 +104,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
         self._tail = tail
         self._completeness = completeness
         self._signer = signer
+        self._rotation = rotation
         self._clock = clock
 
     async def Append(self, request: messages.AppendRequest, context: Context) -> messages.AppendResponse:
@@ -334,9 +340,20 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def GetPublicKeys(
         self, request: messages.GetPublicKeysRequest, context: Context
     ) -> messages.GetPublicKeysResponse:
+        tenant = acting_tenant()
         return messages.GetPublicKeysResponse(
-            keys=[self._signer.public()], verifier_key=str(self._checkpoints.key(acting_tenant()))
+            keys=self._signer.public(),
+            verifier_key=str(await self._checkpoints.current_key(tenant)),
+            changes=map(from_key_change, await self._rotation.changes(tenant)),
         )
+
+    async def RotateKey(
+        self, request: messages.RotateKeyRequest, context: Context
+    ) -> messages.RotateKeyResponse:
+        if acting_tenant() != SYSTEM_TENANT:
+            raise operators_alone()
+        number, logs = await self._rotation.rotate(principal().subject)
+        return messages.RotateKeyResponse(number=number, logs=logs)
 
     async def _record_read(
         self,

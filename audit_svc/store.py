@@ -17,12 +17,24 @@ from audit_svc.event import StoredEntry, StoredPart
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
 from audit_svc.search import Found, Place
 from audit_svc.sequence import LogName
-from audit_svc.tables import actor, checkpoint, entry, log, log_head, payload, payload_text, tile
+from audit_svc.tables import (
+    actor,
+    checkpoint,
+    entry,
+    key_change,
+    log,
+    log_head,
+    payload,
+    payload_text,
+    signing_key,
+    tile,
+)
 from audit_svc.verification import PartDigest, Row, columns_of, digest_part
 from svc_kit.database import Database
 from svc_kit.filters import Condition, Operator
 from svc_kit.ids import uuid7
 
+_NEWEST_KEY = sa.select(sa.func.coalesce(sa.func.max(signing_key.c.number), 1)).scalar_subquery()
 _PIECE_BYTES = 16 * 1024 * 1024
 _ENTRY = (entry.c.event_id, entry.c.leaf_index, entry.c.leaf, entry.c.recorded_time)
 
@@ -78,12 +90,30 @@ class Store:
             for row in rows
         ]
 
+    async def newest_key(self) -> int:
+        """Number of the key with which a log would begin now."""
+        async with self._database.autocommit() as connection:
+            number: int = (await connection.execute(sa.select(_NEWEST_KEY))).scalar_one()
+        return number
+
     async def head(self, log_id: uuid.UUID) -> Head:
         """The committed state of a tree."""
-        statement = sa.select(log_head.c.size, log_head.c.root).where(log_head.c.log_id == log_id)
+        # A checkpoint of a tree that holds the entry of a change of key is the new key's.
+        changed = (
+            sa.select(sa.func.max(key_change.c.number))
+            .where(key_change.c.log_id == log_id, key_change.c.leaf_index < log_head.c.size)
+            .scalar_subquery()
+        )
+        statement = (
+            sa.select(
+                log_head.c.size, log_head.c.root, sa.func.greatest(log.c.first_key, changed).label("key")
+            )
+            .join(log, log.c.log_id == log_head.c.log_id)
+            .where(log_head.c.log_id == log_id)
+        )
         async with self._database.autocommit() as connection:
             row = (await connection.execute(statement)).one()
-        return Head(size=row.size, root=row.root)
+        return Head(size=row.size, root=row.root, key=row.key)
 
     async def newest_note(self, log_id: uuid.UUID) -> tuple[str, datetime] | None:
         """The newest signed note and its time."""
@@ -334,10 +364,11 @@ class Store:
         return (row.note, row.sign_time) if row is not None else None
 
     async def _find_logs(self, tenants: Collection[str]) -> dict[str, LogName]:
-        statement = sa.select(log.c.log_id, log.c.tenant, log.c.origin).where(log.c.tenant.in_(list(tenants)))
+        columns = (log.c.log_id, log.c.tenant, log.c.origin, log.c.first_key)
+        statement = sa.select(*columns).where(log.c.tenant.in_(list(tenants)))
         async with self._database.autocommit() as connection:
             rows = await connection.execute(statement)
-        return {row.tenant: LogName(log_id=row.log_id, tenant=row.tenant, origin=row.origin) for row in rows}
+        return {row.tenant: LogName(**row._asdict()) for row in rows}
 
     async def _create_logs(self, tenants: Sequence[str]) -> None:
         """In the order of their names, so that two replicas that meet here wait for each other and go on."""
@@ -346,7 +377,12 @@ class Store:
             for tenant in tenants:
                 made = await connection.execute(
                     insert(log)
-                    .values(log_id=uuid7(), tenant=tenant, origin=f"{self._origin_prefix}/{tenant}")
+                    .values(
+                        log_id=uuid7(),
+                        tenant=tenant,
+                        origin=f"{self._origin_prefix}/{tenant}",
+                        first_key=_NEWEST_KEY,
+                    )
                     .on_conflict_do_nothing()
                     .returning(log.c.log_id)
                 )

@@ -12,8 +12,29 @@ log = sa.Table(
     sa.Column("tenant", sa.Text, nullable=False, unique=True),
     sa.Column("origin", sa.Text, nullable=False, unique=True),
     sa.Column("create_time", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("first_key", sa.Integer, nullable=False, server_default="1"),
 )
 """One log per tenant."""
+
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("public_key", sa.LargeBinary, nullable=False),
+    sa.Column("requester", sa.Text, nullable=False),
+    sa.Column("create_time", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+)
+"""The keys after the first one."""
+
+key_change = sa.Table(
+    "key_change",
+    metadata,
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), primary_key=True),
+    sa.Column("number", sa.Integer, sa.ForeignKey("signing_key.number"), primary_key=True),
+    sa.Column("leaf_index", sa.BigInteger, nullable=False),
+    sa.Column("event_id", sa.Uuid, nullable=False),
+)
+"""From which entry on a log's checkpoints are signed by which key."""
 
 log_head = sa.Table(
     "log_head",

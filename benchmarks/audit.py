@@ -127,7 +127,7 @@ async def _verification(url: str) -> Row:
     database, clock = Database(made.service_url), SystemClock()
     store = Store(database, origin_prefix="bench")
     log = AuditLog(store, clock, origin_prefix="bench")
-    signer = CheckpointSigner(Ed25519PrivateKey.generate())
+    signer = CheckpointSigner([Ed25519PrivateKey.generate()])
     proofs = Proofs(store)
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix="bench")
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)

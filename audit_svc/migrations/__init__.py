@@ -20,6 +20,8 @@ GRANTS = {
     "tile": _APPEND_ONLY,
     "checkpoint": _APPEND_ONLY,
     "actor": _APPEND_ONLY,
+    "signing_key": _APPEND_ONLY,
+    "key_change": _APPEND_ONLY,
     "retention_rule": _APPEND_ONLY,
     "hold": _APPEND_ONLY,
     "hold_release": _APPEND_ONLY,

@@ -234,6 +234,30 @@ def proof(data_dir: str, event_id: str, *, leaf: bool) -> None:
     run(work)
 
 
+@audit.command("rotate-key")
+@output_option
+@click.pass_obj
+def rotate_key(data_dir: str, *, as_json: bool) -> None:
+    """Make a new key that signs the checkpoints of all logs; the old one names it, in an entry of each.
+
+    Who has pinned the old key is led to the new one by: interlock audit verify; python -m interlock.verify.
+    """
+
+    async def work() -> None:
+        from interlock.audit.v1 import audit_service_pb2 as messages
+        from interlock.cli.connection import client
+        from interlock.cli.message_json import message_json
+
+        async with client(data_dir, "SUPER_ADMIN", tenant="system") as suite:
+            made = await suite.call(suite.audit.RotateKey, messages.RotateKeyRequest())
+        if as_json:
+            display.emit_json(message_json(made))
+        else:
+            display.emit(f"Key number {made.number} signs checkpoints from now on; {made.logs} logs say so.")
+
+    run(work)
+
+
 @audit.command("check-log")
 @output_option
 @click.pass_obj

@@ -38,24 +38,25 @@ class _Addresses(dict[str, str]):
 class _Tokens:
     """Tokens of the roles a command needs; a long command gets a new one before the old one runs out."""
 
-    def __init__(self, suite: Suite, roles: tuple[str, ...]) -> None:
+    def __init__(self, suite: Suite, roles: tuple[str, ...], tenant: str) -> None:
         self._suite = suite
+        self._tenant = tenant
         self._roles = roles
         self._token = ""
         self._renew_at = 0.0
 
     def __call__(self) -> str:
         if time.monotonic() >= self._renew_at:
-            self._token = self._suite.token(*self._roles, ttl=_TOKEN_SECONDS)
+            self._token = self._suite.token(*self._roles, tenant=self._tenant, ttl=_TOKEN_SECONDS)
             self._renew_at = time.monotonic() + _TOKEN_SECONDS / 2
         return self._token
 
 
-def client(data_dir: str | os.PathLike[str], *roles: str) -> Client:
-    """A client that shows a token of these roles."""
+def client(data_dir: str | os.PathLike[str], *roles: str, tenant: str = "default") -> Client:
+    """A client that shows a token of these roles in a tenant."""
     suite = Suite(data_dir)
     tls = _tls(os.environ.get("INTERLOCK_CA_FILE", ""))
-    return Client(_Addresses(suite, tls=tls is not None), _Tokens(suite, roles), tls=tls)
+    return Client(_Addresses(suite, tls=tls is not None), _Tokens(suite, roles, tenant), tls=tls)
 
 
 def _tls(authority: str) -> ClientTls | None:

@@ -39,7 +39,8 @@ async def export_tiles(suite: Client, folder: Path) -> Written:
     """Write the log as tiles, or what is new of it; raises CliError when the folder does not fit the log."""
     keys = await suite.call(suite.audit.GetPublicKeys, messages.GetPublicKeysRequest())
     try:
-        tiles = TileFolder(folder, key=NoteKey.parse(keys.verifier_key))
+        earlier = [NoteKey.parse(change.old_key) for change in keys.changes]
+        tiles = TileFolder(folder, key=NoteKey.parse(keys.verifier_key), earlier=earlier)
         new = 0
         request = messages.ExportLogRequest(begin=tiles.begin)
         async for answer in suite.stream(suite.audit.ExportLog, request):

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,19 @@ from interlock.verify import (
     PartBytes,
     PinError,
     PinStore,
+    ProofError,
+    Rotation,
+    RotationError,
     Trail,
     TrailEntry,
     TrailReport,
+    followed,
+    leaf_hash,
     parse_checkpoint,
     parse_leaf,
     parse_note,
+    read_rotation,
+    verify_inclusion,
     verify_trail,
 )
 
@@ -39,6 +46,7 @@ class Verified:
     kinds: Mapping[str, int]  # how many entries of each type the trail holds
     key: NoteKey
     first_use: bool
+    key_changed: bool  # the log led from the pinned key to another one
     refused_pin: str  # why the checkpoint was not pinned; empty when it was
 
     @property
@@ -61,8 +69,11 @@ async def verify(suite: Client, trail: Trail, pins_file: Path) -> Verified:
         pinned = pins.get(offered.name)
     except (NoteError, PinError) as error:
         raise CliError(str(error), f"Look at {pins_file}, and at who runs the audit service.") from None
-    # The key seen first is the one that counts, whatever the service offers now.
-    key = pinned.key if pinned is not None else offered
+    # The key seen first is the one that counts, whatever the service offers now, until itself names another.
+    rotations: list[Rotation] = []
+    if pinned is not None and pinned.key != offered:
+        rotations = await _rotations(suite, served.changes, trail)
+    key = followed(pinned.key, rotations) if pinned is not None else offered
     proof: tuple[bytes, ...] = ()
     if pinned is not None and pinned.checkpoint.size > 0:
         size = _claimed_size(trail)
@@ -74,11 +85,18 @@ async def verify(suite: Client, trail: Trail, pins_file: Path) -> Verified:
     refused = ""
     if report.ok:
         try:
-            pins.advance(key=key, note=trail.checkpoint, consistency=proof)
+            pins.advance(key=key, note=trail.checkpoint, consistency=proof, rotations=rotations)
         except PinError as error:
             refused = str(error)
     kinds = Counter(leaf.type for leaf in readable_leaves(trail))
-    return Verified(report=report, kinds=kinds, key=key, first_use=pinned is None, refused_pin=refused)
+    return Verified(
+        report=report,
+        kinds=kinds,
+        key=key,
+        first_use=pinned is None,
+        key_changed=pinned is not None and key != pinned.key,
+        refused_pin=refused,
+    )
 
 
 def readable_leaves(trail: Trail) -> Iterator[Leaf]:
@@ -104,6 +122,8 @@ def report_lines(verified: Verified) -> Iterator[str]:
         yield f"  ✗ PIN: {verified.refused_pin}"
     if verified.first_use:
         yield f"  pinned on this first look: {verified.key}"
+    if verified.key_changed:
+        yield f"  ✓ the pinned key has signed its successor, pinned now: {verified.key}"
     yield "Not excluded by this check:"
     for line in report.not_excluded:
         yield f"  - {line}"
@@ -129,6 +149,7 @@ def report_json(verified: Verified) -> dict[str, Any]:
         "consistent_from": report.consistent_from,
         "key": str(verified.key),
         "pinned_now": verified.first_use,
+        "key_changed": verified.key_changed,
         "findings": [
             {"problem": str(each.problem), "index": each.index, "message": each.message}
             for each in report.findings
@@ -157,6 +178,39 @@ async def fetch_trail(suite: Client, task_id: str) -> Trail:
         token = page.next_page_token
         if not token:
             return Trail(task_id=task_id, checkpoint=page.checkpoint.note, entries=tuple(entries))
+
+
+async def _rotations(
+    suite: Client, changes: Sequence[audit_service_pb2.KeyChange], trail: Trail
+) -> list[Rotation]:
+    """The changes of key that entries in the tree of the trail's checkpoint tell of, and no others.
+
+    Whether that tree counts is said by its signature, which is looked at with the key that these lead to.
+    """
+    try:
+        checkpoint = parse_checkpoint(parse_note(trail.checkpoint).text)
+    except NoteError:
+        return []
+    found = []
+    for change in changes:
+        if change.index >= checkpoint.size:
+            continue
+        read = await suite.call(
+            suite.audit.GetEntry, audit_service_pb2.GetEntryRequest(event_id=change.event_id)
+        )
+        asked = audit_service_pb2.GetInclusionProofRequest(index=change.index, tree_size=checkpoint.size)
+        proof = (await suite.call(suite.audit.GetInclusionProof, asked)).proof
+        with contextlib.suppress(ProofError, EntryError, RotationError):
+            verify_inclusion(
+                index=change.index,
+                size=checkpoint.size,
+                leaf=leaf_hash(read.entry.leaf),
+                proof=tuple(proof.hashes),
+                root=checkpoint.root,
+            )
+            rotation = read_rotation(parse_leaf(read.entry.leaf))
+            found += [rotation] if rotation is not None else []
+    return found
 
 
 def _entry(entry: entry_pb2.Entry, proof: entry_pb2.InclusionProof) -> TrailEntry:

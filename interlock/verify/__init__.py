@@ -19,6 +19,7 @@ from interlock.verify.merkle import (
 )
 from interlock.verify.note import NoteError, NoteKey, SignedNote, parse_note, signed_note
 from interlock.verify.pins import Pin, PinError, PinStore
+from interlock.verify.rotation import Rotation, RotationError, followed, read_rotation
 from interlock.verify.trail import (
     Finding,
     Problem,
@@ -60,6 +61,11 @@ __all__ = [  # noqa: RUF022 -- grouped by noun
     "entry_line",
     "header_line",
     "verify_export",
+    # Changes of key
+    "Rotation",
+    "RotationError",
+    "followed",
+    "read_rotation",
     # Trails and pins
     "Finding",
     "Pin",

@@ -33,14 +33,17 @@ def main() -> int:
         key, pin = _key(arguments.key, arguments.pins, arguments.file)
         with arguments.file.open(encoding="utf-8") as lines:
             report = verify_export(lines, key=key, pinned=pin.checkpoint if pin else None)
-        if arguments.pins and report.ok:
+        if arguments.pins and report.ok and report.key is not None:
             PinStore(arguments.pins).advance(
-                key=key, note=report.note, seen_from=pin.checkpoint if pin else None
+                key=report.key,
+                note=report.note,
+                seen_from=pin.checkpoint if pin else None,
+                rotations=report.rotations,
             )
     except (NoteError, PinError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(_as_json(report, pin) if arguments.json else _as_text(report, pin))
+    sys.stdout.write(_as_json(report, key, pin) if arguments.json else _as_text(report, key, pin))
     return 0 if report.ok else 1
 
 
@@ -58,7 +61,10 @@ def _key(text: str | None, pins: Path | None, file: Path) -> tuple[NoteKey, Pin 
             raise PinError(f"{pins} knows no log {origin!r}: give its --key once")
         return given, None
     if given is not None and given != pin.key:
-        raise PinError(f"the log {origin!r} was seen with another key ({pin.key}) before")
+        raise PinError(
+            f"the log {origin!r} was seen with another key ({pin.key}) before;"
+            " without --key it has to show itself how that one was changed"
+        )
     return pin.key, pin
 
 
@@ -70,12 +76,14 @@ def _origin(file: Path) -> str:
             return ""
 
 
-def _as_json(report: ExportReport, pin: Pin | None) -> str:
+def _as_json(report: ExportReport, key: NoteKey, pin: Pin | None) -> str:
     told = {
         "verified": report.ok,
         "entries": report.entries,
         "tree_size": report.checkpoint.size if report.checkpoint is not None else None,
         "continues": pin.checkpoint.size if pin is not None else None,
+        "key": str(report.key or key),
+        "key_followed": report.key is not None and report.key != key,
         "parts_matched": report.parts_matched,
         "parts_erased": report.parts_erased,
         "parts_withheld": report.parts_withheld,
@@ -88,7 +96,7 @@ def _as_json(report: ExportReport, pin: Pin | None) -> str:
     return json.dumps(told) + "\n"
 
 
-def _as_text(report: ExportReport, pin: Pin | None) -> str:
+def _as_text(report: ExportReport, key: NoteKey, pin: Pin | None) -> str:
     lines = [
         f"{each.problem}  {f'entry #{each.index}: ' if each.index is not None else ''}{each.message!r}"
         for each in report.findings
@@ -98,6 +106,8 @@ def _as_text(report: ExportReport, pin: Pin | None) -> str:
         f"{report.entries} entries, a signed tree of {size}; {report.parts_matched} contents as committed, "
         f"{report.parts_erased} erased as the log says, {report.parts_withheld} not in the export"
     )
+    if report.key is not None and report.key != key:
+        lines.append(f"The key was changed, as the log tells; it is now: {report.key}")
     if pin is not None and report.ok:
         lines.append(f"It continues the log of {pin.checkpoint.size} entries that was seen before.")
     lines.append(f"Not excluded: {_NOT_EXCLUDED}.")

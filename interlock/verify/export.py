@@ -16,6 +16,7 @@ from interlock.verify.entry import EntryError, Leaf, PartBytes, matches, parse_l
 from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
 from interlock.verify.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from interlock.verify.note import NoteError, NoteKey
+from interlock.verify.rotation import Rotation, RotationError, followed, read_rotation
 from interlock.verify.trail import Finding, Problem
 
 FORMAT = "interlock-log/1"
@@ -37,6 +38,10 @@ class ExportReport:
     """What the whole was held against; None if there is none that the key signed."""
     note: str = ""
     """The signed note of that checkpoint."""
+    key: NoteKey | None = None
+    """The key that it had to be signed by: the given one, or the one that this leads to by changes of key."""
+    rotations: list[Rotation] = field(default_factory=list)
+    """The changes of key that the log tells of, in its order."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -67,7 +72,8 @@ def checkpoint_line(note: str) -> str:
 def verify_export(lines: Iterable[str], *, key: NoteKey, pinned: Checkpoint | None = None) -> ExportReport:
     """Hold an export against the checkpoint that it ends with, which `key` must have signed.
 
-    With `pinned`, a checkpoint of this log that was seen before, also: that its tree stands at the beginning.
+    Where the log tells that the key was changed for another one, that one must have signed it. With `pinned`,
+    a checkpoint of this log that was seen before, also: that its tree stands at the beginning.
     """
     report, tree = ExportReport(), _Tree(pinned)
     found = _findings(iter(lines), report, tree, key)
@@ -116,6 +122,12 @@ def _entry_findings(
         return
     if promised.origin != origin:
         yield _finding(Problem.LEAF, index, f"the leaf is of the log {promised.origin}")
+    try:
+        rotation = read_rotation(promised)
+    except RotationError as error:
+        yield _finding(Problem.SIGNATURE, index, str(error))
+    else:
+        report.rotations += [rotation] if rotation is not None else []
     for commitment in promised.parts:
         part = parts.pop(commitment.name, None)
         if part is None:
@@ -131,6 +143,7 @@ def _entry_findings(
 
 
 def _tree_findings(note: str, report: ExportReport, tree: "_Tree", key: NoteKey) -> Iterator[Finding]:
+    report.key = key = followed(key, report.rotations)
     try:
         checkpoint = open_checkpoint(note, key=key)
     except NoteError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
 from interlock.verify.merkle import ProofError
 from interlock.verify.note import NoteError, NoteKey
+from interlock.verify.rotation import Rotation, followed
 from interlock.verify.trail import require_continuation
 
 _FORMAT = 1
@@ -50,12 +51,14 @@ class PinStore:
         note: str,
         consistency: Sequence[bytes] = (),
         seen_from: Checkpoint | None = None,
+        rotations: Sequence[Rotation] = (),
     ) -> Pin:
         """Pin the checkpoint in `note`; the first one is taken on trust, each later one must continue it.
 
         `consistency` proves the way from the pinned size; `seen_from` stands in for it where the caller has
-        built the tree from all leaves and met that pinned checkpoint on the way. Raises PinError on another
-        key, a shrunken tree or another history; the old pin then stays.
+        built the tree from all leaves and met that pinned checkpoint on the way. `rotations` are changes of
+        key that leaves of this tree tell of; `key` must be the pinned one, or where they lead from it.
+        Raises PinError on another key, a shrunken tree or another history; the old pin then stays.
         """
         try:
             checkpoint = open_checkpoint(note, key=key)
@@ -64,8 +67,10 @@ class PinStore:
         with self._locked():
             pins = self._read()
             pinned = pins.get(checkpoint.origin)
-            if pinned is not None and not (pinned.checkpoint == seen_from and pinned.key == key):
-                _require_same_log(pinned, key, checkpoint, consistency)
+            if pinned is not None:
+                _require_key(pinned, key, rotations)
+                if pinned.checkpoint != seen_from:
+                    _require_same_log(pinned, checkpoint, consistency)
             pin = Pin(key=key, checkpoint=checkpoint, note=note)
             self._write({**pins, checkpoint.origin: pin})
         return pin
@@ -126,13 +131,15 @@ def _parse_pin(origin: str, row: dict[str, str]) -> Pin:
     return Pin(key=key, checkpoint=checkpoint, note=note)
 
 
-def _require_same_log(
-    pinned: Pin, key: NoteKey, checkpoint: Checkpoint, consistency: Sequence[bytes]
-) -> None:
-    if key != pinned.key:
+def _require_key(pinned: Pin, key: NoteKey, rotations: Sequence[Rotation]) -> None:
+    if followed(pinned.key, rotations) != key:
         raise PinError(
-            f"the log {checkpoint.origin!r} has another key ({key}) than the pinned one ({pinned.key})"
+            f"the log {key.name!r} has another key ({key}) than the pinned one ({pinned.key}),"
+            " and no entry signed by that one says so"
         )
+
+
+def _require_same_log(pinned: Pin, checkpoint: Checkpoint, consistency: Sequence[bytes]) -> None:
     try:
         require_continuation(checkpoint, pinned=pinned.checkpoint, consistency=consistency)
     except ProofError as error:

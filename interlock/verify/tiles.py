@@ -6,11 +6,14 @@ many leaves, each behind its length in two bytes; a tile that is not full has it
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
+from interlock.verify.entry import EntryError, parse_leaf
 from interlock.verify.merkle import Frontier, leaf_hash, split_hashes
-from interlock.verify.note import NoteKey
+from interlock.verify.note import NoteKey, parse_note
+from interlock.verify.rotation import RotationError, followed, read_rotation
 
 WIDTH = 256
 _HEIGHT = 8
@@ -41,11 +44,15 @@ class TileFolder:
     Full tiles are written once and never again. Any file stands whole or not at all.
     """
 
-    def __init__(self, folder: Path, *, key: NoteKey) -> None:
-        """Raises TilesError when the folder holds something else, NoteError when `key` did not sign it."""
+    def __init__(self, folder: Path, *, key: NoteKey, earlier: Sequence[NoteKey] = ()) -> None:
+        """Raises TilesError when the folder holds something else, NoteError when no key signed it.
+
+        `key` signs what comes. Where one of the `earlier` signed what is there, the leaves have to tell how
+        that led to `key`.
+        """
         self._folder = folder
-        self._key = key
-        known = self._known()
+        self._key = self._trusted = key
+        self._before = known = self._known([key, *earlier])
         self.begin = known.size - known.size % WIDTH if known is not None else 0
         """Index of the first leaf that is to be added."""
         self._leaves: list[bytes] = []
@@ -54,12 +61,18 @@ class TileFolder:
         self._open: list[list[bytes]] = []
         for number in range(self.begin // WIDTH):
             self._take(split_hashes(self._read(tile_path(0, number))), written=True)
+        if known is not None and self._size == known.size:
+            self._require_root(known, "seen before")
 
     def add(self, leaf: bytes) -> None:
         """The next leaf of the log."""
         if len(leaf) > _MAX_LEAF_BYTES:
             raise TilesError(f"a leaf of {len(leaf)} bytes does not fit a tile")
         self._leaves.append(leaf)
+        if self._before is not None and self._size == self._before.size:
+            self._require_root(self._before, "seen before")
+        if self._trusted != self._key:
+            self._follow(leaf)
         if len(self._leaves) == WIDTH:
             self._write_entries(self._frontier.size // WIDTH)
             self._take([leaf_hash(each) for each in self._leaves], written=False)
@@ -68,13 +81,10 @@ class TileFolder:
     def finish(self, note: str) -> Checkpoint:
         """Write what is left, and the checkpoint; raises TilesError unless it is of exactly these leaves."""
         checkpoint = open_checkpoint(note, key=self._key)
+        if self._trusted != self._key:
+            raise TilesError(f"no leaf tells that the key {self._trusted} was changed for {self._key}")
+        frontier = self._require_root(checkpoint, "signed")
         left = [leaf_hash(each) for each in self._leaves]
-        frontier = self._frontier.extended(left)
-        if (checkpoint.size, checkpoint.root) != (frontier.size, frontier.root()):
-            raise TilesError(
-                f"{frontier.size} leaves, those of before among them, do not lead to the root that was signed"
-                f" over {checkpoint.size}"
-            )
         if left:
             number = self._frontier.size // WIDTH
             self._write_entries(number)
@@ -86,7 +96,28 @@ class TileFolder:
         self._write(Path(_CHECKPOINT), note.encode())
         return checkpoint
 
-    def _known(self) -> Checkpoint | None:
+    @property
+    def _size(self) -> int:
+        return self._frontier.size + len(self._leaves)
+
+    def _require_root(self, checkpoint: Checkpoint, what: str) -> Frontier:
+        """The tree of all leaves so far, if it is that of a checkpoint."""
+        frontier = self._frontier.extended([leaf_hash(each) for each in self._leaves])
+        if (checkpoint.size, checkpoint.root) != (frontier.size, frontier.root()):
+            raise TilesError(
+                f"{frontier.size} leaves, those of before among them, do not lead to the root that was {what}"
+                f" over {checkpoint.size}"
+            )
+        return frontier
+
+    def _follow(self, leaf: bytes) -> None:
+        try:
+            rotation = read_rotation(parse_leaf(leaf))
+        except (EntryError, RotationError):
+            return  # it leads nowhere
+        self._trusted = followed(self._trusted, [rotation] if rotation is not None else [])
+
+    def _known(self, keys: Sequence[NoteKey]) -> Checkpoint | None:
         try:
             note = (self._folder / _CHECKPOINT).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -95,7 +126,9 @@ class TileFolder:
                 if {each.name for each in self._folder.iterdir()} != {tiles.name}:
                     raise TilesError(f"{self._folder} holds something else than a log") from None
             return None
-        return open_checkpoint(note, key=self._key)
+        named = {signature.key_hash for signature in parse_note(note).signatures}
+        self._trusted = next((key for key in keys if key.key_hash in named), self._key)
+        return open_checkpoint(note, key=self._trusted)
 
     def _take(self, hashes: "list[bytes] | tuple[bytes, ...]", *, written: bool) -> None:
         """A full tile of the lowest level, and the tiles above that it makes full."""

@@ -15,6 +15,8 @@ from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
 from audit_svc.explanations import Explanations
+from audit_svc.key_rotation import KeyRotation
+from audit_svc.key_store import KeyStore
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.migrations import GRANTS
@@ -34,7 +36,7 @@ from svc_kit.identity import LocalIssuer
 from tests.audit.served import ORIGIN, Served, serving
 from tests.suite_fixtures import PostgresServer
 
-SIGNER = CheckpointSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SIGNER = CheckpointSigner([Ed25519PrivateKey.from_private_bytes(bytes(range(32)))])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +49,19 @@ class Replica:
     checkpoints: Checkpoints
     reader: AuditReader
     verifier: LogVerifier
+    rotation: KeyRotation
     texts: TextIndexer
     task_trails: TaskTrails
     removals: Removals
 
     @classmethod
-    def over(cls, url: str, *, archive: FileArchive | None = None) -> "Replica":
+    def over(
+        cls, url: str, *, archive: FileArchive | None = None, signer: CheckpointSigner = SIGNER
+    ) -> "Replica":
         database, clock = Database(url), SystemClock()
         store = Store(database, origin_prefix=ORIGIN)
         proofs = Proofs(store)
-        checkpoints = Checkpoints(store, proofs, SIGNER, clock, origin_prefix=ORIGIN, archive=archive)
+        checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix=ORIGIN, archive=archive)
         log = AuditLog(store, clock, origin_prefix=ORIGIN)
         texts = TextStore(database)
         explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
@@ -65,6 +70,7 @@ class Replica:
             store=store,
             log=log,
             verifier=LogVerifier(store, texts, checkpoints, explanations),
+            rotation=KeyRotation(log, store, KeyStore(database), signer, clock),
             texts=TextIndexer(texts, clock),
             task_trails=TaskTrails(store, proofs, checkpoints, explanations),
             removals=Removals(log, clock),

@@ -46,7 +46,7 @@ async def export(replica: Replica) -> list[str]:
 
 
 def key() -> NoteKey:
-    return SIGNER.key(LOG)
+    return SIGNER.key(LOG, 1)
 
 
 async def test_what_an_entry_explains_is_no_flaw_and_every_proof_still_holds(replica: Replica) -> None:

@@ -196,3 +196,31 @@ def test_the_log_is_searched_by_who_did_what_with_what_and_when(suite: Suite, ta
     assert lines.startswith("#") and "bench-echo → bench_echo" in lines
     error = suite.error("audit", "search", "--type", "NOTHING")
     assert error["reason"] == "FILTER_INVALID" and "TOOL_CALL" in error["message"]
+
+
+def test_a_reader_who_pinned_the_old_key_is_led_to_the_new_one(
+    suite: Suite, task_id: str, tmp_path: Path
+) -> None:
+    pins, export, tiles = tmp_path / "pins.json", tmp_path / "log.jsonl", tmp_path / "tiles"
+    before = report(suite, task_id, pins)
+    suite.json("audit", "tiles", str(tiles))
+    assert suite.json("audit", "rotate-key")["logs"] >= 1
+    after = report(suite, task_id, pins)
+    assert (after["verified"], after["key_changed"], after["pinned_now"]) == (True, True, False)
+    assert before["key"] != after["key"] in pins.read_text()
+    assert report(suite, task_id, pins)["key_changed"] is False
+    assert suite.json("audit", "tiles", str(tiles))["key"] == after["key"]
+    suite.json("audit", "export", str(export))
+    for key in (before["key"], after["key"]):
+        told = offline(export, key)
+        assert (told["verified"], told["key"]) == (True, after["key"])
+    viewer = suite.cli("token", "--role", "SUPER_ADMIN").stdout.strip()
+    assert suite.error("audit", "rotate-key", INTERLOCK_TOKEN=viewer)["reason"] == "ROLE_REQUIRED"
+
+
+def offline(export: Path, key: str) -> dict[str, Any]:
+    """The stand-alone verifier's word."""
+    command = [sys.executable, "-m", "interlock.verify", str(export), "--key", key, "--json"]
+    told = subprocess.run(command, capture_output=True, check=False, text=True)
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found

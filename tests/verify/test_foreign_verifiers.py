@@ -1,6 +1,7 @@
 """What others wrote verifies our logs: nothing here is judged by code of ours."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_what_was_changed_in_a_folder_is_found_when_it_is_brought_up_to_date(tmp
     (tmp_path / "other" / "letter").write_text("dear")
     with pytest.raises(TilesError, match="something else"):
         write(tmp_path / "other", 1)
+
+
+@pytest.mark.parametrize("size", [300, 512])
+def test_a_history_that_was_written_anew_and_signed_does_not_continue_a_folder(
+    tmp_path: Path, size: int
+) -> None:
+    write(tmp_path, size)
+    other = [*LEAVES[: size - 1], b"another", b"one more"]
+    root = Frontier().extended([leaf_hash(leaf) for leaf in other]).root()
+    text = Checkpoint(origin=ORIGIN, size=len(other), root=root).text
+    note = str(signed_note(text, key=KEY, signature=PRIVATE.sign(text.encode())))
+    with pytest.raises(TilesError, match="do not lead to the root"):
+        bring_up_to_date(tmp_path, other, note)
+
+
+def bring_up_to_date(folder: Path, leaves: Sequence[bytes], note: str) -> None:
+    tiles = TileFolder(folder, key=KEY)
+    for leaf in leaves[tiles.begin :]:
+        tiles.add(leaf)
+    tiles.finish(note)
 
 
 def proofs(size: int) -> TileReader:

@@ -105,6 +105,11 @@ class AuditServiceStub:
                 request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.SerializeToString,
                 response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/interlock.audit.v1.AuditService/RotateKey',
+                request_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -216,7 +221,15 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPublicKeys(self, request, context):
-        """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role.
+        """Lists the keys that sign checkpoints, with the verifier key text of the caller's log, and how that was changed. Needs any role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Makes a new key that signs checkpoints, and tells every log of it: an entry of type KEY_ROTATION, in which the old key signs the new one. Checkpoints of trees that hold this
+        entry are the new key's. Whoever has pinned the old key is led to the new one by that entry. Needs SUPER_ADMIN in tenant `system`. Each call makes one more key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,6 +307,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetPublicKeys,
                     request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.FromString,
                     response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -675,6 +693,33 @@ class AuditService:
             '/interlock.audit.v1.AuditService/GetPublicKeys',
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysRequest.SerializeToString,
             interlock_dot_audit_dot_v1_dot_audit__service__pb2.GetPublicKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.audit.v1.AuditService/RotateKey',
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyRequest.SerializeToString,
+            interlock_dot_audit_dot_v1_dot_audit__service__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

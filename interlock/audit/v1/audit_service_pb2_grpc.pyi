@@ -82,7 +82,11 @@ class AuditServiceStub:
     others learn how many are missing. Needs AUDITOR or ADMIN.
     """
     GetPublicKeys: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]
-    """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
+    """Lists the keys that sign checkpoints, with the verifier key text of the caller's log, and how that was changed. Needs any role."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.RotateKeyRequest, _audit_service_pb2.RotateKeyResponse]
+    """Makes a new key that signs checkpoints, and tells every log of it: an entry of type KEY_ROTATION, in which the old key signs the new one. Checkpoints of trees that hold this
+    entry are the new key's. Whoever has pinned the old key is led to the new one by that entry. Needs SUPER_ADMIN in tenant `system`. Each call makes one more key.
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -138,7 +142,11 @@ class AuditServiceAsyncStub(AuditServiceStub):
     others learn how many are missing. Needs AUDITOR or ADMIN.
     """
     GetPublicKeys: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetPublicKeysRequest, _audit_service_pb2.GetPublicKeysResponse]  # type: ignore[assignment]
-    """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
+    """Lists the keys that sign checkpoints, with the verifier key text of the caller's log, and how that was changed. Needs any role."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.RotateKeyRequest, _audit_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Makes a new key that signs checkpoints, and tells every log of it: an entry of type KEY_ROTATION, in which the old key signs the new one. Checkpoints of trees that hold this
+    entry are the new key's. Whoever has pinned the old key is led to the new one by that entry. Needs SUPER_ADMIN in tenant `system`. Each call makes one more key.
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """An append-only Merkle tree per tenant, which outsiders can verify."""
@@ -275,6 +283,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.GetPublicKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetPublicKeysResponse, _abc.Awaitable[_audit_service_pb2.GetPublicKeysResponse]]:
-        """Lists the keys that sign checkpoints, with the verifier key text of the caller's log. Needs any role."""
+        """Lists the keys that sign checkpoints, with the verifier key text of the caller's log, and how that was changed. Needs any role."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _audit_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.RotateKeyResponse, _abc.Awaitable[_audit_service_pb2.RotateKeyResponse]]:
+        """Makes a new key that signs checkpoints, and tells every log of it: an entry of type KEY_ROTATION, in which the old key signs the new one. Checkpoints of trees that hold this
+        entry are the new key's. Whoever has pinned the old key is led to the new one by that entry. Needs SUPER_ADMIN in tenant `system`. Each call makes one more key.
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
