@@ -1,13 +1,15 @@
 """Checkpoints in plain files outside the database, so that whoever rewrites the one does not hold the other.
 
 A folder per log, named by its origin, holds `latest.note` (the newest signed note as it is) and a file a day
-with all of them, one JSON object a line: {"sign_time": …, "note": …}.
+with all of them, one JSON object a line: {"sign_time": …, "note": …}. One more folder holds the statements of
+all logs: `latest.note`, and the last one of each hour.
 """
 
 import asyncio
 import json
 import os
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 from audit_svc.checkpoints import SignedCheckpoint
@@ -29,6 +31,10 @@ class FileArchive:
         """Keep a checkpoint durably."""
         await asyncio.to_thread(self._write, signed)
 
+    async def state(self, name: str, note: str, sign_time: datetime) -> None:
+        """Keep a statement of all logs durably."""
+        await asyncio.to_thread(self._write_statement, name, note, sign_time)
+
     def _read(self, origin: str) -> str | None:
         try:
             return (self._root / origin / _LATEST).read_text(encoding="utf-8")
@@ -45,10 +51,21 @@ class FileArchive:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        # The history is durable before the newest note says so; a reader sees the old note or the new one.
-        handle, name = tempfile.mkstemp(prefix=f".{_LATEST}.", dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(signed.note)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(folder / _LATEST)
+        # The history is durable before the newest note says so.
+        _replace(folder / _LATEST, signed.note)
+
+    def _write_statement(self, name: str, note: str, sign_time: datetime) -> None:
+        folder = self._root / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (f"{sign_time:%Y-%m-%dT%H}.note", _LATEST):
+            _replace(folder / file, note)
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader sees the old note or the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)

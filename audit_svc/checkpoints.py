@@ -7,7 +7,7 @@ that was rolled back or rewritten would make it sign two histories.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
@@ -16,6 +16,7 @@ from audit_svc.errors import log_damaged
 from audit_svc.proofs import IncompleteTreeError, Proofs
 from audit_svc.sequence import LogName
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
+from interlock.verify.heads import HEADS, Heads
 from interlock.verify.merkle import EMPTY_ROOT, ProofError
 from interlock.verify.note import NoteError, NoteKey, signed_note
 from interlock.verify.trail import require_continuation
@@ -96,6 +97,10 @@ class CheckpointArchive(Protocol):
         """Keep a checkpoint durably."""
         ...
 
+    async def state(self, name: str, note: str, sign_time: datetime) -> None:
+        """Keep a statement of all logs durably."""
+        ...
+
 
 class NoteSigner(Protocol):
     """Holds the private keys, by their numbers."""
@@ -134,7 +139,10 @@ class Checkpoints:
         self._archive = archive
         # The newest checkpoint known of each log, wherever it was found; a log never goes behind it.
         self._seen: dict[str, Checkpoint] = {}
-        self._archived: dict[str, int] = {}
+        # What the archive has: the newest checkpoint of each log, and the last statement of them all.
+        self._archived: dict[str, Checkpoint] = {}
+        self._stated: dict[str, Checkpoint] = {}
+        self._looked: set[str] = set()
         self._damaged: set[str] = set()
 
     def origin(self, tenant: str) -> str:
@@ -194,6 +202,18 @@ class Checkpoints:
                 self._damaged.add(origin)
             else:
                 self._damaged.discard(origin)
+        if self._archive is not None and self._archived != self._stated:
+            await self._state(self._archive)
+
+    async def _state(self, archive: CheckpointArchive) -> None:
+        """One statement of all logs, those that are damaged with the last that was signed of them."""
+        now, number = self._clock.now(), await self._store.newest_key()
+        stated = dict(self._archived)
+        time = now.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        heads = Heads(name=self.origin(HEADS), time=time, logs=stated)
+        key, signature = self._signer.key(heads.name, number), self._signer.sign(heads.text.encode(), number)
+        await archive.state(heads.name, str(signed_note(heads.text, key=key, signature=signature)), now)
+        self._stated = stated
 
     async def _publish_one(self, standing: Standing) -> None:
         name = standing.name
@@ -201,23 +221,26 @@ class Checkpoints:
         went_back = seen is not None and standing.size < seen.size
         if standing.size > standing.signed_size or went_back:
             await self.newest(name.tenant)
-        if self._archive is not None and standing.size > self._archived.get(name.origin, 0):
+        if self._archive is not None and standing.size > self._archived_size(name.origin):
             stored = await self._store.newest_note(name.log_id)
             if stored is not None:
                 signed = self._open(name.origin, *stored)
                 await self._archive.add(signed)
-                self._archived[name.origin] = signed.checkpoint.size
+                self._archived[name.origin] = signed.checkpoint
+
+    def _archived_size(self, origin: str) -> int:
+        archived = self._archived.get(origin)
+        return archived.size if archived is not None else 0
 
     async def _seen_before(self, origin: str) -> Checkpoint | None:
-        if origin not in self._archived and self._archive is not None:
+        if origin not in self._looked and self._archive is not None:
             note = await self._archive.latest(origin)
             if note is not None:
                 archived = self._open(origin, note, self._clock.now()).checkpoint
                 if origin not in self._seen or self._seen[origin].size < archived.size:
                     self._seen[origin] = archived
-                self._archived[origin] = archived.size
-            else:
-                self._archived[origin] = 0
+                self._archived[origin] = archived
+            self._looked.add(origin)
         return self._seen.get(origin)
 
     async def _require_continues(

@@ -5,7 +5,9 @@ import json
 import sys
 from pathlib import Path
 
+from interlock.verify.checkpoint import Checkpoint
 from interlock.verify.export import ExportReport, verify_export
+from interlock.verify.heads import HEADS, open_heads
 from interlock.verify.note import NoteError, NoteKey
 from interlock.verify.pins import Pin, PinError, PinStore
 
@@ -25,6 +27,11 @@ def main() -> int:
         type=Path,
         help="keep key and checkpoint here, and refuse another key, a shrunken or another history later",
     )
+    parser.add_argument(
+        "--heads",
+        type=Path,
+        help="a statement of all logs that was kept: the log has to begin with what that says of it",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     arguments = parser.parse_args()
     if not arguments.key and not arguments.pins:
@@ -32,7 +39,12 @@ def main() -> int:
     try:
         key, pin = _key(arguments.key, arguments.pins, arguments.file)
         with arguments.file.open(encoding="utf-8") as lines:
-            report = verify_export(lines, key=key, pinned=pin.checkpoint if pin else None)
+            report = verify_export(
+                lines,
+                key=key,
+                pinned=pin.checkpoint if pin else None,
+                stated=_stated(arguments.heads, key) if arguments.heads else None,
+            )
         if arguments.pins and report.ok and report.key is not None:
             PinStore(arguments.pins).advance(
                 key=report.key,
@@ -66,6 +78,15 @@ def _key(text: str | None, pins: Path | None, file: Path) -> tuple[NoteKey, Pin 
             " without --key it has to show itself how that one was changed"
         )
     return pin.key, pin
+
+
+def _stated(file: Path, key: NoteKey) -> Checkpoint:
+    """What a statement of all logs, signed by the same key, says of this one."""
+    name = f"{key.name.rpartition('/')[0]}/{HEADS}"
+    heads = open_heads(file.read_text(encoding="utf-8"), key=NoteKey(name=name, public_key=key.public_key))
+    if key.name not in heads.logs:
+        raise NoteError(f"{file} says nothing of the log {key.name!r}")
+    return heads.logs[key.name]
 
 
 def _origin(file: Path) -> str:

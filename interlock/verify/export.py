@@ -7,7 +7,7 @@ signed checkpoint. A leaf stands as a text: its UTF-8 bytes are the very bytes t
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,13 +69,16 @@ def checkpoint_line(note: str) -> str:
     return json.dumps({"checkpoint": note})
 
 
-def verify_export(lines: Iterable[str], *, key: NoteKey, pinned: Checkpoint | None = None) -> ExportReport:
+def verify_export(
+    lines: Iterable[str], *, key: NoteKey, pinned: Checkpoint | None = None, stated: Checkpoint | None = None
+) -> ExportReport:
     """Hold an export against the checkpoint that it ends with, which `key` must have signed.
 
     Where the log tells that the key was changed for another one, that one must have signed it. With `pinned`,
-    a checkpoint of this log that was seen before, also: that its tree stands at the beginning.
+    a checkpoint of this log that was seen before, also: that its tree stands at the beginning; and with
+    `stated` likewise, what a statement of all logs says of it.
     """
-    report, tree = ExportReport(), _Tree(pinned)
+    report, tree = ExportReport(), _Tree([known for known in (pinned, stated) if known is not None])
     found = _findings(iter(lines), report, tree, key)
     for finding in found:
         report.findings.append(finding)
@@ -150,10 +153,8 @@ def _tree_findings(note: str, report: ExportReport, tree: "_Tree", key: NoteKey)
         yield _finding(Problem.SIGNATURE, None, str(error))
         return
     report.checkpoint, report.note = checkpoint, note
-    if tree.pinned is not None and tree.pinned_root != tree.pinned.root:
-        message = (
-            f"the log of {tree.pinned.size} entries that was seen before does not stand at its beginning"
-        )
+    for known in tree.not_met:
+        message = f"the log of {known.size} entries that was seen before does not stand at its beginning"
         yield _finding(Problem.HISTORY, None, message)
     if (checkpoint.size, checkpoint.root) != (report.entries, tree.root()):
         message = f"{report.entries} entries do not lead to the root that was signed over {checkpoint.size}"
@@ -198,20 +199,19 @@ class _Gaps:
 
 
 class _Tree:
-    """The frontier over leaves that come one by one."""
+    """The frontier over leaves that come one by one, and the checkpoints that are to be met on the way."""
 
-    def __init__(self, pinned: Checkpoint | None) -> None:
+    def __init__(self, known: Sequence[Checkpoint]) -> None:
         self._frontier = Frontier()
         self._waiting: list[bytes] = []
-        self.pinned = pinned
-        self.pinned_root = EMPTY_ROOT if pinned is not None and pinned.size == 0 else b""
-        """The root when as many leaves stood as the pinned checkpoint has; empty while they do not."""
+        self.not_met = [each for each in known if (each.size, each.root) != (0, EMPTY_ROOT)]
 
     def add(self, leaf: bytes) -> None:
         self._waiting.append(leaf)
         size = self._frontier.size + len(self._waiting)
-        if self.pinned is not None and size == self.pinned.size:
-            self.pinned_root = self.root()
+        if any(each.size == size for each in self.not_met):
+            root = self.root()
+            self.not_met = [each for each in self.not_met if (each.size, each.root) != (size, root)]
         elif len(self._waiting) == _LEAVES_AT_A_TIME:
             self.root()
 

@@ -2,13 +2,16 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from audit_svc.archive import FileArchive
 from audit_svc.event import NewEvent
-from interlock.verify import EMPTY_ROOT, PinStore, open_checkpoint
+from interlock.verify import EMPTY_ROOT, NoteKey, PinStore, open_checkpoint
+from interlock.verify.heads import HEADS, open_heads, set_back
 from interlock_suite.databases import ServiceDatabase
 from tests.audit.conftest import Replica
 from tests.audit.events import new_event
@@ -67,6 +70,72 @@ async def test_publishing_archives_each_log_outside_the_database(replica: Replic
         assert [open_checkpoint(note, key=key).size for note in kept] == kept_sizes
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert sorted(p.name for p in folder.iterdir()) == [day.name, "latest.note"]
+
+
+async def test_what_is_published_states_all_logs_at_once(
+    replica: Replica, audit_database: ServiceDatabase, tmp_path: Path
+) -> None:
+    key = NoteKey(name=f"{ORIGIN}/{HEADS}", public_key=replica.checkpoints.key("default").public_key)
+    folder = tmp_path / "checkpoints" / ORIGIN / HEADS
+    statements = []
+    for tenant in ("default", "blue", "default"):
+        await replica.log.append(new_event(tenant=tenant, parts=()))
+        await replica.checkpoints.publish()
+        statements.append(open_heads((folder / "latest.note").read_text(), key=key))
+    sizes = [
+        {origin.rpartition("/")[2]: head.size for origin, head in each.logs.items()} for each in statements
+    ]
+    assert sizes == [{"default": 1}, {"default": 1, "blue": 1}, {"default": 2, "blue": 1}]
+    assert list(set_back(statements[2], since=statements[0])) == []
+    assert len(list(set_back(statements[0], since=statements[2]))) == 2
+    assert len(list(folder.iterdir())) in (2, 3)  # the newest, and the last one of this hour, or of two
+    # Another process goes on where the archive is, and states nothing as long as nothing grew.
+    restarted = Replica.over(audit_database.service_url, archive=FileArchive(tmp_path / "checkpoints"))
+    try:
+        await restarted.log.append(new_event(tenant="blue", parts=()))
+        await restarted.checkpoints.publish()
+    finally:
+        await restarted.close()
+    heads = open_heads((folder / "latest.note").read_text(), key=key)
+    assert {origin.rpartition("/")[2]: head.size for origin, head in heads.logs.items()} == {
+        "default": 2,
+        "blue": 2,
+    }
+
+
+async def test_a_log_that_is_set_back_or_hidden_is_seen_from_the_statements(
+    replica: Replica, tmp_path: Path
+) -> None:
+    for tenant in ("default", "blue"):
+        await replica.log.append(new_event(tenant=tenant, parts=()))
+    await replica.checkpoints.publish()
+    latest = tmp_path / "checkpoints" / ORIGIN / HEADS / "latest.note"
+    earlier = tmp_path / "kept.note"
+    earlier.write_text(latest.read_text())
+    await replica.log.append(new_event(parts=()))
+    await replica.checkpoints.publish()
+    key = str(replica.checkpoints.key("default"))
+
+    def compared(new: Path, old: Path) -> tuple[int, str]:
+        command = [
+            sys.executable,
+            "-m",
+            "interlock.verify.heads",
+            str(new),
+            "--key",
+            key,
+            "--since",
+            str(old),
+        ]
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    assert compared(latest, earlier)[0] == 0
+    code, said = compared(earlier, latest)
+    assert code == 1 and "shrank from 2 to 1" in said
+    latest.write_text(latest.read_text().replace(" 2 ", " 3 "))
+    code, said = compared(latest, earlier)
+    assert code == 2 and "does not fit" in said
 
 
 async def test_publishing_without_news_writes_nothing(replica: Replica, tmp_path: Path) -> None:

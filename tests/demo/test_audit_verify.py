@@ -218,9 +218,25 @@ def test_a_reader_who_pinned_the_old_key_is_led_to_the_new_one(
     assert suite.error("audit", "rotate-key", INTERLOCK_TOKEN=viewer)["reason"] == "ROLE_REQUIRED"
 
 
-def offline(export: Path, key: str) -> dict[str, Any]:
+def test_an_export_begins_with_what_a_statement_of_all_logs_says(
+    suite: Suite, task_id: str, tmp_path: Path
+) -> None:
+    (heads,) = suite.data_dir.parent.glob(f"{suite.data_dir.name}-*/**/_heads/latest.note")
+    statement = tmp_path / "heads.note"
+    statement.write_text(heads.read_text())
+    export = tmp_path / "log.jsonl"
+    key = suite.json("audit", "export", str(export))["key"]
+    assert offline(export, key, "--heads", str(statement))["verified"] is True
+    lines = export.read_text().splitlines(keepends=True)
+    shorter = tmp_path / "shorter.jsonl"
+    shorter.write_text("".join([*lines[:2], lines[-1]]))
+    problems = {each["problem"] for each in offline(shorter, key, "--heads", str(statement))["findings"]}
+    assert "HISTORY" in problems
+
+
+def offline(export: Path, key: str, *more: str) -> dict[str, Any]:
     """The stand-alone verifier's word."""
-    command = [sys.executable, "-m", "interlock.verify", str(export), "--key", key, "--json"]
+    command = [sys.executable, "-m", "interlock.verify", str(export), "--key", key, "--json", *more]
     told = subprocess.run(command, capture_output=True, check=False, text=True)
     found: dict[str, Any] = json.loads(told.stdout)
     return found
