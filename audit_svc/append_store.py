@@ -1,8 +1,10 @@
 """The statements of the transaction that appends."""
 
+import base64
+import json
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc import tables
 from audit_svc.errors import month_not_ready
-from audit_svc.event import to_datetime
+from audit_svc.event import Part, to_datetime
 from audit_svc.log import Locked, NewTile, RepeatedError
 from audit_svc.merkle import Frontier
 from audit_svc.proofs import IncompleteTreeError
@@ -47,13 +49,7 @@ _READ_ACTORS = sa.text(
     " FROM unnest(CAST(:log_ids AS uuid[]), CAST(:subjects AS text[])) AS wanted (log_id, subject)"
     " JOIN actor ON actor.log_id = wanted.log_id AND actor.subject = wanted.subject"
 )
-_WRITE_TILES = sa.text(
-    "INSERT INTO tile (log_id, tier, number, hashes, root)"
-    " SELECT * FROM unnest(CAST(:log_ids AS uuid[]), CAST(:tiers AS smallint[]), CAST(:numbers AS bigint[]),"
-    " CAST(:hashes AS bytea[]), CAST(:roots AS bytea[]))"
-)
-
-# The columns of `entry` and the types of the arrays they are sent as.
+# The columns of `entry` as they come in JSON: one parameter is quicker to send and to read than one a column.
 _ENTRY_COLUMNS = {
     "log_id": "uuid",
     "event_id": "uuid",
@@ -71,22 +67,33 @@ _ENTRY_COLUMNS = {
     "span_id": "text",
     "event_time": "timestamptz",
     "recorded_time": "timestamptz",
-    "leaf": "bytea",
-    "leaf_hash": "bytea",
+    "leaf": "text",
+    "leaf_hash": "text",
 }
-_ENTRY_ARRAYS = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _ENTRY_COLUMNS.items())
-# One statement, and so one round trip, while the heads are locked.
-_WRITE_ENTRIES = sa.text(
-    f"WITH entries AS (INSERT INTO entry ({', '.join(_ENTRY_COLUMNS)})"  # noqa: S608 -- names from above
-    f" SELECT * FROM unnest({_ENTRY_ARRAYS})),"
+_AS_BYTES = {"leaf": "convert_to(leaf, 'UTF8')", "leaf_hash": "decode(leaf_hash, 'base64')"}
+# One statement, and so one round trip. It writes everything or nothing: nothing comes of it where a head is
+# not where it was read, which is not known before it is locked here.
+_WRITE = sa.text(
+    "WITH grown AS (SELECT * FROM json_to_recordset(CAST(:grown AS json)) AS grown"  # noqa: S608 -- our names
+    " (log_id uuid, old_size bigint, old_root text, size bigint, frontier text, root text)),"
+    " moved AS (UPDATE log_head SET size = grown.size, frontier = decode(grown.frontier, 'base64'),"
+    " root = decode(grown.root, 'base64') FROM grown WHERE log_head.log_id = grown.log_id"
+    " AND log_head.size = grown.old_size AND log_head.root = decode(grown.old_root, 'base64')"
+    " RETURNING log_head.log_id),"
+    " whole AS (SELECT FROM moved HAVING count(*) = (SELECT count(*) FROM grown)),"
+    f" entries AS (INSERT INTO entry ({', '.join(_ENTRY_COLUMNS)})"
+    f" SELECT {', '.join(_AS_BYTES.get(name, name) for name in _ENTRY_COLUMNS)}"
+    " FROM whole, json_to_recordset(CAST(:entries AS json)) AS entry"
+    f" ({', '.join(f'{name} {kind}' for name, kind in _ENTRY_COLUMNS.items())})),"
     " payloads AS (INSERT INTO payload (log_id, event_id, part, content_type, salt, body)"
-    " SELECT * FROM unnest(CAST(:part_log_ids AS uuid[]), CAST(:part_event_ids AS uuid[]),"
-    " CAST(:parts AS text[]), CAST(:content_types AS text[]), CAST(:salts AS bytea[]),"
-    " CAST(:bodies AS bytea[])))"
-    " UPDATE log_head SET size = grown.size, frontier = grown.frontier, root = grown.root"
-    " FROM unnest(CAST(:grown_ids AS uuid[]), CAST(:old_sizes AS bigint[]), CAST(:sizes AS bigint[]),"
-    " CAST(:frontiers AS bytea[]), CAST(:roots AS bytea[])) AS grown (log_id, old_size, size, frontier, root)"
-    " WHERE log_head.log_id = grown.log_id AND log_head.size = grown.old_size"
+    " SELECT log_id, event_id, part, content_type, decode(salt, 'base64'), decode(body, 'base64')"
+    " FROM whole, json_to_recordset(CAST(:payloads AS json)) AS payload"
+    " (log_id uuid, event_id uuid, part text, content_type text, salt text, body text)),"
+    " tiles AS (INSERT INTO tile (log_id, tier, number, hashes, root)"
+    " SELECT log_id, tier, number, decode(hashes, 'base64'), decode(root, 'base64')"
+    " FROM whole, json_to_recordset(CAST(:tiles AS json)) AS tile"
+    " (log_id uuid, tier smallint, number bigint, hashes text, root text))"
+    " SELECT EXISTS (SELECT FROM whole)"
 )
 # What a repeat that was not found runs into, in the month of its id; which of them first is up to Postgres.
 _EVENT_KEY = re.compile(r"(entry|payload)_\w+_pkey")
@@ -150,22 +157,37 @@ class SqlAppendTransaction:
         tiles: Sequence[NewTile],
     ) -> None:
         """Store everything; RepeatedError when an event stands already that `lock` did not find."""
-        if not entries:
-            return
-        if tiles:
-            await self._connection.execute(_WRITE_TILES, _tile_arrays(tiles))
-        arrays = _entry_arrays(entries) | _payload_arrays(entries) | _growth_arrays(growth)
-        try:
-            moved = (await self._connection.execute(_WRITE_ENTRIES, arrays)).rowcount
-        except psycopg.IntegrityError as error:
-            if _EVENT_KEY.fullmatch(error.diag.constraint_name or ""):
-                raise RepeatedError from error
-            if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
-                raise month_not_ready() from error
-            raise
-        # Cannot happen while the rows are locked; if it ever does, the transaction must not stand.
-        if moved != len(growth):
-            raise RuntimeError(f"{moved} of {len(growth)} heads stood where they were locked")
+        # Cannot fail to move while the rows are locked; if it ever does, the transaction must not stand.
+        if entries and not await write(self._connection, entries=entries, growth=growth, tiles=tiles):
+            raise RuntimeError("a head stood elsewhere than where it was locked")
+
+
+async def write(
+    connection: AsyncConnection,
+    *,
+    entries: Sequence[NewEntry],
+    growth: Mapping[uuid.UUID, Growth],
+    tiles: Sequence[NewTile],
+) -> bool:
+    """Store everything, unless a tree is not the one that grew; then nothing, where it is only one.
+
+    Raises RepeatedError when an event stands already.
+    """
+    rows = {
+        "grown": _json(_grown(log_id, grown) for log_id, grown in growth.items()),
+        "entries": _json(map(_entry, entries)),
+        "payloads": _json(_payload(entry, part) for entry in entries for part in entry.event.parts),
+        "tiles": _json(map(_tile, tiles)),
+    }
+    try:
+        whole: bool = (await connection.execute(_WRITE, rows)).scalar_one()
+    except psycopg.IntegrityError as error:
+        if _EVENT_KEY.fullmatch(error.diag.constraint_name or ""):
+            raise RepeatedError from error
+        if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name is None:
+            raise month_not_ready() from error
+        raise
+    return whole
 
 
 async def read_hashes(
@@ -199,56 +221,65 @@ def _key_arrays(keys: Collection[EventKey]) -> dict[str, list[uuid.UUID]]:
     return {"log_ids": [k.log_id for k in ordered], "event_ids": [k.event_id for k in ordered]}
 
 
-def _entry_arrays(entries: Sequence[NewEntry]) -> dict[str, object]:
+def _json(rows: Iterable[Mapping[str, Any]]) -> str:
+    return json.dumps(list(rows), ensure_ascii=False, separators=(",", ":"))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _entry(entry: NewEntry) -> dict[str, Any]:
+    event = entry.event
     return {
-        "log_id": [e.log_id for e in entries],
-        "event_id": [e.event.event_id for e in entries],
-        "leaf_index": [e.placed.index for e in entries],
-        "type": [e.event.type for e in entries],
-        "producer": [e.event.producer for e in entries],
-        "producer_sequence": [e.event.producer_sequence for e in entries],
-        "actor": [e.pseudonym for e in entries],
-        "agent": [e.event.agent for e in entries],
-        "agent_version": [e.event.agent_version for e in entries],
-        "task_id": [e.event.task_id for e in entries],
-        "tool": [e.event.tool for e in entries],
-        "status": [e.event.status for e in entries],
-        "trace_id": [e.event.trace_id for e in entries],
-        "span_id": [e.event.span_id for e in entries],
-        "event_time": [to_datetime(e.event.event_time) for e in entries],
-        "recorded_time": [e.recorded_time for e in entries],
-        "leaf": [e.placed.leaf for e in entries],
-        "leaf_hash": [e.placed.leaf_hash for e in entries],
+        "log_id": str(entry.log_id),
+        "event_id": str(event.event_id),
+        "leaf_index": entry.placed.index,
+        "type": event.type,
+        "producer": event.producer,
+        "producer_sequence": event.producer_sequence,
+        "actor": entry.pseudonym,
+        "agent": event.agent,
+        "agent_version": event.agent_version,
+        "task_id": str(event.task_id) if event.task_id is not None else None,
+        "tool": event.tool,
+        "status": event.status,
+        "trace_id": event.trace_id,
+        "span_id": event.span_id,
+        "event_time": to_datetime(event.event_time).isoformat(),
+        "recorded_time": entry.recorded_time.isoformat(),
+        "leaf": entry.placed.leaf.decode(),
+        "leaf_hash": _base64(entry.placed.leaf_hash),
     }
 
 
-def _growth_arrays(growth: Mapping[uuid.UUID, Growth]) -> dict[str, object]:
+def _payload(entry: NewEntry, part: Part) -> dict[str, Any]:
     return {
-        "grown_ids": list(growth),
-        "old_sizes": [grown.old_size for grown in growth.values()],
-        "sizes": [grown.frontier.size for grown in growth.values()],
-        "frontiers": [grown.frontier.to_bytes() for grown in growth.values()],
-        "roots": [grown.frontier.root() for grown in growth.values()],
+        "log_id": str(entry.log_id),
+        "event_id": str(entry.event.event_id),
+        "part": part.name,
+        "content_type": part.content_type,
+        "salt": _base64(entry.placed.salts[part.name]),
+        "body": _base64(part.body),
     }
 
 
-def _payload_arrays(entries: Sequence[NewEntry]) -> dict[str, object]:
-    rows = [(entry, part) for entry in entries for part in entry.event.parts]
+def _grown(log_id: uuid.UUID, grown: Growth) -> dict[str, Any]:
     return {
-        "part_log_ids": [entry.log_id for entry, _ in rows],
-        "part_event_ids": [entry.event.event_id for entry, _ in rows],
-        "parts": [part.name for _, part in rows],
-        "content_types": [part.content_type for _, part in rows],
-        "salts": [entry.placed.salts[part.name] for entry, part in rows],
-        "bodies": [part.body for _, part in rows],
+        "log_id": str(log_id),
+        "old_size": grown.old_size,
+        "old_root": _base64(grown.old_root),
+        "size": grown.frontier.size,
+        "frontier": _base64(grown.frontier.to_bytes()),
+        "root": _base64(grown.frontier.root()),
     }
 
 
-def _tile_arrays(tiles: Sequence[NewTile]) -> dict[str, object]:
+def _tile(new: NewTile) -> dict[str, Any]:
     return {
-        "log_ids": [new.log_id for new in tiles],
-        "tiers": [new.tile.tier for new in tiles],
-        "numbers": [new.tile.number for new in tiles],
-        "hashes": [b"".join(new.hashes) for new in tiles],
-        "roots": [new.root for new in tiles],
+        "log_id": str(new.log_id),
+        "tier": new.tile.tier,
+        "number": new.tile.number,
+        "hashes": _base64(b"".join(new.hashes)),
+        "root": _base64(new.root),
     }

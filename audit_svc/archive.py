@@ -57,8 +57,12 @@ class FileArchive:
     def _write_statement(self, name: str, note: str, sign_time: datetime) -> None:
         folder = self._root / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for file in (f"{sign_time:%Y-%m-%dT%H}.note", _LATEST):
-            _replace(folder / file, note)
+        _replace(folder / _LATEST, note)
+        # The same file under the name of the hour: until the next hour it is the last one of this.
+        draft = folder / f".{sign_time:%Y-%m-%dT%H}.note"
+        draft.unlink(missing_ok=True)
+        draft.hardlink_to(folder / _LATEST)
+        draft.replace(folder / draft.name[1:])
 
 
 def _replace(path: Path, text: str) -> None:

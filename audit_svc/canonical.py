@@ -41,7 +41,9 @@ def _require_domain(value: object) -> None:
         for key, item in value.items():
             if type(key) is not str or not key.isascii():
                 raise LeafError(f"{key!r} is no ASCII key")
-            _require_domain(item)
+            # Most are texts, and a leaf is on the path of every append: those are looked at right here.
+            if type(item) is not str:
+                _require_domain(item)
     elif type(value) is list:
         for item in value:
             _require_domain(item)

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -91,7 +92,13 @@ def nanoseconds(time: datetime) -> int:
 def rfc3339(time: int) -> str:
     """Nanoseconds since 1970 as a time with nine digits: JSON integers could not carry them."""
     seconds, fraction = divmod(time, 1_000_000_000)
-    return f"{(_EPOCH + timedelta(seconds=seconds)):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+    return f"{_second(seconds)}.{fraction:09d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """Events come in the order of time, many in one second, and writing a date is slow."""
+    return f"{(_EPOCH + timedelta(seconds=seconds)):%Y-%m-%dT%H:%M:%S}"
 
 
 def to_datetime(time: int) -> datetime:

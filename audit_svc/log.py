@@ -35,6 +35,7 @@ Alongside: TypeAlias = Callable[[AsyncConnection, NewEntry], Awaitable[None]]
 
 MAX_QUEUED_BATCHES = 4096
 _MAX_REMEMBERED_ACTORS = 50_000
+_MAX_REMEMBERED_HEADS = 10_000
 _MAX_RACES = 5
 
 
@@ -105,9 +106,31 @@ class LogStore(Protocol):
         """A transaction, committed when the block ends."""
         ...
 
+    async def hashes(self, log_id: uuid.UUID, tier: int, begin: int, end: int) -> Sequence[bytes]:
+        """Stored hashes of one tier, from `begin` up to `end`, in order; they never change."""
+        ...
+
+    async def append_to_known(
+        self, entries: Sequence[NewEntry], growth: Mapping[uuid.UUID, Growth], tiles: Sequence[NewTile]
+    ) -> bool:
+        """Append to one tree in one round trip; False, and nothing is stored, where it is another by now."""
+        ...
+
+
+class HashStore(Protocol):
+    """Reads stored hashes."""
+
+    async def hashes(self, log_id: uuid.UUID, tier: int, begin: int, end: int) -> Sequence[bytes]:
+        """Stored hashes of one tier, from `begin` up to `end`, in order."""
+        ...
+
 
 class AuditLog:
-    """The way into the log. Any number of replicas may append: all state is in the rows they lock."""
+    """The way into the log. Any number of replicas may append: what counts is in the rows they lock.
+
+    What a replica remembers of a tree is where it left it. While nobody else has appended, that spares it to
+    read and to lock it first; otherwise the write changes nothing, and is done again with the tree as it is.
+    """
 
     def __init__(
         self, store: LogStore, clock: Clock, *, origin_prefix: str, observe: Observer | None = None
@@ -117,6 +140,7 @@ class AuditLog:
         self._origin_prefix = origin_prefix
         self._logs: dict[str, LogName] = {}
         self._actors: dict[ActorKey, str] = {}
+        self._heads: dict[uuid.UUID, Frontier] = {}
         self._group: GroupCommit[Batch, tuple[Appended, ...]] = GroupCommit(
             self._commit,
             size_of=lambda batch: sum(event.weight for event in batch),
@@ -168,10 +192,49 @@ class AuditLog:
         """Repeats are rare, and their keys refuse them: they are looked for only after one was refused."""
         for tried in range(_MAX_RACES):
             try:
+                if alongside is None and not tried and (answers := await self._commit_at_once(batches)):
+                    return answers
                 return await self._commit_once(batches, alongside, look=tried > 0)
             except RepeatedError:
                 log.info("append_repeated", batches=len(batches))
         return await self._commit_once(batches, alongside, look=True)
+
+    async def _commit_at_once(
+        self, batches: Sequence[Batch]
+    ) -> Sequence[tuple[Appended, ...] | DomainError] | None:
+        """In one round trip, where all of it goes to one tree and all of that is known; None where not so."""
+        events = [event for batch in batches for event in batch]
+        name = self._logs.get(events[0].tenant)
+        if name is None or any(event.tenant != name.tenant for event in events):
+            return None
+        # Forgotten until it is known how this ends.
+        head = self._heads.pop(name.log_id, None)
+        actors = {ActorKey(name.log_id, event.actor) for event in events if event.actor}
+        if head is None or not actors <= self._actors.keys():
+            return None
+        sequencer = self._sequencer(
+            {name.tenant: name}, Locked(heads={name.log_id: head}, found={}), self._actors
+        )
+        refused = _take_all(sequencer, batches)
+        growth = sequencer.growth()
+        if not growth:
+            return None
+        tiles = await _full_tiles(self._store, growth)
+        if not await self._store.append_to_known(sequencer.entries, growth, tiles):
+            return None
+        self._heads[name.log_id] = growth[name.log_id].frontier
+        return _answers(sequencer, batches, refused)
+
+    def _sequencer(
+        self, logs: Mapping[str, LogName], locked: Locked, pseudonyms: Mapping[ActorKey, str]
+    ) -> Sequencer:
+        return Sequencer(
+            logs=logs,
+            heads=locked.heads,
+            found=locked.found,
+            pseudonyms=pseudonyms,
+            recorded_time=self._clock.now(),
+        )
 
     async def _commit_once(
         self, batches: Sequence[Batch], alongside: Alongside | None, *, look: bool
@@ -183,13 +246,7 @@ class AuditLog:
             locked = await transaction.lock({log.log_id for log in logs.values()}, keys)
             actors = {ActorKey(logs[event.tenant].log_id, event.actor) for event in events if event.actor}
             pseudonyms = await self._pseudonyms(transaction, actors)
-            sequencer = Sequencer(
-                logs=logs,
-                heads=locked.heads,
-                found=locked.found,
-                pseudonyms=pseudonyms,
-                recorded_time=self._clock.now(),
-            )
+            sequencer = self._sequencer(logs, locked, pseudonyms)
             refused = _take_all(sequencer, batches)
             growth = sequencer.growth()
             tiles = await _full_tiles(transaction, growth)
@@ -200,7 +257,13 @@ class AuditLog:
         if len(self._actors) > _MAX_REMEMBERED_ACTORS:
             self._actors.clear()
         self._actors.update(pseudonyms)
-        return [refused.get(i) or sequencer.answer(batch) for i, batch in enumerate(batches)]
+        self._remember({**locked.heads, **{log_id: grown.frontier for log_id, grown in growth.items()}})
+        return _answers(sequencer, batches, refused)
+
+    def _remember(self, heads: Mapping[uuid.UUID, Frontier]) -> None:
+        if len(self._heads) > _MAX_REMEMBERED_HEADS:
+            self._heads.clear()
+        self._heads.update(heads)
 
     async def _logs_of(self, tenants: set[str]) -> Mapping[str, LogName]:
         missing = tenants - self._logs.keys()
@@ -226,7 +289,13 @@ def _take_all(sequencer: Sequencer, batches: Sequence[Batch]) -> dict[int, Domai
     return refused
 
 
-async def _full_tiles(transaction: AppendTransaction, growth: Mapping[uuid.UUID, Growth]) -> list[NewTile]:
+def _answers(
+    sequencer: Sequencer, batches: Sequence[Batch], refused: Mapping[int, DomainError]
+) -> Sequence[tuple[Appended, ...] | DomainError]:
+    return [refused.get(i) or sequencer.answer(batch) for i, batch in enumerate(batches)]
+
+
+async def _full_tiles(stored_hashes: HashStore, growth: Mapping[uuid.UUID, Growth]) -> list[NewTile]:
     """The tiles that became full, on every tier: a full tile is one more hash for the tier above."""
     tiles: list[NewTile] = []
     for log_id, grown in growth.items():
@@ -235,7 +304,7 @@ async def _full_tiles(transaction: AppendTransaction, growth: Mapping[uuid.UUID,
             begin = old_width - old_width % TILE_WIDTH
             if old_width + len(added) - begin < TILE_WIDTH:
                 break
-            stored = await transaction.hashes(log_id, tier, begin, old_width)
+            stored = await stored_hashes.hashes(log_id, tier, begin, old_width)
             hashes = [*stored, *added]
             roots = []
             for i in range(0, len(hashes) - TILE_WIDTH + 1, TILE_WIDTH):

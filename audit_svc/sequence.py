@@ -60,9 +60,10 @@ class NewEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How one tree grew: `leaf_hashes` came on top of `old_size` leaves."""
+    """How one tree grew: `leaf_hashes` came on top of `old_size` leaves, whose root is `old_root`."""
 
     old_size: int
+    old_root: bytes
     frontier: Frontier
     leaf_hashes: tuple[bytes, ...]
 
@@ -136,6 +137,7 @@ class Sequencer:
         return {
             log_id: Growth(
                 old_size=self._heads[log_id].size,
+                old_root=self._heads[log_id].root(),
                 frontier=self._heads[log_id].extended(added),
                 leaf_hashes=tuple(added),
             )

@@ -25,6 +25,7 @@ from audit_svc.convert import (
     to_event,
 )
 from audit_svc.errors import operators_alone
+from audit_svc.event import NewEvent
 from audit_svc.key_rotation import KeyRotation
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier, Progress
@@ -44,6 +45,7 @@ from interlock.audit.v1 import audit_service_pb2_grpc, entry_pb2
 from svc_kit.clock import Clock
 from svc_kit.errors import Violation, invalid
 from svc_kit.identity import SYSTEM_TENANT, Role, acting_tenant, principal
+from svc_kit.one_ahead import one_ahead
 from svc_kit.paging import Question, decode_page_token, encode_page_token, page_size
 
 NAME = "interlock.audit.v1.AuditService"
@@ -125,13 +127,19 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
     async def AppendStream(
         self, request_iterator: AsyncIterator[messages.AppendStreamRequest], context: Context
     ) -> AsyncIterator[messages.AppendStreamResponse]:
-        # One batch after the other: a batch that overtook another would break the producers' order.
-        async for request in request_iterator:
-            _require(check_batch(request.events, now=self._clock.now()))
-            producer = _producer_for(request.events)
-            batch = tuple(to_event(event, producer=producer) for event in request.events)
+        # One batch after the other: a batch that overtook another would break the producers' order. While one
+        # is written the next is read and checked.
+        async for batch in one_ahead(self._batches(request_iterator)):
             appended = await self._log.append_batch(batch)
             yield messages.AppendStreamResponse(appended=map(from_appended, appended))
+
+    async def _batches(
+        self, requests: AsyncIterator[messages.AppendStreamRequest]
+    ) -> AsyncIterator[tuple[NewEvent, ...]]:
+        async for request in requests:
+            _require(check_batch(request.events, now=self._clock.now()))
+            producer = _producer_for(request.events)
+            yield tuple(to_event(event, producer=producer) for event in request.events)
 
     async def GetEntry(
         self, request: messages.GetEntryRequest, context: Context

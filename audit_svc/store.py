@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSQUERY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from audit_svc.append_store import SqlAppendTransaction, read_hashes
+from audit_svc.append_store import SqlAppendTransaction, read_hashes, write
 from audit_svc.checkpoints import Head, SignedCheckpoint, Standing
 from audit_svc.event import StoredEntry, StoredPart
+from audit_svc.log import NewTile
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
 from audit_svc.search import Found, Place
-from audit_svc.sequence import LogName
+from audit_svc.sequence import Growth, LogName, NewEntry
 from audit_svc.tables import (
     actor,
     checkpoint,
@@ -51,6 +52,21 @@ class Store:
         """A transaction that appends, committed when the block ends."""
         async with self._database.transaction() as connection:
             yield SqlAppendTransaction(connection)
+
+    async def append_to_known(
+        self, entries: Sequence[NewEntry], growth: Mapping[uuid.UUID, Growth], tiles: Sequence[NewTile]
+    ) -> bool:
+        """Append to one tree in one round trip, without locking it first; False where it is another by now.
+
+        Raises RepeatedError when an event stands already.
+        """
+        async with self._database.autocommit() as connection:
+            return await write(connection, entries=entries, growth=growth, tiles=tiles)
+
+    async def hashes(self, log_id: uuid.UUID, tier: int, begin: int, end: int) -> Sequence[bytes]:
+        """Stored hashes of one tier, from `begin` up to `end`, in order; they never change."""
+        async with self._database.autocommit() as connection:
+            return await read_hashes(connection, log_id, tier, begin, end)
 
     async def logs(self, tenants: Collection[str]) -> Mapping[str, LogName]:
         """The tenants' logs; those that do not exist are made, empty."""

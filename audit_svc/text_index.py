@@ -1,6 +1,7 @@
 """Keeps the index of words close behind the log, beside those who append and never in their way."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Protocol
@@ -44,10 +45,11 @@ class TextIndexer:
     async def run(self) -> None:
         """For ever; ends only by cancellation."""
         while True:
-            wait = _INTERVAL_SECONDS
+            wait, begin = _INTERVAL_SECONDS, time.monotonic()
             try:
                 if await self.once():
-                    wait = 0.0
+                    # There is more. Half of the time: the other half belongs to those who append.
+                    wait = min(time.monotonic() - begin, _INTERVAL_SECONDS)
             except Unavailable:
                 # Away, which the database says by itself, once; or these were too many for one statement.
                 self._at_most = max(1, self._at_most // 4)
@@ -57,13 +59,13 @@ class TextIndexer:
                 wait = _RETRY_SECONDS
             await asyncio.sleep(wait)
 
-    async def once(self) -> int:
-        """A piece of every log that is behind; how many entries that was."""
+    async def once(self) -> bool:
+        """A piece of every log that is behind; whether one of them was a whole one, and there may be more."""
         behind = await self._store.behind()
         since = min((each.since for each in behind if each.since is not None), default=None)
         LAG.set(max(0.0, (self._clock.now() - since).total_seconds()) if since is not None else 0.0)
-        indexed = 0
+        more = False
         for each in behind:
-            indexed += await self._store.index(each.log_id, at_most=self._at_most)
+            more |= await self._store.index(each.log_id, at_most=self._at_most) == self._at_most
             self._at_most = min(MOST, self._at_most * 2)
-        return indexed
+        return more

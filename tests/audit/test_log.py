@@ -6,15 +6,21 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from audit_svc.canonical import LeafError
 from audit_svc.event import NewEvent, Part
+from audit_svc.leaf import build_leaf, commitments, new_pseudonym, new_salts, require_fits
+from audit_svc.merkle import Frontier
 from audit_svc.trail import TrailPage
-from interlock.verify import verify_consistency, verify_inclusion, verify_trail
+from interlock.verify import leaf_hash, verify_consistency, verify_inclusion, verify_trail
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.errors import AlreadyExists, InvalidArgument, NotFound
 from svc_kit.ids import uuid7
-from tests.audit.conftest import Replica
+from tests.audit.conftest import AdminUrl, Replica
 from tests.audit.events import PROMPT, TASK, new_event, parts_of, trail_of
 from tests.audit.served import ORIGIN
 
@@ -123,6 +129,30 @@ async def test_an_event_twice_in_one_batch_is_one_entry(replica: Replica) -> Non
     await assert_verifies(replica, entries=1)
 
 
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text("abc_0", min_size=1, max_size=64), st.text('x"\\é\u20ac ', max_size=512), max_size=32
+    ),
+    st.integers(0, 8),
+)
+def test_what_is_let_in_fits_its_leaf(attributes: dict[str, str], parts: int) -> None:
+    event = new_event(
+        attributes=attributes, parts=tuple(replace(PROMPT, name=f"p{number}") for number in range(parts))
+    )
+    try:
+        require_fits(event, origin="interlock.test/suite/default")
+    except LeafError:
+        return
+    build_leaf(
+        event,
+        origin="interlock.test/suite/default",
+        recorded_at="2026-11-24T00:00:00.123456000Z",
+        pseudonym=new_pseudonym(),
+        parts=commitments(event, new_salts(event)),
+    )
+
+
 async def test_metadata_that_outgrows_a_leaf_is_refused_before_anything_is_stored(replica: Replica) -> None:
     attributes = {f"key_{i}": "x" * 512 for i in range(20)}
     with pytest.raises(InvalidArgument, match=r"events\[1\].*limit is 8192"):
@@ -150,6 +180,23 @@ async def test_concurrent_appends_from_two_replicas_make_one_tree_without_gap_or
         placed = [a.index for a, e in zip(ours, events, strict=True) if e.tenant == tenant]
         assert sorted(placed) == list(range(80))
         await assert_verifies(replica, entries=80, tenant=tenant)
+
+
+async def test_a_tree_that_became_another_while_a_replica_remembered_it_is_read_anew(
+    replica: Replica, audit_database: ServiceDatabase, admin_url_of: AdminUrl
+) -> None:
+    """As many entries as before, but others: a database that was set back, and has grown again."""
+    await replica.log.append_batch(tuple(new_event() for _ in range(3)))
+    name = await replica.store.log_of("default")
+    assert name is not None
+    others = [leaf_hash(bytes([number])) for number in range(3)]
+    became = Frontier().extended(others)
+    with psycopg.connect(admin_url_of(audit_database)) as connection:
+        connection.execute("ALTER TABLE log_head DISABLE TRIGGER USER")
+        connection.execute("UPDATE log_head SET frontier = %s, root = %s", [became.to_bytes(), became.root()])
+    appended = await replica.log.append(new_event())
+    head = await replica.store.head(name.log_id)
+    assert (head.size, head.root) == (4, became.extended([appended.leaf_hash]).root())
 
 
 async def test_proofs_hold_over_full_and_partial_tiles_at_every_size(replica: Replica) -> None:

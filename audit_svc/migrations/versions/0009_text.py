@@ -64,6 +64,8 @@ BEGIN
             FOR KEY SHARE OF payload
             ON CONFLICT DO NOTHING;
         UPDATE text_progress SET size = until WHERE log_id = of_log;
+        -- What a crash takes is indexed again; the disk is left to those who append.
+        PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     RETURN until - done;
 END
