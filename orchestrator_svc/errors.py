@@ -117,16 +117,6 @@ def registry_unavailable() -> Unavailable:
     )
 
 
-def audit_backlog(count: int, limit: int) -> Unavailable:
-    """Too much waits for the audit log."""
-    return Unavailable(
-        ErrorReason.ERROR_REASON_AUDIT_BACKLOG,
-        f"{count} audit records wait for delivery, more than the {limit} allowed; no new work is taken",
-        metadata={"count": str(count), "limit": str(limit)},
-        retry_after=_RETRY_SECONDS,
-    )
-
-
 def pool_forbidden(pool: str) -> PermissionDenied:
     """The worker's token does not name the pool."""
     return PermissionDenied(

@@ -13,8 +13,6 @@ CLAIMED = Counter(names.ATTEMPTS_CLAIMED, "Attempts begun, by pool.", ["pool"])
 SESSIONS = Gauge(names.SESSIONS, "Streams of workers that are open.")
 WATCHERS = Gauge(names.WATCHERS, "Watches that are open.")
 REAPER_STOPPED = Gauge(names.REAPER_STOPPED, "1 while too many sessions have lapsed at once to end any.")
-BACKLOG = Gauge(names.OUTBOX_BACKLOG, "Audit records that wait for delivery.")
-OLDEST = Gauge(names.OUTBOX_OLDEST_SECONDS, "Age of the oldest audit record that waits.")
 
 
 def count_finished(accepted: Sequence[TaskChanges]) -> None:

@@ -29,7 +29,6 @@ from orchestrator_svc.claims import Claims
 from orchestrator_svc.config import OrchestratorSettings
 from orchestrator_svc.explain import Explanations
 from orchestrator_svc.families import Families
-from orchestrator_svc.gate import AuditGate
 from orchestrator_svc.hub import Hub
 from orchestrator_svc.inputs import Inputs
 from orchestrator_svc.nudges import Nudger, RedisNudges, Sweep
@@ -50,11 +49,11 @@ from orchestrator_svc.watch import Watches
 from orchestrator_svc.watch_tasks import TaskListWatches
 from orchestrator_svc.workers import Workers
 from svc_kit.advisory import Leader
+from svc_kit.audit_gate import AuditGate
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
-from svc_kit.errors import Unavailable
 from svc_kit.logging import configure_logging
 from svc_kit.metrics import commit_lane
 from svc_kit.outbox import Relay
@@ -205,8 +204,7 @@ def build(settings: OrchestratorSettings) -> App:
             stack.push_async_callback(database.close)
             stack.push_async_callback(settled)
             # The first connection asks the server a few questions; undisturbed, before anything is cancelled.
-            with contextlib.suppress(Unavailable):
-                await database.ping()
+            await gate.open()
             await stack.enter_async_context(wakeups.running())
             await stack.enter_async_context(feed)
             # Usually there in milliseconds; without it new tasks are refused, and nothing else. Before the

@@ -63,11 +63,21 @@ class Draft:
     summary: Summary
 
 
-class Catalog:
-    """Creates, publishes and switches resources; each change is one transaction with its audit message."""
+class Gate(Protocol):
+    """Says whether the audit log keeps up."""
 
-    def __init__(self, store: CatalogStore, clock: Clock, wakeups: Wakeups) -> None:
+    def check(self) -> None: ...
+
+
+class Catalog:
+    """Creates, publishes and switches resources; each change is one transaction with its audit message.
+
+    What is new waits for the audit log (AUDIT_BACKLOG); to switch something off is possible at any time.
+    """
+
+    def __init__(self, store: CatalogStore, clock: Clock, wakeups: Wakeups, gate: Gate) -> None:
         self._store = store
+        self._gate = gate
         self._clock = clock
         self._wakeups = wakeups
 
@@ -103,7 +113,7 @@ class Catalog:
     async def create(
         self, kind: Kind, tenant: str, name: str, *, actor: str, validate_only: bool
     ) -> Resource:
-        """A new resource without a version; raises AlreadyExists."""
+        """A new resource without a version; raises AlreadyExists, Unavailable."""
         now = self._clock.now()
         new = Resource(
             kind=kind,
@@ -120,6 +130,7 @@ class Catalog:
             if await self._store.find(kind, tenant, name) is not None:
                 raise errors.name_taken(kind, name)
             return new
+        self._gate.check()
         async with self._store.transaction() as transaction:
             # The name is fought over before the log's head is locked: the loser waits for the winner's
             # commit.
@@ -134,7 +145,7 @@ class Catalog:
     async def publish(self, draft: Draft, *, actor: str, validate_only: bool) -> Version:
         """An immutable version above all others; the same spec under the same version is the stored one.
 
-        Raises NotFound, AlreadyExists, FailedPrecondition, or InvalidArgument for what is no version.
+        Raises NotFound, AlreadyExists, FailedPrecondition, Unavailable, or InvalidArgument (no version).
         """
         number = versions.parse(draft.version)
         if number is None:
@@ -169,6 +180,7 @@ class Catalog:
             )
             if validate_only:
                 return new
+            self._gate.check()
             changed = replace(
                 held, latest_version=new.version, summary=draft.summary, update_time=new.create_time
             )
@@ -183,7 +195,10 @@ class Catalog:
     async def set_active(
         self, kind: Kind, tenant: str, name: str, *, active: bool, etag: str, actor: str
     ) -> Resource:
-        """Switch a resource on or off; one that is so already stays as it is. Raises NotFound, Aborted."""
+        """Switch a resource on or off; one that is so already stays as it is.
+
+        Raises NotFound, Aborted, and to switch on Unavailable.
+        """
         async with self._store.transaction() as transaction:
             held = await self._store.lock(transaction, kind, tenant, name)
             if held is None:
@@ -192,6 +207,8 @@ class Catalog:
                 raise errors.etag_mismatch(kind, name)
             if held.active == active:
                 return held
+            if active:
+                self._gate.check()
             changed = replace(held, active=active, update_time=self._clock.now())
             action = "ENABLE" if active else "DISABLE"
             head = await self._store.advance(transaction, _message(changed, action, actor))

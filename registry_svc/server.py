@@ -15,6 +15,7 @@ from registry_svc.feed import Feed
 from registry_svc.finder import Finder
 from registry_svc.publishing import Publisher
 from registry_svc.store import Store
+from svc_kit.audit_gate import AuditGate
 from svc_kit.background import background
 from svc_kit.clients import TokenFile, channel
 from svc_kit.clock import SystemClock
@@ -37,8 +38,6 @@ def build(settings: RegistrySettings) -> App:
     database = Database(settings.database_url, application_name="interlock registry")
     wakeups = Wakeups(database)
     store = Store(database)
-    catalog = Catalog(store, SystemClock(), wakeups)
-    publisher = Publisher(catalog)
     relay = Relay(
         database,
         build=AuditTrail(store).build,
@@ -46,6 +45,9 @@ def build(settings: RegistrySettings) -> App:
         name="registry outbox",
         woken=wakeups.subscribe(CHANGED),
     )
+    gate = AuditGate(relay.backlog, limit=settings.audit_backlog_limit)
+    catalog = Catalog(store, SystemClock(), wakeups, gate)
+    publisher = Publisher(catalog)
     agents = servicer.RegistryServicer(
         catalog=catalog, publisher=publisher, finder=Finder(store), feed=Feed(store, wakeups)
     )
@@ -56,8 +58,9 @@ def build(settings: RegistrySettings) -> App:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(audit.close)
             stack.push_async_callback(database.close)
+            await gate.open()
             await stack.enter_async_context(wakeups.running())
-            await stack.enter_async_context(background(relay.run, name="registry"))
+            await stack.enter_async_context(background(relay.run, gate.run, name="registry"))
             yield
 
     def add_agents(server: grpc.aio.Server) -> None:

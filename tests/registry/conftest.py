@@ -35,7 +35,15 @@ async def registry_database(postgres_server: PostgresServer) -> ServiceDatabase:
 
 
 @pytest.fixture
-async def connect(registry_database: ServiceDatabase, tmp_path: Path) -> AsyncIterator[Connect]:
+def backlog_limit() -> int:
+    """More than any test leaves behind."""
+    return 10_000
+
+
+@pytest.fixture
+async def connect(
+    registry_database: ServiceDatabase, tmp_path: Path, backlog_limit: int
+) -> AsyncIterator[Connect]:
     """`connect(Role.X, …, tenant=…)` gives stubs of a running registry on its internal door."""
     issuer = LocalIssuer(tmp_path / "issuer.pem", "test")
     token_file = tmp_path / "token"
@@ -47,6 +55,7 @@ async def connect(registry_database: ServiceDatabase, tmp_path: Path) -> AsyncIt
         token_file=token_file,
         # Nobody listens there: the audit log may be away, its outbox keeps what it will be told.
         audit_address="127.0.0.1:1",
+        audit_backlog_limit=backlog_limit,
         drain_seconds=0.2,
     )
     registry = build(settings)

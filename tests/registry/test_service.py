@@ -16,6 +16,7 @@ from interlock.registry.v1 import tool_service_pb2 as tool_messages
 from svc_kit.database import Database
 from svc_kit.identity import Role
 from svc_kit.status import RemoteError, from_rpc_error
+from tests.e2e.observing import eventually
 from tests.registry.conftest import Connect, Stubs
 from tests.suite_fixtures import ServiceDatabase
 
@@ -370,3 +371,35 @@ async def test_every_change_leaves_an_audit_message_with_actor_and_digest(
     assert [row.body["action"] for row in rows] == ["CREATE", "PUBLISH", "CREATE", "PUBLISH"]
     assert rows[-1].body["actor"] == "somebody"
     assert rows[-1].body["digest"] == published.digest
+
+
+@pytest.mark.parametrize("backlog_limit", [4])
+async def test_what_is_new_is_refused_while_the_audit_log_is_too_far_behind(
+    editor: Stubs, registry_database: ServiceDatabase
+) -> None:
+    """Nobody takes in what the registry tells; what is known can be read, and switched off."""
+    await editor.tools.CreateTool(tool_messages.CreateToolRequest(name="one-more"))
+    await _publish_tool(editor, "one-more")
+    refused = await eventually(lambda: _refusal_of_a_new_tool(editor))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "AUDIT_BACKLOG")
+    assert refused.retry_after
+    for refusal in (
+        _publish_tool(editor, "one-more", "2.0.0"),
+        editor.agents.CreateAgent(messages.CreateAgentRequest(name="another")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await refusal
+        assert from_rpc_error(error.value).reason == "AUDIT_BACKLOG"
+    assert (await editor.tools.GetTool(tool_messages.GetToolRequest(name="one-more"))).tool.name == "one-more"
+    off = tool_messages.SetToolStatusRequest(name="one-more", status=tool_pb2.STATUS_DISABLED)
+    assert (await editor.tools.SetToolStatus(off)).tool.status == tool_pb2.STATUS_DISABLED
+
+
+async def _refusal_of_a_new_tool(stubs: Stubs) -> RemoteError | None:
+    """Each try that is taken makes the backlog longer."""
+    name = f"tool-{asyncio.get_running_loop().time():.6f}".replace(".", "-")
+    try:
+        await stubs.tools.CreateTool(tool_messages.CreateToolRequest(name=name))
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    return None

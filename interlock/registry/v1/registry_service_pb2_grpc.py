@@ -87,7 +87,7 @@ class RegistryServiceServicer:
     """
 
     def CreateAgent(self, request, context):
-        """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN.
+        """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +131,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAgentStatus(self, request, context):
-        """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH.
+        """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

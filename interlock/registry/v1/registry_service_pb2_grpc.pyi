@@ -34,7 +34,7 @@ class RegistryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RegistryServiceAsyncStub: ...
     CreateAgent: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateAgentRequest, _registry_service_pb2.CreateAgentResponse]
-    """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+    """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
     GetAgent: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetAgentRequest, _registry_service_pb2.GetAgentResponse]
     """Reads one agent. Errors: NOT_FOUND AGENT_NOT_FOUND."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListAgentsRequest, _registry_service_pb2.ListAgentsResponse]
@@ -49,7 +49,7 @@ class RegistryServiceStub:
     ListAgentVersions: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListAgentVersionsRequest, _registry_service_pb2.ListAgentVersionsResponse]
     """Lists the versions of an agent, newest first. Errors: NOT_FOUND AGENT_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     SetAgentStatus: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetAgentStatusRequest, _registry_service_pb2.SetAgentStatusResponse]
-    """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
     FindAgentsForTask: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.FindAgentsForTaskRequest, _registry_service_pb2.FindAgentsForTaskResponse]
     """Ranks the agents that can do a task, each with its reasons. Changes nothing and is deterministic. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
     WatchRegistry: _grpc.UnaryStreamMultiCallable[_registry_service_pb2.WatchRegistryRequest, _registry_service_pb2.WatchRegistryResponse]
@@ -63,7 +63,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAgent: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateAgentRequest, _registry_service_pb2.CreateAgentResponse]  # type: ignore[assignment]
-    """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+    """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
     GetAgent: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetAgentRequest, _registry_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Reads one agent. Errors: NOT_FOUND AGENT_NOT_FOUND."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListAgentsRequest, _registry_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
@@ -78,7 +78,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     ListAgentVersions: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListAgentVersionsRequest, _registry_service_pb2.ListAgentVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of an agent, newest first. Errors: NOT_FOUND AGENT_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     SetAgentStatus: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetAgentStatusRequest, _registry_service_pb2.SetAgentStatusResponse]  # type: ignore[assignment]
-    """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
     FindAgentsForTask: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.FindAgentsForTaskRequest, _registry_service_pb2.FindAgentsForTaskResponse]  # type: ignore[assignment]
     """Ranks the agents that can do a task, each with its reasons. Changes nothing and is deterministic. Errors: INVALID_ARGUMENT INVALID_FIELDS."""
     WatchRegistry: _aio.UnaryStreamMultiCallable[_registry_service_pb2.WatchRegistryRequest, _registry_service_pb2.WatchRegistryResponse]  # type: ignore[assignment]
@@ -95,7 +95,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateAgentResponse, _abc.Awaitable[_registry_service_pb2.CreateAgentResponse]]:
-        """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+        """Creates an agent without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
 
     @_abc_1.abstractmethod
     def GetAgent(
@@ -146,7 +146,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.SetAgentStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.SetAgentStatusResponse, _abc.Awaitable[_registry_service_pb2.SetAgentStatusResponse]]:
-        """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+        """Makes an agent active or disabled; every consumer sees it within a second. Errors: NOT_FOUND AGENT_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
 
     @_abc_1.abstractmethod
     def FindAgentsForTask(

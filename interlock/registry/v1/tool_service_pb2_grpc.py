@@ -77,7 +77,7 @@ class ToolServiceServicer:
     """
 
     def CreateTool(self, request, context):
-        """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN.
+        """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +120,7 @@ class ToolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetToolStatus(self, request, context):
-        """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH.
+        """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class ToolServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ToolServiceAsyncStub: ...
     CreateTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.CreateToolRequest, _tool_service_pb2.CreateToolResponse]
-    """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+    """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
     GetTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]
     """Reads one tool. Errors: NOT_FOUND TOOL_NOT_FOUND."""
     ListTools: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]
@@ -48,7 +48,7 @@ class ToolServiceStub:
     ListToolVersions: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolVersionsRequest, _tool_service_pb2.ListToolVersionsResponse]
     """Lists the versions of a tool, newest first. Errors: NOT_FOUND TOOL_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     SetToolStatus: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.SetToolStatusRequest, _tool_service_pb2.SetToolStatusResponse]
-    """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
 
 @_typing.type_check_only
 class ToolServiceAsyncStub(ToolServiceStub):
@@ -56,7 +56,7 @@ class ToolServiceAsyncStub(ToolServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.CreateToolRequest, _tool_service_pb2.CreateToolResponse]  # type: ignore[assignment]
-    """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+    """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
     GetTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]  # type: ignore[assignment]
     """Reads one tool. Errors: NOT_FOUND TOOL_NOT_FOUND."""
     ListTools: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]  # type: ignore[assignment]
@@ -70,7 +70,7 @@ class ToolServiceAsyncStub(ToolServiceStub):
     ListToolVersions: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolVersionsRequest, _tool_service_pb2.ListToolVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a tool, newest first. Errors: NOT_FOUND TOOL_NOT_FOUND, INVALID_ARGUMENT PAGE_TOKEN_INVALID."""
     SetToolStatus: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.SetToolStatusRequest, _tool_service_pb2.SetToolStatusResponse]  # type: ignore[assignment]
-    """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+    """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
 
 class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
     """Tools of the caller's tenant. Writes need SUPER_ADMIN and are audited; reads need VIEWER, SUBMITTER or AUDITOR."""
@@ -81,7 +81,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.CreateToolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.CreateToolResponse, _abc.Awaitable[_tool_service_pb2.CreateToolResponse]]:
-        """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN."""
+        """Creates a tool without a version. Errors: INVALID_ARGUMENT INVALID_FIELDS, ALREADY_EXISTS NAME_TAKEN, UNAVAILABLE AUDIT_BACKLOG."""
 
     @_abc_1.abstractmethod
     def GetTool(
@@ -131,6 +131,6 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.SetToolStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.SetToolStatusResponse, _abc.Awaitable[_tool_service_pb2.SetToolStatusResponse]]:
-        """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH."""
+        """Makes a tool active or disabled; every gateway sees it within a second. Errors: NOT_FOUND TOOL_NOT_FOUND, ABORTED ETAG_MISMATCH, UNAVAILABLE AUDIT_BACKLOG (to make it active)."""
 
 def add_ToolServiceServicer_to_server(servicer: ToolServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
