@@ -2,19 +2,21 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
 from audit_svc.explanations import Explanations, Known
 from audit_svc.merkle import TileId
+from audit_svc.pieces import Piece, Pieces
+from audit_svc.range_check import Doubt, RangeCheck
 from audit_svc.sequence import LogName
-from audit_svc.text_store import TextFlaw
-from audit_svc.verification import Finding, Flaw, PartDigest, RangeCheck, Row
+from audit_svc.verification import Finding, Flaw, Row, row_findings
 
-_ROWS_AT_A_TIME = 1024
 MAX_FINDINGS = 1000
+_ROWS_IN_A_BREATH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +39,10 @@ class Verdict:
     """False: so much is wrong that the rest was not looked at."""
 
 
-class RowStore(Protocol):
-    """What verifying needs of the database."""
+class TileStore(Protocol):
+    """What is asked of the database; the store says what it does."""
 
-    async def log_of(self, tenant: str) -> LogName | None: ...
-    async def rows(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[Row]: ...
-    async def part_digests(
-        self, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID]
-    ) -> Mapping[uuid.UUID, Sequence[PartDigest]]: ...
-    async def full_tiles(
-        self, log_id: uuid.UUID, tiles: Sequence[TileId]
-    ) -> Mapping[TileId, Sequence[bytes]]: ...
-
-
-class Texts(Protocol):
-    """What is asked of the index of words."""
-
-    async def flaws(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[TextFlaw]: ...
+    async def full_tiles(self, log_id: uuid.UUID, tiles: Sequence[TileId]) -> Mapping[TileId, bytes]: ...
 
 
 _SAID_OF_TEXTS = {
@@ -63,36 +52,45 @@ _SAID_OF_TEXTS = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One asker's way over a log."""
+
+    name: LogName
+    signed: SignedCheckpoint
+    check: RangeCheck
+    known: Known
+
+
 class LogVerifier:
     """Reads all of a log, one piece at a time for all who ask."""
 
     def __init__(
-        self, store: RowStore, texts: Texts, checkpoints: Checkpoints, explanations: Explanations
+        self, pieces: Pieces, tiles: TileStore, checkpoints: Checkpoints, explanations: Explanations
     ) -> None:
-        self._store = store
-        self._texts = texts
+        self._pieces = pieces
+        self._tiles = tiles
         self._checkpoints = checkpoints
         self._explanations = explanations
         self._turn = asyncio.Lock()
 
     async def run(self, tenant: str, *, begin: int, end: int) -> AsyncIterator[Progress | Verdict]:
         """Progress as it comes, then the verdict; `end` 0 is the newest checkpoint's size."""
-        name = await self._store.log_of(tenant)
+        name = await self._pieces.log_of(tenant)
         signed = await self._checkpoints.newest(tenant)
         size = signed.checkpoint.size
         end = min(end or size, size)
         check = RangeCheck(signed.checkpoint.origin, begin=begin)
-        known: Known = {}
         told = 0
         place = begin
-        while name is not None and place < end and told < MAX_FINDINGS:
-            until = min(place + _ROWS_AT_A_TIME, end)
-            # In turns: however many ask, they leave the service to those who append.
-            async with self._turn:
-                findings = await self._piece(name, signed, check, known, (place, until))
-            told += len(findings)
-            place = until
-            yield Progress(checked=place - begin, total=end - begin, findings=tuple(findings))
+        if name is not None:
+            run = _Run(name=name, signed=signed, check=check, known={})
+            async for piece, findings in self._findings(run, begin, end):
+                told += len(findings)
+                place = piece.end
+                yield Progress(checked=place - begin, total=end - begin, findings=tuple(findings))
+                if told >= MAX_FINDINGS:
+                    break
         reached = check.has_tree and place == size and begin == 0
         wrong = check.root_finding(signed.checkpoint.root) if reached else None
         yield Verdict(
@@ -102,29 +100,70 @@ class LogVerifier:
             complete=place >= end,
         )
 
-    async def _piece(
-        self,
-        name: LogName,
-        signed: SignedCheckpoint,
-        check: RangeCheck,
-        known: Known,
-        places: tuple[int, int],
-    ) -> list[Finding]:
-        begin, end = places
-        rows = await self._store.rows(name.log_id, begin, end)
-        parts = await self._store.part_digests(name.log_id, [row.event_id for row in rows])
-        # Asked for last: what was removed since the rows were read is explained, or else still there.
-        event_ids = [row.event_id for row in rows]
-        explained = await self._explanations.gaps(name, signed, event_ids, known)
-        # In a thread: it is nothing but computing.
-        findings = await asyncio.to_thread(lambda: list(check.take(rows, parts, explained, end=end)))
-        wanted = dict(check.full_tiles())
-        stored = await self._store.full_tiles(name.log_id, list(wanted)) if wanted else {}
-        for tile, hashes in wanted.items():
-            if tuple(stored.get(tile, ())) != hashes:
-                first = tile.number << (8 * (tile.tier + 1))
-                message = f"tile {tile.number} of tier {tile.tier} is not made of the entries"
-                findings.append(Finding(index=first, flaw=Flaw.TILE, message=message))
-        for index, part, flaw in await self._texts.flaws(name.log_id, begin, end):
+    async def _findings(
+        self, run: _Run, begin: int, end: int
+    ) -> AsyncIterator[tuple[Piece, Sequence[Finding]]]:
+        """Piece by piece; while one is looked at, the database is at the next."""
+        log_id = run.name.log_id
+        # In turns: however many ask, they leave the service to those who append.
+        async with self._turn:
+            piece = await self._pieces.read(log_id, begin, end)
+        while piece is not None:
+            async with self._turn:
+                findings, following = await asyncio.gather(
+                    self._of_piece(run, piece), self._pieces.read(log_id, piece.end, end)
+                )
+            yield piece, findings
+            piece = following
+
+    async def _of_piece(self, run: _Run, piece: Piece) -> Sequence[Finding]:
+        rows = {row.leaf_index: row for row in piece.rows}
+        findings = list(_shared_places(piece.rows)) if len(rows) < len(piece.rows) else []
+        doubts: list[Doubt] = []
+        for until in range(piece.begin + _ROWS_IN_A_BREATH, piece.end + _ROWS_IN_A_BREATH, _ROWS_IN_A_BREATH):
+            doubts += run.check.take(rows, piece.contents, end=min(until, piece.end))
+            # Those who append have their turn.
+            await asyncio.sleep(0)
+        findings += await self._of_doubts(run, piece, doubts)
+        findings += await self._of_tiles(run)
+        for index, part, flaw in piece.texts:
             findings.append(Finding(index=index, flaw=Flaw.TEXT, message=_SAID_OF_TEXTS[flaw].format(part)))
         return findings
+
+    async def _of_doubts(self, run: _Run, piece: Piece, doubts: Sequence[Doubt]) -> Sequence[Finding]:
+        findings: list[Finding] = []
+        event_ids = [uuid.UUID(doubt.row.event_id) for doubt in doubts if doubt.row is not None]
+        # Asked for last: what was removed since the rows were read is explained, or else still there.
+        explained = (
+            await self._explanations.gaps(run.name, run.signed, event_ids, run.known) if event_ids else ()
+        )
+        for number, (index, row) in enumerate(doubts, 1):
+            if row is None:
+                findings.append(Finding(index=index, flaw=Flaw.MISSING, message="no entry stands here"))
+            else:
+                contents = piece.contents.get(row.event_id, {})
+                findings += row_findings(run.signed.checkpoint.origin, row, contents, frozenset(explained))
+            if number % _ROWS_IN_A_BREATH == 0:
+                await asyncio.sleep(0)
+        return findings
+
+    async def _of_tiles(self, run: _Run) -> Sequence[Finding]:
+        wanted = dict(run.check.full_tiles())
+        stored = await self._tiles.full_tiles(run.name.log_id, list(wanted)) if wanted else {}
+        return [
+            Finding(
+                index=tile.first_leaf,
+                flaw=Flaw.TILE,
+                message=f"tile {tile.number} of tier {tile.tier} is not made of the entries",
+            )
+            for tile, hashes in wanted.items()
+            if stored.get(tile) != hashes
+        ]
+
+
+def _shared_places(rows: Sequence[Row]) -> Iterator[Finding]:
+    """No index over all months keeps two entries apart that claim one place."""
+    counted = Counter(row.leaf_index for row in rows)
+    for index, count in counted.items():
+        if count > 1:
+            yield Finding(index=index, flaw=Flaw.LEAF, message=f"{count} entries claim this place")

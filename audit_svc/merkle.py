@@ -30,6 +30,11 @@ class TileId(NamedTuple):
     tier: int
     number: int
 
+    @property
+    def first_leaf(self) -> int:
+        """The index of the first leaf under it."""
+        return self.number << (TILE_HEIGHT * (self.tier + 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofPlan:

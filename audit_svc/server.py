@@ -24,6 +24,7 @@ from audit_svc.log_verifier import LogVerifier
 from audit_svc.months import MonthMaker
 from audit_svc.months_store import MonthStore
 from audit_svc.payload_reads import PayloadReads
+from audit_svc.pieces import Pieces
 from audit_svc.proofs import Proofs
 from audit_svc.publisher import Publisher
 from audit_svc.removal_store import RemovedParts
@@ -43,6 +44,7 @@ from audit_svc.task_trail import TaskTrails
 from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
+from audit_svc.verification_store import VerificationStore
 from interlock.audit.v1 import (
     audit_service_pb2_grpc,
     erasure_service_pb2_grpc,
@@ -76,6 +78,7 @@ def build(settings: AuditSettings) -> App:
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     texts = TextStore(database)
     rotation = KeyRotation(log, store, KeyStore(database), signer, clock)
+    verified_rows = VerificationStore(database, store)
     tail_store = TailStore(database, store)
     heads = Heads(tail_store)
     progress = CompletenessStore(database)
@@ -84,9 +87,9 @@ def build(settings: AuditSettings) -> App:
     servicer = AuditServicer(
         log=log,
         reader=reader,
-        task_trails=TaskTrails(store, proofs, checkpoints, explanations),
+        task_trails=TaskTrails(verified_rows, proofs, checkpoints, explanations),
         search=AuditSearch(store, texts, reader, checkpoints),
-        verifier=LogVerifier(store, texts, checkpoints, explanations),
+        verifier=LogVerifier(Pieces(verified_rows, texts), verified_rows, checkpoints, explanations),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         completeness=completeness,

@@ -2,7 +2,7 @@
 
 import operator
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -30,13 +30,11 @@ from audit_svc.tables import (
     signing_key,
     tile,
 )
-from audit_svc.verification import PartDigest, Row, columns_of, digest_part
 from svc_kit.database import Database
 from svc_kit.filters import Condition, Operator
 from svc_kit.ids import uuid7
 
 _NEWEST_KEY = sa.select(sa.func.coalesce(sa.func.max(signing_key.c.number), 1)).scalar_subquery()
-_PIECE_BYTES = 16 * 1024 * 1024
 _ENTRY = (entry.c.event_id, entry.c.leaf_index, entry.c.leaf, entry.c.recorded_time)
 
 
@@ -299,64 +297,6 @@ class Store:
         )
         return await self._entries(log_id, statement, with_bodies=with_bodies)
 
-    async def rows(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[Row]:
-        """Whole rows in order, from index `begin` below `end`."""
-        return await self._rows(log_id, begin, end, sa.true(), limit=end - begin)
-
-    async def task_rows(
-        self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
-    ) -> Sequence[Row]:
-        """Whole rows of a task in order, from index `begin` below `end`."""
-        return await self._rows(log_id, begin, end, entry.c.task_id == task_id, limit=limit)
-
-    async def _rows(
-        self, log_id: uuid.UUID, begin: int, end: int, which: sa.ColumnElement[bool], *, limit: int
-    ) -> Sequence[Row]:
-        statement = (
-            sa.select(entry)
-            .where(entry.c.log_id == log_id, which)
-            .where(entry.c.leaf_index >= begin, entry.c.leaf_index < end)
-            .order_by(entry.c.leaf_index)
-            .limit(limit)
-        )
-        async with self._database.autocommit() as connection:
-            found = (await connection.execute(statement)).mappings().all()
-        return [
-            Row(
-                index=row["leaf_index"],
-                event_id=row["event_id"],
-                columns=columns_of(row),
-                leaf=row["leaf"],
-                leaf_hash=row["leaf_hash"],
-            )
-            for row in found
-        ]
-
-    async def part_digests(
-        self, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID]
-    ) -> Mapping[uuid.UUID, Sequence[PartDigest]]:
-        """What is stored of the entries' contents; never more of them in memory than some messages hold."""
-        digests: dict[uuid.UUID, list[PartDigest]] = {}
-        async with self._database.autocommit() as connection:
-            weights = await _body_bytes(connection, log_id, event_ids)
-            for piece in _pieces(weights):
-                for event_id, parts in (await _parts(connection, log_id, piece, with_bodies=True)).items():
-                    digests[event_id] = [
-                        digest_part(part.name, part.content_type, part.salt, part.body) for part in parts
-                    ]
-        return digests
-
-    async def full_tiles(
-        self, log_id: uuid.UUID, tiles: Sequence[TileId]
-    ) -> Mapping[TileId, Sequence[bytes]]:
-        """Those of these tiles that are stored, as they are stored."""
-        statement = sa.select(tile.c.tier, tile.c.number, tile.c.hashes).where(
-            tile.c.log_id == log_id, sa.tuple_(tile.c.tier, tile.c.number).in_(tiles)
-        )
-        async with self._database.autocommit() as connection:
-            rows = await connection.execute(statement)
-            return {TileId(row.tier, row.number): split_hashes(row.hashes) for row in rows}
-
     async def _entries(
         self, log_id: uuid.UUID, statement: sa.Select[uuid.UUID, int, bytes, datetime], *, with_bodies: bool
     ) -> list[StoredEntry]:
@@ -435,20 +375,6 @@ def _has_words(log_id: uuid.UUID, text: str) -> sa.ColumnElement[bool]:
         words.words.bool_op("@@")(asked.op("&&")(own)),
     )
     return found.exists()
-
-
-def _pieces(weights: Mapping[uuid.UUID, int]) -> Iterator[list[uuid.UUID]]:
-    """Events whose contents together are not too much; one always fits."""
-    piece: list[uuid.UUID] = []
-    weight = 0
-    for event_id, each in weights.items():
-        if piece and weight + each > _PIECE_BYTES:
-            yield piece
-            piece, weight = [], 0
-        piece.append(event_id)
-        weight += each
-    if piece:
-        yield piece
 
 
 async def _body_bytes(

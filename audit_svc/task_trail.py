@@ -2,17 +2,18 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
 from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
 from audit_svc.explanations import Explanations
+from audit_svc.pieces import ContentStore, promises
 from audit_svc.proofs import IncompleteTreeError, Proofs
 from audit_svc.sequence import LogName
 from audit_svc.task_steps import ProofState, Step, TrailEntry, steps_of
-from audit_svc.verification import Finding, Flaw, PartDigest, RangeCheck, Row
+from audit_svc.verification import Finding, Flaw, Promises, Row, row_findings
 from interlock.verify.entry import EntryError, parse_leaf
 from interlock.verify.gaps import Gap
 from interlock.verify.merkle import ProofError, leaf_hash, verify_inclusion
@@ -32,16 +33,13 @@ class TaskTrail:
     complete: bool
 
 
-class RowStore(Protocol):
+class RowStore(ContentStore, Protocol):
     """What is asked of the store, which says what each does."""
 
     async def log_of(self, tenant: str) -> LogName | None: ...
     async def task_rows(
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int
     ) -> Sequence[Row]: ...
-    async def part_digests(
-        self, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID]
-    ) -> Mapping[uuid.UUID, Sequence[PartDigest]]: ...
 
 
 class TaskTrails:
@@ -73,48 +71,49 @@ class TaskTrails:
             complete = len(rows) < _ROWS_AT_A_TIME
             if complete:
                 break
-            begin = rows[-1].index + 1
+            begin = rows[-1].leaf_index + 1
         return TaskTrail(steps=steps_of(entries), findings=findings, checkpoint=signed, complete=complete)
 
     async def _checked(
         self, name: LogName, signed: SignedCheckpoint, rows: Sequence[Row]
     ) -> tuple[list[TrailEntry], list[Finding]]:
         event_ids = [row.event_id for row in rows]
-        parts = await self._store.part_digests(name.log_id, event_ids)
+        stored = await promises(self._store, name.log_id, event_ids)
         # Asked for last: what was removed since the rows were read is explained, or else still there.
-        explained = await self._explanations.gaps(name, signed, event_ids, {})
+        explained = await self._explanations.gaps(name, signed, list(map(uuid.UUID, event_ids)), {})
         size = signed.checkpoint.size
         try:
-            proofs = await self._proofs.inclusions(name.log_id, [row.index for row in rows], size)
+            proofs = await self._proofs.inclusions(name.log_id, [row.leaf_index for row in rows], size)
         except IncompleteTreeError:
             # No proof is made of a tree with holes: nothing of it is proven.
             proofs = [()] * len(rows)
         held = zip(rows, proofs, strict=True)
-        checks = [(row, proof, parts.get(row.event_id, ())) for row, proof in held]
+        checks = [(row, proof, stored.get(row.event_id, {})) for row, proof in held]
         # In a thread: it is nothing but computing.
         return await asyncio.to_thread(_check, checks, signed, explained)
 
 
 def _check(
-    checks: Sequence[tuple[Row, tuple[bytes, ...], Sequence[PartDigest]]],
+    checks: Sequence[tuple[Row, tuple[bytes, ...], Promises]],
     signed: SignedCheckpoint,
     explained: AbstractSet[Gap],
 ) -> tuple[list[TrailEntry], list[Finding]]:
     entries, findings = [], []
-    for row, proof, parts in checks:
-        check = RangeCheck(signed.checkpoint.origin, begin=row.index)
-        wrong = list(check.take([row], {row.event_id: parts}, explained, end=row.index + 1))
+    for row, proof, stored in checks:
+        wrong = list(row_findings(signed.checkpoint.origin, row, stored, explained))
         if not _included(row, proof, signed):
             message = "the leaf is not in the signed tree at its place"
-            wrong.append(Finding(index=row.index, flaw=Flaw.LEAF, message=message))
+            wrong.append(Finding(index=row.leaf_index, flaw=Flaw.LEAF, message=message))
         findings += wrong
         try:
             leaf = parse_leaf(row.leaf)
         except EntryError:
             continue  # among the findings; what it says of a step nobody can tell
-        removed = any(gap.leaf_index == row.index for gap in explained) and len(parts) < len(leaf.parts)
+        removed = any(gap.leaf_index == row.leaf_index for gap in explained) and len(stored) < len(leaf.parts)
         intact = ProofState.CONTENT_REMOVED if removed else ProofState.PROVEN
-        entries.append(TrailEntry(index=row.index, leaf=leaf, state=ProofState.BROKEN if wrong else intact))
+        entries.append(
+            TrailEntry(index=row.leaf_index, leaf=leaf, state=ProofState.BROKEN if wrong else intact)
+        )
     return entries, findings
 
 
@@ -122,7 +121,7 @@ def _included(row: Row, proof: tuple[bytes, ...], signed: SignedCheckpoint) -> b
     try:
         verify_inclusion(
             leaf=leaf_hash(row.leaf),
-            index=row.index,
+            index=row.leaf_index,
             size=signed.checkpoint.size,
             proof=proof,
             root=signed.checkpoint.root,

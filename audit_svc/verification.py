@@ -1,16 +1,22 @@
-"""Whether what is stored of a log is what was hashed into its tree: rows against leaves, in order."""
+"""Whether a row of a log says what its leaf says, and whether its contents are those promised there."""
 
-import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from audit_svc.merkle import TILE_WIDTH, Frontier, TileId, tile_root
-from interlock.verify.entry import SALT_SIZE, Commitment, EntryError, Leaf, commit, parse_leaf
+from pydantic_core import from_json, to_json
+
+from interlock.verify.entry import (
+    COMMITMENT,
+    LEAF_VERSION,
+    SALT_SIZE,
+    Commitment,
+    EntryError,
+    commit,
+    parse_leaf,
+)
 from interlock.verify.gaps import Gap
 from interlock.verify.merkle import leaf_hash
 
@@ -43,127 +49,99 @@ class Finding:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """An entry as its row has it."""
+COLUMNS = (
+    "event_id",
+    "type",
+    "producer",
+    "producer_sequence",
+    "actor",
+    "agent",
+    "agent_version",
+    "task_id",
+    "tool",
+    "status",
+    "trace_id",
+    "span_id",
+    "event_time",
+    "recorded_time",
+)
+"""By which entries are found, in the order in which rows have them here."""
 
-    index: int
-    event_id: uuid.UUID
-    columns: Mapping[str, Any]
-    leaf: bytes = field(repr=False)
+
+class Row(NamedTuple):
+    """An entry as its row has it; `columns` are those of COLUMNS, written as leaves write them.
+
+    Times have microseconds, as columns do, and no zone; without a task the id of the task is empty.
+    """
+
+    leaf_index: int
+    leaf: bytes
     leaf_hash: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartDigest:
-    """A content as stored: what a leaf should have committed to."""
-
-    name: str
-    content_type: str
-    size: int
-    salted: bool
-    digest: bytes
-
-
-class RangeCheck:
-    """Goes over the rows of a log in order, from `begin`; remembers what the tree needs, and nothing else."""
-
-    def __init__(self, origin: str, *, begin: int) -> None:
-        self._origin = origin
-        self._next = begin
-        # Only from the first entry on, and while none is missing, the tree can be built again.
-        self._frontier: Frontier | None = Frontier() if begin == 0 else None
-        self._open: list[list[bytes]] = []
-
-    def take(
-        self,
-        rows: Sequence[Row],
-        parts: Mapping[uuid.UUID, Sequence[PartDigest]],
-        explained: AbstractSet[Gap],
-        *,
-        end: int,
-    ) -> Iterator[Finding]:
-        """What is wrong up to `end`; `rows` are all those between the last `end` and this one, in order.
-
-        `explained` are contents of which the log itself says that they were removed.
-        """
-        found = {row.index: row for row in rows}
-        if len(found) < len(rows):
-            yield from _shared_places(rows)
-        hashes = []
-        for index in range(self._next, end):
-            row = found.get(index)
-            if row is None:
-                self._frontier = None
-                yield Finding(index=index, flaw=Flaw.MISSING, message="no entry stands here")
-                continue
-            hashes.append(leaf_hash(row.leaf))
-            yield from _row_findings(self._origin, row, hashes[-1], parts.get(row.event_id, ()), explained)
-        self._next = end
-        if self._frontier is not None:
-            self._frontier = self._frontier.extended(hashes)
-            self._add(0, hashes)
-
-    def full_tiles(self) -> Iterator[tuple[TileId, tuple[bytes, ...]]]:
-        """The tiles that were filled since this was asked last, with what they have to hold."""
-        if self._frontier is None:
-            return
-        tier = 0
-        while tier < len(self._open):
-            hashes = self._open[tier]
-            while len(hashes) >= TILE_WIDTH:
-                full = tuple(hashes[:TILE_WIDTH])
-                del hashes[:TILE_WIDTH]
-                # So many stand before this one at its tier.
-                number = (self._frontier.size >> (8 * (tier + 1))) - len(hashes) // TILE_WIDTH - 1
-                yield TileId(tier, number), full
-                self._add(tier + 1, [tile_root(full)])
-            tier += 1
-
-    def root_finding(self, root: bytes) -> Finding | None:
-        """Whether the entries lead to the root that was signed over as many; None where they do, or may."""
-        if self._frontier is None or self._frontier.root() == root:
-            return None
-        message = f"the first {self._frontier.size} entries do not lead to the signed root"
-        return Finding(index=self._frontier.size, flaw=Flaw.ROOT, message=message)
+    columns: tuple[Any, ...]
 
     @property
-    def has_tree(self) -> bool:
-        """Whether the tree could be built again from all entries before."""
-        return self._frontier is not None
-
-    def _add(self, tier: int, hashes: Sequence[bytes]) -> None:
-        while len(self._open) <= tier:
-            self._open.append([])
-        self._open[tier] += hashes
+    def event_id(self) -> str:
+        """The id in the column."""
+        told: str = self.columns[0]
+        return told
 
 
-def digest_part(name: str, content_type: str, salt: bytes, body: bytes) -> PartDigest:
-    """What a leaf commits to of a content."""
-    return PartDigest(
-        name=name,
-        content_type=content_type,
-        size=len(body),
-        salted=len(salt) == SALT_SIZE,
-        digest=commit(salt, body),
-    )
+Promise: TypeAlias = Mapping[str, Any]
+"""What a leaf says of a content, member by member."""
+Promises: TypeAlias = Mapping[str, Promise]
+"""By the names of the contents."""
+
+_NEVER_MADE: Promise = {}
 
 
-def _shared_places(rows: Sequence[Row]) -> Iterator[Finding]:
-    """No index over all months keeps two entries apart that claim one place."""
-    counted = Counter(row.index for row in rows)
-    for index, count in counted.items():
-        if count > 1:
-            yield Finding(index=index, flaw=Flaw.LEAF, message=f"{count} entries claim this place")
+def promise_of(name: str, content_type: str, salt: bytes, body: bytes) -> Promise:
+    """What a leaf has to say of a content as it is stored; nothing, where no leaf can have promised it."""
+    if len(salt) != SALT_SIZE or not name or not content_type:
+        return _NEVER_MADE
+    # In the order of canonical JSON, in which `agrees` writes them.
+    return {
+        "alg": COMMITMENT,
+        "ctype": content_type,
+        "digest": commit(salt, body).hex(),
+        "name": name,
+        "size": len(body),
+    }
 
 
-def _row_findings(
-    origin: str, row: Row, hashed: bytes, parts: Sequence[PartDigest], explained: AbstractSet[Gap]
-) -> Iterator[Finding]:
+def agrees(origin: str, row: Row, stored: Promises) -> bool:
+    """Whether a row is in order, its hash apart; `stored` are its contents.
+
+    False says no more than that `row_findings` has to look: this is the short way, which all but every row
+    goes. What it accepts, `parse_leaf` accepts too. It is proven by writing the leaf anew, with the contents
+    as they are stored in place of those promised: only one that was read wholly, in which no name stands
+    twice, is the same byte for byte.
+    """
+    try:
+        said = from_json(row.leaf, allow_inf_nan=False, cache_strings="keys")
+        if _columns(said) != row.columns or said["log"] != origin or said["v"] != LEAF_VERSION:
+            return False
+        # Columns may be empty, these members may not.
+        if not (said["type"] and said["producer"] and said.get("task", True)):
+            return False
+        left = dict(stored)
+        if "parts" in said:
+            said["parts"] = [left.pop(part["name"]) for part in said["parts"]]
+        return not left and to_json(said) == row.leaf
+    except (ValueError, TypeError, LookupError, AttributeError):
+        # It is something else than a leaf: what it is, the long way tells.
+        return False
+
+
+def row_findings(origin: str, row: Row, stored: Promises, explained: AbstractSet[Gap]) -> Iterator[Finding]:
+    """All that is wrong with a row, told one by one; `stored` are its contents.
+
+    `explained` are contents of which the log itself says that they were removed.
+    """
+
     def finding(flaw: Flaw, message: str) -> Finding:
-        return Finding(index=row.index, flaw=flaw, message=message)
+        return Finding(index=row.leaf_index, flaw=flaw, message=message)
 
-    if hashed != row.leaf_hash:
+    if leaf_hash(row.leaf) != row.leaf_hash:
         yield finding(Flaw.LEAF, "the leaf does not have the hash that is stored beside it")
     try:
         leaf = parse_leaf(row.leaf)
@@ -172,74 +150,51 @@ def _row_findings(
         return
     if leaf.origin != origin:
         yield finding(Flaw.LEAF, f"the leaf is of the log {leaf.origin}")
-    differing = [name for name, value in _columns(leaf).items() if row.columns[name] != value]
+    said = zip(COLUMNS, row.columns, _columns(leaf.fields), strict=True)
+    differing = [name for name, stored_value, value in said if stored_value != value]
     if differing:
         yield finding(Flaw.COLUMNS, f"other than in the leaf: {', '.join(differing)}")
-    gone = {commitment.name for commitment in leaf.parts if (row.index, commitment.name) in explained}
-    yield from (finding(Flaw.PAYLOAD, message) for message in _part_flaws(leaf.parts, parts, gone))
+    gone = {commitment.name for commitment in leaf.parts if (row.leaf_index, commitment.name) in explained}
+    for message in _content_flaws(leaf.parts, stored, gone):
+        yield finding(Flaw.PAYLOAD, message)
 
 
-def _part_flaws(
-    promised: Sequence[Commitment], stored: Sequence[PartDigest], gone: AbstractSet[str]
+def _content_flaws(
+    promised: tuple[Commitment, ...], stored: Promises, gone: AbstractSet[str]
 ) -> Iterator[str]:
-    left = {part.name: part for part in stored}
+    left = dict(stored)
     for commitment in promised:
-        part = left.pop(commitment.name, None)
-        if part is None:
+        promise = left.pop(commitment.name, None)
+        if promise is None:
             if commitment.name not in gone:
                 yield f"the content {commitment.name} is gone, and no entry says why"
-        elif not part.salted or (part.size, part.content_type, part.digest) != (
+        elif (promise.get("size"), promise.get("ctype"), promise.get("digest")) != (
             commitment.size,
             commitment.content_type,
-            commitment.digest,
+            commitment.digest.hex(),
         ):
             yield f"the content {commitment.name} is not what the leaf committed to"
     for name in left:
         yield f"the leaf promises no content {name}"
 
 
-def _columns(leaf: Leaf) -> dict[str, Any]:
-    """The columns as the leaf has them."""
-    said = leaf.fields
-    return {
-        "event_id": leaf.event_id,
-        "type": leaf.type,
-        "producer": leaf.producer,
-        "producer_sequence": said.get("pseq", 0),
-        "actor": said.get("actor", ""),
-        "agent": said.get("agent", ""),
-        "agent_version": said.get("agent_version", ""),
-        "task_id": leaf.task_id,
-        "tool": said.get("tool", ""),
-        "status": said.get("status", ""),
-        "trace_id": said.get("trace", ""),
-        "span_id": said.get("span", ""),
+def _columns(said: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The columns as a leaf has them, in the order of COLUMNS."""
+    get = said.get
+    return (
+        get("id"),
+        get("type"),
+        get("producer"),
+        get("pseq", 0),
+        get("actor", ""),
+        get("agent", ""),
+        get("agent_version", ""),
+        get("task", ""),
+        get("tool", ""),
+        get("status", ""),
+        get("trace", ""),
+        get("span", ""),
         # Columns have microseconds, leaves nanoseconds.
-        "event_time": str(said.get("event_time", ""))[:26],
-        "recorded_time": str(said.get("recorded_at", ""))[:26],
-    }
-
-
-def columns_of(row: Any) -> dict[str, Any]:
-    """The columns of a row, a mapping by their names, in the form in which leaves have them."""
-    told = {name: row[name] for name in _PLAIN}
-    told["event_id"] = str(row["event_id"])
-    told["task_id"] = str(row["task_id"]) if row["task_id"] is not None else ""
-    for name in ("event_time", "recorded_time"):
-        when: datetime = row[name]
-        told[name] = when.astimezone(UTC).isoformat(timespec="microseconds")[:26]
-    return told
-
-
-_PLAIN = (
-    "type",
-    "producer",
-    "producer_sequence",
-    "actor",
-    "agent",
-    "agent_version",
-    "tool",
-    "status",
-    "trace_id",
-    "span_id",
-)
+        str(get("event_time", ""))[:26],
+        str(get("recorded_at", ""))[:26],
+    )

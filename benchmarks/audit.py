@@ -1,11 +1,13 @@
 """What recording takes, searching a log of a million entries, and verifying one."""
 
+import asyncio
 import statistics
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import psycopg
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit_svc.checkpoints import Checkpoints
@@ -13,12 +15,15 @@ from audit_svc.event import NewEvent, Part, nanoseconds
 from audit_svc.explanations import Explanations
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
+from audit_svc.pieces import Pieces
 from audit_svc.proofs import Proofs
 from audit_svc.removal_store import RemovedParts
 from audit_svc.search import Place, read_filter
 from audit_svc.signer import CheckpointSigner
 from audit_svc.store import Store
+from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
+from audit_svc.verification_store import VerificationStore
 from benchmarks import audit_append
 from benchmarks.postgres import migrated, running_postgres
 from benchmarks.report import Row
@@ -29,6 +34,7 @@ from svc_kit.ids import uuid7
 
 ENTRIES = 1_000_000
 VERIFIED = 50_000
+_VERIFICATIONS = 4
 _BATCH = 500
 _ROUNDS = 200
 _PAGE = 50
@@ -64,7 +70,8 @@ async def search() -> list[Row]:
 async def verify() -> list[Row]:
     """How many entries a second VerifyRange goes over."""
     async with running_postgres() as url:
-        return [await _verification(url)]
+        # On the loop that the service runs on.
+        return await asyncio.to_thread(uvloop.run, _verification(url))
 
 
 PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
@@ -122,7 +129,7 @@ async def _searches(url: str) -> list[Row]:
         await database.close()
 
 
-async def _verification(url: str) -> Row:
+async def _verification(url: str) -> list[Row]:
     made = await migrated(url, "audit")
     database, clock = Database(made.service_url), SystemClock()
     store = Store(database, origin_prefix="bench")
@@ -131,21 +138,35 @@ async def _verification(url: str) -> Row:
     proofs = Proofs(store)
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix="bench")
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
+    rows, texts = VerificationStore(database, store), TextStore(database)
+    verifier = LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations)
     try:
         for _ in range(VERIFIED // _BATCH):
             await log.append_batch(tuple(_event(clock) for _ in range(_BATCH)))
-        start = time.perf_counter()
-        async for told in LogVerifier(store, TextStore(database), checkpoints, explanations).run(
-            "default", begin=0, end=0
-        ):
-            if told.findings:
-                raise RuntimeError(f"an untouched log does not hold: {told.findings[0]}")
-        rate = VERIFIED / (time.perf_counter() - start)
+        plain = await _verified(verifier)
+        while await TextIndexer(texts, clock).once():
+            pass
+        return [plain, await _verified(verifier, ", and the words of its contents")]
     finally:
         await log.close()
         await database.close()
+
+
+async def _verified(verifier: LogVerifier, what: str = "") -> Row:
+    """The best of some rounds: in the first the database has to plan and to load."""
+    rates = []
+    for _ in range(_VERIFICATIONS):
+        start = time.perf_counter()
+        async for told in verifier.run("default", begin=0, end=0):
+            if told.findings:
+                raise RuntimeError(f"an untouched log does not hold: {told.findings[0]}")
+        rates.append(VERIFIED / (time.perf_counter() - start))
     return Row(
-        what="verified from its rows", load="saturated", value=rate, unit="entries/s", note="one content each"
+        what=f"verified from its rows{what}",
+        load="saturated",
+        value=max(rates),
+        unit="entries/s",
+        note=f"one content each; the slowest of {_VERIFICATIONS}: {min(rates):,.0f}",
     )
 
 

@@ -90,6 +90,8 @@ class Database:
             "enable_seqscan": "off",
             "default_transaction_isolation": r"read\ committed",
             "timezone": "UTC",
+            # None of them reads so much that starting workers, which takes milliseconds, would gain anything.
+            "max_parallel_workers_per_gather": "0",
         }
         self._engine: AsyncEngine = create_async_engine(
             self._url,
@@ -129,10 +131,11 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+    async def autocommit(self) -> AsyncIterator[PooledConnection]:
         """A connection on which every statement is its own transaction; fails as `transaction` does."""
         with self._known_failures():
-            async with PooledConnection(self._engine) as connection:
+            connection = PooledConnection(self._engine)
+            async with connection:
                 yield connection
 
     @asynccontextmanager

@@ -5,13 +5,14 @@ hot paths are made of that way costs more than the driver and the server togethe
 """
 
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import MultipleResultsFound, NoResultFound
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -96,6 +97,12 @@ class PooledConnection(AsyncConnection):
         await cursor.execute(_driver_sql(statement.text), parameters or {})
         rows = await cursor.fetchall() if cursor.description else []
         return Rows(rows, cursor.rowcount)
+
+    async def tuples(self, statement: sa.TextClause, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows as plain tuples, sent in binary: the cheapest way to read very many."""
+        cursor = self.driver.cursor(binary=True, row_factory=tuple_row)
+        await cursor.execute(_driver_sql(statement.text), parameters)
+        return await cursor.fetchall()
 
 
 @lru_cache(maxsize=1024)

@@ -73,4 +73,6 @@ class BlobStore:
     async def sweep(self, *, grace: float, limit: int) -> int:
         """Delete up to `limit` documents that no task refers to and nobody has used for `grace` seconds."""
         async with self._database.autocommit() as connection:
-            return (await connection.execute(SWEEP, {"grace": grace, "limit": limit})).rowcount
+            swept = await connection.execute(SWEEP, {"grace": grace, "limit": limit})
+        deleted: int = swept.rowcount
+        return deleted

@@ -20,6 +20,7 @@ from audit_svc.key_store import KeyStore
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
 from audit_svc.migrations import GRANTS
+from audit_svc.pieces import Pieces
 from audit_svc.proofs import Proofs
 from audit_svc.removal_store import RemovedParts
 from audit_svc.removals import Removals
@@ -29,6 +30,7 @@ from audit_svc.task_trail import TaskTrails
 from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
 from audit_svc.trail import AuditReader
+from audit_svc.verification_store import VerificationStore
 from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
@@ -45,6 +47,7 @@ class Replica:
 
     database: Database
     store: Store
+    rows: VerificationStore
     log: AuditLog
     checkpoints: Checkpoints
     reader: AuditReader
@@ -64,15 +67,17 @@ class Replica:
         checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix=ORIGIN, archive=archive)
         log = AuditLog(store, clock, origin_prefix=ORIGIN)
         texts = TextStore(database)
+        rows = VerificationStore(database, store)
         explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
         return cls(
             database=database,
             store=store,
+            rows=rows,
             log=log,
-            verifier=LogVerifier(store, texts, checkpoints, explanations),
+            verifier=LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations),
             rotation=KeyRotation(log, store, KeyStore(database), signer, clock),
             texts=TextIndexer(texts, clock),
-            task_trails=TaskTrails(store, proofs, checkpoints, explanations),
+            task_trails=TaskTrails(rows, proofs, checkpoints, explanations),
             removals=Removals(log, clock),
             checkpoints=checkpoints,
             reader=AuditReader(store, proofs, checkpoints),

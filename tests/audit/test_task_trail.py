@@ -1,5 +1,6 @@
 """GetAuditTrail as steps: each with how much of it holds, whatever somebody did to the database."""
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,8 +109,8 @@ async def test_a_removal_that_the_log_explains_leaves_its_step_proven(replica: R
     await filled(replica)
     name = await replica.store.log_of("default")
     assert name is not None
-    (row,) = await replica.store.task_rows(name.log_id, TASK, begin=4, end=6, limit=1)
-    part = PlacedPart(row.event_id, row.index, "input")
+    (row,) = await replica.rows.task_rows(name.log_id, TASK, begin=4, end=6, limit=1)
+    part = PlacedPart(uuid.UUID(row.event_id), row.leaf_index, "input")
     await replica.removals.remove("default", [part], kind="ERASURE", actor="", attributes={})
     answer = await replica.task_trails.read("default", TASK)
     told = {step.step_id: int(step.state) for step in answer.steps}

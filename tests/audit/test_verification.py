@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from audit_svc import log_verifier
+from audit_svc import pieces
 from audit_svc.log_verifier import MAX_FINDINGS, Verdict
 from audit_svc.verification import Finding
 from interlock.audit.v1 import audit_service_pb2 as messages
@@ -131,7 +131,7 @@ async def test_what_was_changed_moved_or_taken_away_is_named(
 async def test_after_too_many_findings_it_says_that_it_stopped(
     filled: Replica, tamper: Tamper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_verifier, "_ROWS_AT_A_TIME", 512)
+    monkeypatch.setattr(pieces, "_ROWS_AT_A_TIME", 512)
     await tamper("UPDATE entry SET agent = 'x'", "UPDATE payload SET body = 'x'")
     findings, verdict = await verified(filled)
     assert len(findings) >= MAX_FINDINGS

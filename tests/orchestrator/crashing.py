@@ -7,6 +7,7 @@ from typing import Any, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from svc_kit.database import Database
+from svc_kit.text_statements import PooledConnection
 
 
 class Crash(Exception):
@@ -39,9 +40,9 @@ class CrashingDatabase(Database):
         self.point()
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+    async def autocommit(self) -> AsyncIterator[PooledConnection]:
         async with super().autocommit() as connection:
-            yield cast(AsyncConnection, _Watched(connection, self))
+            yield cast(PooledConnection, _Watched(connection, self))
             self.point()
 
 
