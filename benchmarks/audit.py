@@ -24,7 +24,7 @@ from audit_svc.store import Store
 from audit_svc.text_index import TextIndexer
 from audit_svc.text_store import TextStore
 from audit_svc.verification_store import VerificationStore
-from benchmarks import audit_append
+from benchmarks import audit_append, audit_busy
 from benchmarks.postgres import migrated, running_postgres
 from benchmarks.report import Row
 from svc_kit.clock import SystemClock
@@ -76,6 +76,7 @@ async def verify() -> list[Row]:
 
 PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
     "append": audit_append.measure,
+    "busy": audit_busy.measure,
     "search": search,
     "verify": verify,
 }

@@ -25,6 +25,7 @@ _CALLS_EACH = 60
 _BATCH = 128
 _BATCHES = 120
 _IN_FLIGHT = 4
+_BODY = os.urandom(300)
 
 
 async def measure() -> list[Row]:
@@ -40,7 +41,7 @@ async def measure() -> list[Row]:
                 await each()
         return [
             *await _alone(empty, insert, append),
-            *await _paced(append),
+            *_paced_rows(await paced(append)),
             await _together(empty, append),
             await _streamed(suite),
         ]
@@ -104,8 +105,8 @@ async def _alone(
     ]
 
 
-async def _paced(append: Callable[[], Awaitable[object]]) -> list[Row]:
-    """An open loop: each is due at its time, and late from then on, whatever came of those before."""
+async def paced(append: Callable[[], Awaitable[object]]) -> list[float]:
+    """Seconds of each in an open loop: due at its time, late from then on, whatever came of those before."""
     start = time.perf_counter()
     waits: list[float] = []
 
@@ -115,6 +116,10 @@ async def _paced(append: Callable[[], Awaitable[object]]) -> list[Row]:
         waits.append(time.perf_counter() - due)
 
     await asyncio.gather(*(at(start + i / _PACE) for i in range(_PACE * _PACED_SECONDS)))
+    return waits
+
+
+def _paced_rows(waits: list[float]) -> list[Row]:
     load = f"{_PACE}/s"
     return [
         Row(what="Append p50", load=load, value=milliseconds(waits), unit="ms"),
@@ -144,13 +149,24 @@ async def _together(empty: Callable[[], Awaitable[object]], append: Callable[[],
 
 
 async def _streamed(suite: Running) -> Row:
-    """Batches with some in flight, as relays send them, against a binary COPY of rows as large."""
-    body = os.urandom(300)
+    """Against a binary COPY of rows as large."""
+    floor = await _copied(suite, _BODY)
+    return Row(
+        what=f"AppendStream, batches of {_BATCH}",
+        load="saturated",
+        value=await streamed(suite),
+        unit="entries/s",
+        floor=floor,
+        note="floor: binary COPY of rows of entry and payload, as large, without indexes but the keys",
+    )
+
+
+async def streamed(suite: Running) -> float:
+    """Entries a second of batches with some in flight, as relays send them."""
     batches = [
-        audit_service_pb2.AppendStreamRequest(events=[event(body) for _ in range(_BATCH)])
+        audit_service_pb2.AppendStreamRequest(events=[event(_BODY) for _ in range(_BATCH)])
         for _ in range(_BATCHES)
     ]
-    floor = await _copied(suite, body)
     async with channel(suite.door("audit"), TokenFile(suite.token_file("gateway"))) as door:
         stream = audit_service_pb2_grpc.AuditServiceStub(door).AppendStream()
         start = time.perf_counter()
@@ -164,15 +180,7 @@ async def _streamed(suite: Running) -> Row:
         while acknowledged < _BATCHES:
             await stream.read()
             acknowledged += 1
-        rate = _BATCH * _BATCHES / (time.perf_counter() - start)
-    return Row(
-        what=f"AppendStream, batches of {_BATCH}",
-        load="saturated",
-        value=rate,
-        unit="entries/s",
-        floor=floor,
-        note="floor: binary COPY of rows of entry and payload, as large, without indexes but the keys",
-    )
+        return _BATCH * _BATCHES / (time.perf_counter() - start)
 
 
 async def _copied(suite: Running, body: bytes) -> float:
