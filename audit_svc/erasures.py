@@ -26,6 +26,8 @@ from svc_kit.ids import uuid7
 log = structlog.get_logger(__name__)
 
 _OPEN_AT_A_TIME = 100
+PIECE = 200
+"""So many contents go at a time: who appends waits for no more than that."""
 # Above this a file that the log still grows into is left for later: nothing can be appended meanwhile.
 MOST_BYTES = 256 * 1024 * 1024
 
@@ -195,8 +197,11 @@ class ErasureRunner:
                 rows = [(f"{keeper.name}.{table}", count) for table, count in told.erased if count]
                 if rows:
                     await self._store.reached(erasure.erasure_id, rows)
-        while parts := await self._store.parts(erasure.log_id, selector, limit=MAX_PARTS):
+        while parts := await self._store.parts(erasure.log_id, selector, limit=PIECE):
+            began = self._clock.monotonic()
             await self._remove(erasure, parts)
+            # In between, the log belongs to those who append.
+            await asyncio.sleep(self._clock.monotonic() - began)
         return ""
 
     async def _remove(self, erasure: Erasure, parts: Sequence[PlacedPart]) -> None:

@@ -141,6 +141,7 @@ class AuditLog:
         self._logs: dict[str, LogName] = {}
         self._actors: dict[ActorKey, str] = {}
         self._heads: dict[uuid.UUID, Frontier] = {}
+        self._commits = 0
         self._group: GroupCommit[Batch, tuple[Appended, ...]] = GroupCommit(
             self._commit,
             size_of=lambda batch: sum(event.weight for event in batch),
@@ -176,6 +177,11 @@ class AuditLog:
             raise answer
         return answer[0]
 
+    @property
+    def commits(self) -> int:
+        """How many transactions have appended so far."""
+        return self._commits
+
     async def close(self) -> None:
         """Finish what was accepted."""
         await self._group.close()
@@ -190,6 +196,7 @@ class AuditLog:
         self, batches: Sequence[Batch], alongside: Alongside | None = None
     ) -> Sequence[tuple[Appended, ...] | DomainError]:
         """Repeats are rare, and their keys refuse them: they are looked for only after one was refused."""
+        self._commits += 1
         for tried in range(_MAX_RACES):
             try:
                 if alongside is None and not tried and (answers := await self._commit_at_once(batches)):

@@ -89,7 +89,7 @@ def build(settings: AuditSettings) -> App:
         reader=reader,
         task_trails=TaskTrails(verified_rows, proofs, checkpoints, explanations),
         search=AuditSearch(store, texts, reader, checkpoints),
-        verifier=LogVerifier(Pieces(verified_rows, texts), verified_rows, checkpoints, explanations),
+        verifier=LogVerifier(Pieces(verified_rows, texts), verified_rows, checkpoints, explanations, log),
         checkpoints=checkpoints,
         reads=PayloadReads(log, clock),
         completeness=completeness,

@@ -24,8 +24,9 @@ from svc_kit.errors import DomainError
 log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 600.0
-PIECE = 500
+PIECE = 100
 """So many contents are looked at, and removed, at a time: who appends waits for no more than that."""
+_PAUSE = 3.0
 PREVIEWED = 100_000
 # How far the clock of a producer, who made the id, may be from the log's, which recorded it.
 _CLOCKS = timedelta(days=1)
@@ -146,8 +147,8 @@ class Sweep:
             waiting.remove(oldest)
             removed += len(piece.due)
             REMOVED.inc(len(piece.due))
-            # Half of the time the log belongs to those who append.
-            await asyncio.sleep(self._clock.monotonic() - began)
+            # Three quarters of the time the log belongs to those who append.
+            await asyncio.sleep((self._clock.monotonic() - began) * _PAUSE)
         return removed
 
     async def _pieces(self, log_id: uuid.UUID, rules: Rules, now: datetime) -> AsyncIterator[Piece]:

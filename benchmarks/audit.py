@@ -140,7 +140,7 @@ async def _verification(url: str) -> list[Row]:
     checkpoints = Checkpoints(store, proofs, signer, clock, origin_prefix="bench")
     explanations = Explanations(RemovedParts(database), store, proofs, checkpoints)
     rows, texts = VerificationStore(database, store), TextStore(database)
-    verifier = LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations)
+    verifier = LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations, log)
     try:
         for _ in range(VERIFIED // _BATCH):
             await log.append_batch(tuple(_event(clock) for _ in range(_BATCH)))

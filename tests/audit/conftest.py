@@ -74,7 +74,7 @@ class Replica:
             store=store,
             rows=rows,
             log=log,
-            verifier=LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations),
+            verifier=LogVerifier(Pieces(rows, texts), rows, checkpoints, explanations, log),
             rotation=KeyRotation(log, store, KeyStore(database), signer, clock),
             texts=TextIndexer(texts, clock),
             task_trails=TaskTrails(rows, proofs, checkpoints, explanations),
