@@ -35,6 +35,9 @@ from svc_kit.filters import Condition, Operator
 from svc_kit.ids import uuid7
 
 _NEWEST_KEY = sa.select(sa.func.coalesce(sa.func.max(signing_key.c.number), 1)).scalar_subquery()
+# Of a search for words, so many of the newest entries are looked at one by one, and at most so many.
+_LOOKED_AT = 3_000
+_LOOKED_AT_MOST = 30_000
 _ENTRY = (entry.c.event_id, entry.c.leaf_index, entry.c.leaf, entry.c.recorded_time)
 
 
@@ -266,25 +269,26 @@ class Store:
         With `text`, only those that have a content with such words, as a search engine on the web takes them.
         """
         place = sa.tuple_(entry.c.recorded_time, entry.c.leaf_index)
+        columns = (
+            entry.c.event_id,
+            entry.c.recorded_time,
+            entry.c.leaf_index,
+            sa.func.octet_length(entry.c.leaf).label("leaf_bytes"),
+        )
         found = (
-            sa.select(
-                entry.c.event_id,
-                entry.c.recorded_time,
-                entry.c.leaf_index,
-                sa.func.octet_length(entry.c.leaf),
-            )
+            sa.select(*columns)
             .where(entry.c.log_id == log_id, entry.c.leaf_index < size, *map(holds, conditions))
             .order_by(entry.c.recorded_time.desc(), entry.c.leaf_index.desc())
-            .limit(limit)
         )
-        if text:
-            found = found.where(_has_words(log_id, text))
         if after is not None:
             found = found.where(
                 place < sa.tuple_(sa.literal(after.recorded_time), sa.literal(after.leaf_index))
             )
         async with self._database.autocommit() as connection:
-            rows = (await connection.execute(found)).all()
+            if text:
+                rows = await _with_words(connection, found, log_id, text, limit=limit)
+            else:
+                rows = (await connection.execute(found.limit(limit))).all()
             bodies = await _body_bytes(connection, log_id, [row[0] for row in rows])
         return [Found(row[0], Place(row[1], row[2]), row[3], bodies.get(row[0], 0)) for row in rows]
 
@@ -364,17 +368,46 @@ def holds(condition: Condition) -> sa.ColumnElement[bool]:
     return _COMPARED[condition.operator](column, sa.literal(condition.value, column.type))
 
 
-def _has_words(log_id: uuid.UUID, text: str) -> sa.ColumnElement[bool]:
-    """Whether one of an entry's contents has them; within the index, the log's own word keeps logs apart."""
+async def _with_words(
+    connection: AsyncConnection, found: sa.Select[Any], log_id: uuid.UUID, text: str, *, limit: int
+) -> Sequence[Any]:
+    """The first of `found` that have a content with these words.
+
+    Whoever plans a statement does not know how rare a word is. So the newest entries are looked at one by
+    one, which finds enough of a common word; and where that was not enough, all that the index has of it.
+    """
+    # Within the index, the log's own word keeps logs apart.
     asked = sa.func.websearch_to_tsquery(sa.text("'pg_catalog.simple'"), text)
-    own = sa.cast(f"'log:{log_id}'", TSQUERY)
-    words = payload_text.c
-    found = sa.select(words.part).where(
-        words.log_id == log_id,
-        words.event_id == entry.c.event_id,
-        words.words.bool_op("@@")(asked.op("&&")(own)),
+    fits = payload_text.c.words.bool_op("@@")(asked.op("&&")(sa.cast(f"'log:{log_id}'", TSQUERY)))
+    looked_at = _LOOKED_AT
+    while looked_at <= _LOOKED_AT_MOST:
+        common = _newest_with(found.limit(looked_at).subquery(), log_id, fits, limit)
+        rows: Sequence[Any] = (await connection.execute(common)).all()
+        if len(rows) == limit:
+            return rows
+        # As often as it came so far, so many more would be enough, and half of that for luck.
+        looked_at = max(looked_at + 1, looked_at * limit * 3 // (2 * max(1, len(rows))))
+    rare = sa.select(payload_text.c.event_id).distinct().where(fits).cte("rare").prefix_with("MATERIALIZED")
+    # Put in order afterwards (OFFSET keeps it apart): else the log is gone through in its order, all of it.
+    chosen = found.join(rare, rare.c.event_id == entry.c.event_id).order_by(None).offset(0).subquery()
+    return list((await connection.execute(_newest_first(chosen, chosen, limit))).all())
+
+
+def _newest_with(
+    newest: sa.Subquery, log_id: uuid.UUID, fits: sa.ColumnElement[bool], limit: int
+) -> sa.Select[Any]:
+    content = (
+        sa.select(payload_text.c.part)
+        .where(payload_text.c.log_id == log_id, payload_text.c.event_id == newest.c.event_id, fits)
+        .limit(1)
+        .lateral()
     )
-    return found.exists()
+    return _newest_first(newest.join(content, sa.true()), newest, limit)
+
+
+def _newest_first(rows: sa.FromClause, entries: sa.Subquery, limit: int) -> sa.Select[Any]:
+    order = (entries.c.recorded_time.desc(), entries.c.leaf_index.desc())
+    return sa.select(*entries.c).select_from(rows).order_by(*order).limit(limit)
 
 
 async def _body_bytes(

@@ -61,10 +61,29 @@ _SEARCHES = {
 }
 
 
-async def search() -> list[Row]:
+# Of each content a few words: one that all have, one of a hundred, one of a hundred thousand, and numbers.
+_FILL_WORDS = """
+    INSERT INTO payload_text (log_id, event_id, part, words)
+    SELECT %(log)s, (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-000000000000')::uuid, 'result',
+        array_to_tsvector(ARRAY['log:' || %(log)s::text]) || to_tsvector('simple', 'total of order ' || n
+            || CASE WHEN n %% 100 = 3 THEN ' overdue' ELSE '' END
+            || CASE WHEN n %% 100000 = 7 THEN ' quixotic' ELSE '' END
+            || ' for customer ' || n %% 5000 || ' paid by card in shop ' || n %% 77)
+    FROM generate_series(0, %(entries)s - 1) AS n
+"""
+_WORDS = {
+    "a word that all have": ("total", ""),
+    "a word of one in a hundred": ("overdue", ""),
+    "a word of one in a hundred thousand": ("quixotic", ""),
+    "two words side by side, of one in five thousand": ('"customer 17"', ""),
+    "a word and an agent": ("overdue", 'agent = "agent-7"'),
+}
+
+
+async def search(entries: int = ENTRIES) -> list[Row]:
     """Medians of single searches, one after the other, against reading one row by its key."""
     async with running_postgres() as url:
-        return await _searches(url)
+        return await _searches(url, entries)
 
 
 async def verify() -> list[Row]:
@@ -74,11 +93,14 @@ async def verify() -> list[Row]:
         return await asyncio.to_thread(uvloop.run, _verification(url))
 
 
+# Some minutes to fill: only when it is asked for.
+_LONG = "search-5m"
 PARTS: Mapping[str, Callable[[], Awaitable[list[Row]]]] = {
     "append": audit_append.measure,
     "busy": audit_busy.measure,
     "search": search,
     "verify": verify,
+    _LONG: lambda: search(5 * ENTRIES),
 }
 
 
@@ -88,17 +110,18 @@ async def measure_parts(parts: tuple[str, ...]) -> list[Row]:
 
 
 async def measure() -> list[Row]:
-    """Everything, one part after the other."""
-    return await measure_parts(tuple(PARTS))
+    """Everything but what takes long, one part after the other."""
+    return await measure_parts(tuple(part for part in PARTS if part != _LONG))
 
 
-async def _searches(url: str) -> list[Row]:
+async def _searches(url: str, count: int) -> list[Row]:
     made = await migrated(url, "audit")
     async with await psycopg.AsyncConnection.connect(made.owner_url, autocommit=True) as connection:
-        await connection.execute(_FILL, {"log": _LOG, "entries": ENTRIES})
-        await connection.execute("VACUUM ANALYZE entry")
+        await connection.execute(_FILL, {"log": _LOG, "entries": count})
+        await connection.execute(_FILL_WORDS, {"log": _LOG, "entries": count})
+        await connection.execute("VACUUM ANALYZE entry, payload_text")
         found = await connection.execute(
-            "SELECT recorded_time FROM entry WHERE leaf_index = %s", [ENTRIES // 3]
+            "SELECT recorded_time FROM entry WHERE leaf_index = %s", [count // 3]
         )
         row = await found.fetchone()
     if row is None:
@@ -106,26 +129,33 @@ async def _searches(url: str) -> list[Row]:
     database = Database(made.service_url)
     store = Store(database, origin_prefix="bench")
     try:
-        floor = await _median(lambda: store.leaf_hash(_LOG, ENTRIES // 2))
+        floor = await _median(lambda: store.leaf_hash(_LOG, count // 2))
         rows = []
         for what, text in _SEARCHES.items():
             conditions = read_filter(text.format(old=row[0].isoformat()))
 
             async def search(what: str = what, conditions: Sequence[Condition] = conditions) -> None:
                 found = await store.find_entries(
-                    _LOG, conditions, text="", size=ENTRIES, after=None, limit=_PAGE
+                    _LOG, conditions, text="", size=count, after=None, limit=_PAGE
                 )
                 await store.entries(_LOG, [each.event_id for each in found], with_bodies=False)
                 if not found:
                     raise RuntimeError(f"nothing was found: {what}")
 
-            rows.append(await _row(f"search, {what}, of {ENTRIES:,}", search, floor))
-        deep = Place(row[0], ENTRIES // 3)
+            rows.append(await _row(f"search, {what}, of {count:,}", search, floor))
+        for what, (words, text) in _WORDS.items():
+            conditions = read_filter(text)
+
+            async def search_words(words: str = words, conditions: Sequence[Condition] = conditions) -> None:
+                await store.find_entries(_LOG, conditions, text=words, size=count, after=None, limit=_PAGE)
+
+            rows.append(await _row(f"search, {what}, of {count:,}", search_words, floor))
+        deep = Place(row[0], count // 3)
 
         async def behind() -> None:
-            await store.find_entries(_LOG, (), text="", size=ENTRIES, after=deep, limit=_PAGE)
+            await store.find_entries(_LOG, (), text="", size=count, after=deep, limit=_PAGE)
 
-        return [*rows, await _row(f"search, a page deep inside, of {ENTRIES:,}", behind, floor)]
+        return [*rows, await _row(f"search, a page deep inside, of {count:,}", behind, floor)]
     finally:
         await database.close()
 

@@ -92,6 +92,32 @@ async def test_contents_are_found_by_their_words_whatever_their_case(
     assert await found(replica, text) == expected
 
 
+@pytest.mark.parametrize("every", [1, 2, 7, 30, 100])
+async def test_a_word_is_found_as_well_where_it_is_rare_as_where_it_is_common(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """Whether the newest entries are enough, or more of them, or the index has to be asked."""
+    monkeypatch.setattr("audit_svc.store._LOOKED_AT", 4)
+    monkeypatch.setattr("audit_svc.store._LOOKED_AT_MOST", 20)
+    said = ["hay needle" if number % every == 0 else "hay" for number in range(60)]
+    await replica.log.append_batch(tuple(saying(each) for each in said))
+    await indexed(replica)
+    name = await replica.store.log_of("default")
+    assert name is not None
+    expected = [number for number in range(59, -1, -1) if number % every == 0]
+    for limit in (1, 3, 50):
+        place, seen = None, list[int]()
+        while True:
+            page = await replica.store.find_entries(
+                name.log_id, (), text="needle", size=60, after=place, limit=limit
+            )
+            seen += [each.place.leaf_index for each in page]
+            if len(page) < limit:
+                break
+            place = page[-1].place
+        assert seen == expected
+
+
 async def test_no_content_is_too_long_or_too_strange_to_be_indexed(replica: Replica) -> None:
     def words(count: int, form: str) -> str:
         return " ".join(form.format(number) for number in range(count))
