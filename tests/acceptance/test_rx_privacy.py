@@ -10,8 +10,9 @@ from psycopg import sql
 from interlock.audit.v1 import audit_service_pb2
 from interlock.client import Client, InterlockError
 from interlock.orchestrator.v1 import orchestrator_service_pb2
-from tests.acceptance.works import ECHO, RAISES
-from tests.e2e.observing import eventually, full_trail, run
+from tests.acceptance.works import APPROVED, ECHO, RAISES
+from tests.e2e.catalogue import Work, allow, publish
+from tests.e2e.observing import ended, eventually, full_trail, run, submit
 from tests.suite_running import Suite
 
 
@@ -93,6 +94,81 @@ async def log_of(suite: Suite, tenant: str) -> str:
         request = audit_service_pb2.GetCheckpointRequest()
         answer = await eventually(lambda: auditor.call(auditor.audit.GetCheckpoint, request))
     return str(answer.checkpoint.origin)
+
+
+_SAID = {
+    ("PROMPT", "input"),
+    ("TOOL_CALL", "arguments"),
+    ("TOOL_RESULT", "result"),
+    ("TOOL_RESULT", "error"),
+    ("RESULT", "result"),
+    ("ERROR", "error"),
+    ("APPROVAL", "decision"),
+    ("REGISTRY_CHANGE", "change"),
+    ("POLICY_CHANGE", "change"),
+    ("HOLD", "reason"),
+    ("PAYLOAD_READ", "reason"),
+    ("PAYLOAD_READ", "search"),
+    ("ERASURE", "reason"),
+}
+
+
+async def test_RX_1_whatever_was_said_is_in_the_log_as_content_and_nothing_of_it_in_a_leaf(
+    suite: Suite, client: Client
+) -> None:
+    """One word, in everything that people, agents and tools say."""
+    word = "halcyon"
+    other = Work(name="acc-other", source=f"# {word}\n{ECHO.source}", arguments=("value",), allowed=False)
+    await publish(suite, [other])
+    await allow(client, other.name, other.tool, when=f'context.arguments.value != "{word}"')
+    echoed = await run(client, ECHO.name, value=f"a {word} day")
+    failed = await run(client, RAISES.name, value=word)
+    await approved(suite, client, value=word, reason=f"{word} too")
+    for task in (echoed, failed):
+        await full_trail(client, task)
+    hold = suite.json("audit", "hold", "place", "--task", echoed.task_id, "--reason", word)
+    suite.json("audit", "hold", "release", hold["hold_id"], "--reason", word)
+    suite.json("audit", "search", "--text", word, "--reason", word)
+    erased = await run(client, ECHO.name, value="nothing")
+    suite.json("audit", "erase", "--task", erased.task_id, "--reason", f"{word} asked for it")
+
+    async def everything() -> bool:
+        return await asyncio.to_thread(lambda: said_of(suite, word) >= _SAID)
+
+    try:
+        await eventually(everything, seconds=20)
+    except AssertionError:
+        assert said_of(suite, word) >= _SAID
+    with suite.database("audit") as connection:
+        leaves = connection.execute(
+            "SELECT leaf_index, type FROM entry WHERE convert_from(leaf, 'UTF8') ILIKE %s", [f"%{word}%"]
+        ).fetchall()
+    assert leaves == []
+
+
+async def approved(suite: Suite, client: Client, *, value: str, reason: str) -> None:
+    """A task whose call waits for a person, who says yes and why."""
+    suite.json("allow", APPROVED.name, APPROVED.tool, "--approve", "DEVELOPER")
+    task_id = await submit(client, APPROVED.name, value=value)
+
+    async def waiting() -> str:
+        listed = await asyncio.to_thread(suite.json, "approvals", "list")
+        return next((each["approval_id"] for each in listed if each["task_id"] == task_id), "")
+
+    suite.json("approve", await eventually(waiting), "--reason", reason)
+    (task,) = await ended(client, task_id)
+    await full_trail(client, task)
+
+
+def said_of(suite: Suite, word: str) -> set[tuple[str, str]]:
+    """Types of entries, and names of their contents, that have a word."""
+    with suite.database("audit") as connection:
+        found = connection.execute(
+            "SELECT DISTINCT type, part FROM payload JOIN entry USING (log_id, event_id)"
+            " WHERE position(convert_to(%s, 'UTF8') IN body) > 0",
+            [word],
+        ).fetchall()
+    return {(kind, part) for kind, part in found}
 
 
 async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_itself(

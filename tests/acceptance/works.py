@@ -34,4 +34,6 @@ ALLOCATES = Work(
 )
 DENIED = Work(name="acc-denied", source=_ECHO, arguments=("value",), allowed=False)
 
-WORKS = (ECHO, LISTED, NAP_ONCE, RAISES, STRICT, ALLOCATES, DENIED)
+APPROVED = Work(name="acc-approved", source=_ECHO, arguments=("value",), allowed=False)
+
+WORKS = (APPROVED, ECHO, LISTED, NAP_ONCE, RAISES, STRICT, ALLOCATES, DENIED)
