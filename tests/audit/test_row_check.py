@@ -73,7 +73,9 @@ def found(row: Row, contents: Promises) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "event", [FULL, new_event(), new_event(parts=(), task_id=None, actor="", agent="")], ids=str
+    "event",
+    [FULL, new_event(), new_event(parts=(), task_id=None, actor="", agent="")],
+    ids=("full", "plain", "bare"),
 )
 def test_every_row_as_the_log_writes_it_goes_the_short_way(event: NewEvent) -> None:
     row, contents = stored(event)

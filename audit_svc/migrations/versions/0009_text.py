@@ -99,34 +99,6 @@ END
 $$
 """
 
-# What is wrong with the words of entries in a range: those that should stand by now do, and say what they
-# should, and none is left of a content that is gone.
-_FLAWS = f"""
-CREATE FUNCTION text_flaws(of_log uuid, first bigint, beyond bigint)
-RETURNS TABLE (leaf_index bigint, part text, flaw text) LANGUAGE sql STABLE
-SET search_path = public, pg_temp AS $$
-    SELECT entry.leaf_index, payload.part,
-        CASE WHEN payload_text.words IS NULL THEN 'MISSING' ELSE 'OTHER' END
-    FROM entry
-    JOIN payload ON payload.log_id = of_log AND payload.event_id = entry.event_id
-    LEFT JOIN payload_text ON payload_text.log_id = of_log AND payload_text.event_id = payload.event_id
-        AND payload_text.part = payload.part
-    WHERE entry.log_id = of_log AND entry.leaf_index >= first AND entry.leaf_index < beyond
-        AND entry.leaf_index < (SELECT size FROM text_progress WHERE log_id = of_log)
-        AND payload.part NOT IN {_WITHOUT_WORDS}
-        AND payload_text.words IS DISTINCT FROM
-            text_words(payload.log_id, payload.content_type, payload.body)
-    UNION ALL
-    SELECT entry.leaf_index, payload_text.part, 'LEFT'
-    FROM entry
-    JOIN payload_text ON payload_text.log_id = of_log AND payload_text.event_id = entry.event_id
-    LEFT JOIN payload ON payload.log_id = of_log AND payload.event_id = payload_text.event_id
-        AND payload.part = payload_text.part
-    WHERE entry.log_id = of_log AND entry.leaf_index >= first AND entry.leaf_index < beyond
-        AND payload.part IS NULL
-$$
-"""  # noqa: S608 -- from above
-
 # The words of a month's contents stand in a file of their own, which is written anew with it.
 _REWRITE = """
 CREATE OR REPLACE FUNCTION rewrite_contents(file text, most_bytes bigint) RETURNS boolean
@@ -201,7 +173,7 @@ def upgrade() -> None:
         " PRIMARY KEY (log_id, event_id, part)) PARTITION BY RANGE (event_id)"
     )
     op.execute("CREATE INDEX payload_text_words ON payload_text USING gin (words)")
-    for function in (_WORDS, _INDEX, _FORGET, _KEEP, _FLAWS, _REWRITE, _MAKE_MONTHS):
+    for function in (_WORDS, _INDEX, _FORGET, _KEEP, _REWRITE, _MAKE_MONTHS):
         op.execute(function)
     op.execute(
         "CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON payload_text"
@@ -252,7 +224,6 @@ def _rights() -> None:
         "text_words(uuid, text, bytea)",
         "index_texts(uuid, integer)",
         "forget_text()",
-        "text_flaws(uuid, bigint, bigint)",
     )
     for function in functions:
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
