@@ -112,6 +112,7 @@ def test_every_safe_method_is_a_public_one_with_a_single_answer() -> None:
         "DeleteQueue",
         "EndWorker",
         "PlaceHold",
+        "RotateKey",
         "SetAgentStatus",
         "SetCallLimit",
         "SetConnectionCredential",
