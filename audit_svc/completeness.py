@@ -87,9 +87,9 @@ class CompletenessReport:
     async def all(self) -> list[Completeness]:
         """Every producer that numbers its events, by name."""
         known = {each.producer: each.complete_to for each in await self._store.progress()}
-        return [
-            await self._of(producer, known.get(producer, 0)) for producer in await self._store.producers()
-        ]
+        # Of one that told nothing for long all entries may be gone.
+        producers = sorted({*known, *await self._store.producers()})
+        return [await self._of(producer, known.get(producer, 0)) for producer in producers]
 
     async def _of(self, producer: str, complete_to: int) -> Completeness:
         gaps: list[Gap] = []

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from audit_svc.checkpoints import SignedCheckpoint
 from audit_svc.completeness import Completeness
-from audit_svc.event import Appended, NewEvent, Part, StoredEntry, StoredPart
+from audit_svc.event import Appended, NewEvent, Part, RemovedEntry, StoredEntry, StoredPart
 from audit_svc.key_rotation import ToldChange
 from audit_svc.task_steps import ProofState, Step, TrailEntry
 from audit_svc.trail import ProvenEntry
@@ -70,6 +70,13 @@ def from_entry(entry: StoredEntry) -> entry_pb2.Entry:
         recorded_time=recorded,
         payloads=[from_part(part) for part in _all_parts(entry)],
     )
+
+
+def from_exported(entry: StoredEntry | RemovedEntry) -> entry_pb2.Entry:
+    """An entry, or what is left of one that was removed."""
+    if isinstance(entry, StoredEntry):
+        return from_entry(entry)
+    return entry_pb2.Entry(index=entry.index, removed_leaf_hash=entry.leaf_hash)
 
 
 def from_part(part: StoredPart) -> entry_pb2.StoredPayload:

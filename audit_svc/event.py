@@ -84,6 +84,15 @@ class StoredEntry:
     parts: tuple[StoredPart, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedEntry:
+    """What is left of an entry whose time was over: its place in the tree, and the event that says so."""
+
+    index: int
+    leaf_hash: bytes
+    explained_by: uuid.UUID
+
+
 def nanoseconds(time: datetime) -> int:
     """An aware time as nanoseconds since 1970, without the rounding of floats."""
     return (time - _EPOCH) // timedelta(microseconds=1) * 1000

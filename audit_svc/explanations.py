@@ -1,4 +1,4 @@
-"""Which contents are missing with an explanation: a proven entry of the log that lists them."""
+"""What is missing with an explanation: a proven entry of the log that lists it."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -50,8 +50,15 @@ class Explanations:
 
         `known` is the caller's, for one check: lists that were read and proven already.
         """
+        told_by = await self._removed.explained_by(name.log_id, event_ids)
+        return await self.listed(name, signed, told_by, known)
+
+    async def listed(
+        self, name: LogName, signed: SignedCheckpoint, told_by: Collection[uuid.UUID], known: Known
+    ) -> frozenset[Gap]:
+        """All that these events list, as far as they are what they are said to be."""
         gaps: frozenset[Gap] = frozenset()
-        for event_id in await self._removed.explained_by(name.log_id, event_ids):
+        for event_id in told_by:
             if event_id not in known:
                 if len(known) >= _REMEMBERED:
                     known.clear()

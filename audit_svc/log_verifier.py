@@ -15,6 +15,7 @@ from audit_svc.pieces import Piece, Pieces
 from audit_svc.range_check import Doubt, RangeCheck
 from audit_svc.sequence import LogName
 from audit_svc.verification import Finding, Flaw, Row, row_findings
+from interlock.verify.gaps import ENTRY, Gap
 
 MAX_FINDINGS = 1000
 _ROWS_IN_A_BREATH = 32
@@ -141,7 +142,7 @@ class LogVerifier:
         findings = list(_shared_places(piece.rows)) if len(rows) < len(piece.rows) else []
         doubts: list[Doubt] = []
         for until in range(piece.begin + _ROWS_IN_A_BREATH, piece.end + _ROWS_IN_A_BREATH, _ROWS_IN_A_BREATH):
-            doubts += run.check.take(rows, piece.contents, end=min(until, piece.end))
+            doubts += run.check.take(rows, piece.contents, piece.removed, end=min(until, piece.end))
             # Those who append have their turn.
             await asyncio.sleep(0)
         findings += await self._of_doubts(run, piece, doubts)
@@ -154,15 +155,23 @@ class LogVerifier:
         findings: list[Finding] = []
         event_ids = [uuid.UUID(doubt.row.event_id) for doubt in doubts if doubt.row is not None]
         # Asked for last: what was removed since the rows were read is explained, or else still there.
-        explained = (
-            await self._explanations.gaps(run.name, run.signed, event_ids, run.known) if event_ids else ()
-        )
+        explained: frozenset[Gap] = frozenset()
+        if event_ids:
+            explained = await self._explanations.gaps(run.name, run.signed, event_ids, run.known)
+        told_by = {
+            piece.removed[doubt.place].explained_by
+            for doubt in doubts
+            if doubt.row is None and doubt.place in piece.removed
+        }
+        if told_by:
+            explained |= await self._explanations.listed(run.name, run.signed, told_by, run.known)
         for number, (index, row) in enumerate(doubts, 1):
-            if row is None:
-                findings.append(Finding(index=index, flaw=Flaw.MISSING, message="no entry stands here"))
-            else:
+            if row is not None:
                 contents = piece.contents.get(row.event_id, {})
-                findings += row_findings(run.signed.checkpoint.origin, row, contents, frozenset(explained))
+                findings += row_findings(run.signed.checkpoint.origin, row, contents, explained)
+            elif index not in piece.removed or (index, ENTRY) not in explained:
+                message = "no entry stands here, and none says why"
+                findings.append(Finding(index=index, flaw=Flaw.MISSING, message=message))
             if number % _ROWS_IN_A_BREATH == 0:
                 await asyncio.sleep(0)
         return findings

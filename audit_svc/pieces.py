@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from audit_svc.event import RemovedEntry
 from audit_svc.sequence import LogName
 from audit_svc.text_store import TextFlaw
 from audit_svc.verification import Promise, Promises, Row, promise_of
@@ -32,6 +33,7 @@ class RowStore(ContentStore, Protocol):
 
     async def log_of(self, tenant: str) -> LogName | None: ...
     async def rows(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[Row]: ...
+    async def removed_entries(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[RemovedEntry]: ...
 
 
 class Texts(Protocol):
@@ -42,13 +44,17 @@ class Texts(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The entries from index `begin` below `end`: their rows in order, and what leaves have to promise."""
+    """The entries from index `begin` below `end`: their rows in order, and what leaves have to promise.
+
+    `removed` is what the database claims of those that have no row, by index.
+    """
 
     begin: int
     end: int
     rows: Sequence[Row]
     contents: Mapping[str, Promises]
     texts: Sequence[TextFlaw]
+    removed: Mapping[int, RemovedEntry]
 
 
 class Pieces:
@@ -70,7 +76,12 @@ class Pieces:
         (rows, contents), texts = await asyncio.gather(
             self._stored(log_id, begin, end), self._texts.flaws(log_id, begin, end)
         )
-        return Piece(begin=begin, end=end, rows=rows, contents=contents, texts=texts)
+        removed: Sequence[RemovedEntry] = ()
+        if len(rows) < end - begin:
+            # Asked for last: what went since the rows were read has them still.
+            removed = await self._store.removed_entries(log_id, begin, end)
+        claimed = {each.index: each for each in removed}
+        return Piece(begin=begin, end=end, rows=rows, contents=contents, texts=texts, removed=claimed)
 
     async def _stored(
         self, log_id: uuid.UUID, begin: int, end: int

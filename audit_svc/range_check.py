@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from audit_svc.event import RemovedEntry
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, tile_root
 from audit_svc.verification import Finding, Flaw, Promises, Row, agrees
 from interlock.verify.merkle import leaf_hash
@@ -28,18 +29,28 @@ class RangeCheck:
         # Of each tier the hashes that fill no tile yet: all of them together are the tree.
         self._open: list[list[bytes]] = [[]]
 
-    def take(self, rows: Mapping[int, Row], stored: Mapping[str, Promises], *, end: int) -> list[Doubt]:
+    def take(
+        self,
+        rows: Mapping[int, Row],
+        stored: Mapping[str, Promises],
+        removed: Mapping[int, RemovedEntry],
+        *,
+        end: int,
+    ) -> list[Doubt]:
         """The places up to `end` at which something seems wrong.
 
         `rows` are all those between the last `end` and this one, by index; `stored` are their contents,
-        by event.
+        by event. Of `removed` ones the hash is taken, which only the tree can show to be right.
         """
         doubts = []
         hashes = self._open[0]
         for index in range(self._next, end):
             row = rows.get(index)
             if row is None:
-                self._whole = False
+                if index in removed:
+                    hashes.append(removed[index].leaf_hash)
+                else:
+                    self._whole = False
                 doubts.append(Doubt(index, None))
                 continue
             hashed = leaf_hash(row.leaf)

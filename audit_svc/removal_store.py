@@ -1,4 +1,4 @@
-"""Contents that were removed: their rows, and the index of what says why."""
+"""Contents and entries that were removed: their rows, and the index of what says why."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -24,6 +24,24 @@ _DELETE = sa.text(
     " WHERE payload.log_id = :log_id AND payload.event_id = gone.event_id AND payload.part = gone.part"
     " RETURNING payload.tableoid::regclass::text"
 )
+_NOTE_ENTRIES = sa.text(
+    "INSERT INTO removed_entry (log_id, leaf_index, event_id, leaf_hash, explained_by)"
+    " SELECT :log_id, found.leaf_index, gone.event_id, found.leaf_hash, :explained_by"
+    " FROM unnest(CAST(:event_ids AS uuid[])) AS gone (event_id),"
+    " LATERAL (SELECT leaf_index, leaf_hash FROM entry"
+    " WHERE entry.log_id = :log_id AND entry.event_id = gone.event_id OFFSET 0) AS found"
+)
+_DELETE_ENTRIES = sa.text(
+    "DELETE FROM entry USING unnest(CAST(:event_ids AS uuid[])) AS gone (event_id)"
+    " WHERE entry.log_id = :log_id AND entry.event_id = gone.event_id"
+)
+
+
+class PlacedEntry(NamedTuple):
+    """A stored entry: its event, its index."""
+
+    event_id: uuid.UUID
+    leaf_index: int
 
 
 class PlacedPart(NamedTuple):
@@ -71,3 +89,18 @@ async def remove_parts(
         return list((await connection.execute(_DELETE, gone)).scalars())
     except psycopg.errors.RestrictViolation as error:
         raise content_kept(error.diag.message_detail or "by the database") from error
+
+
+async def remove_entries(
+    connection: AsyncConnection, log_id: uuid.UUID, entries: Sequence[PlacedEntry], *, explained_by: uuid.UUID
+) -> None:
+    """In the transaction that appends the event `explained_by`; of each the place and the hash are kept.
+
+    Raises CONTENT_KEPT when a trigger says that one of them is held, or that its minimum is not over.
+    """
+    gone = {"log_id": log_id, "event_ids": [entry.event_id for entry in entries]}
+    try:
+        await connection.execute(_NOTE_ENTRIES, {**gone, "explained_by": explained_by})
+    except psycopg.errors.RestrictViolation as error:
+        raise content_kept(error.diag.message_detail or "by the database") from error
+    await connection.execute(_DELETE_ENTRIES, gone)

@@ -1,4 +1,4 @@
-"""Removing contents: in one transaction with the entry that says which ones went, and why."""
+"""Removing contents, and entries: in one transaction with the entry that says which ones went, and why."""
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.event import Appended, NewEvent, Part, nanoseconds
 from audit_svc.log import AuditLog
-from audit_svc.removal_store import PlacedPart, remove_parts
+from audit_svc.removal_store import PlacedEntry, PlacedPart, remove_entries, remove_parts
 from audit_svc.sequence import NewEntry
-from interlock.verify.gaps import PRODUCER, REMOVED, Gap, write_gaps
+from interlock.verify.gaps import ENTRY, PRODUCER, REMOVED, Gap, write_gaps
 from svc_kit.clock import Clock
 from svc_kit.ids import uuid7
 
@@ -30,7 +30,7 @@ Alongside: TypeAlias = Callable[[AsyncConnection, Removed], Awaitable[None]]
 
 
 class Removals:
-    """The one way by which contents leave the log."""
+    """The one way by which anything leaves the log."""
 
     def __init__(self, log: AuditLog, clock: Clock) -> None:
         self._log = log
@@ -64,7 +64,7 @@ class Removals:
                 await alongside(connection, removed)
 
         gaps = write_gaps(Gap(part.leaf_index, part.part) for part in parts)
-        contents = [Part(name=REMOVED, content_type="application/json", body=gaps)]
+        contents = [_list_of(gaps)]
         if reason:
             contents.append(Part(name="reason", content_type="text/plain", body=reason.encode()))
         told = NewEvent(
@@ -80,3 +80,32 @@ class Removals:
             parts=tuple(contents),
         )
         return await self._log.append_with(told, delete)
+
+    async def remove_entries(
+        self, tenant: str, entries: Sequence[PlacedEntry], *, attributes: Mapping[str, str]
+    ) -> Appended:
+        """Remove at most MAX_PARTS whole entries whose time is over; their hashes stay, and so all proofs.
+
+        Raises FailedPrecondition CONTENT_KEPT when one of them is held, and then all stay.
+        """
+        if not 0 < len(entries) <= MAX_PARTS:
+            raise ValueError(f"{len(entries)} entries at once, where 1 to {MAX_PARTS} are allowed")
+
+        async def delete(connection: AsyncConnection, told: NewEntry) -> None:
+            await remove_entries(connection, told.log_id, entries, explained_by=told.event.event_id)
+
+        told = NewEvent(
+            event_id=uuid7(),
+            tenant=tenant,
+            producer=PRODUCER,
+            type="RETENTION",
+            event_time=nanoseconds(self._clock.now()),
+            status="ENTRIES_REMOVED",
+            attributes={**attributes, "removed_entries": str(len(entries))},
+            parts=(_list_of(write_gaps(Gap(entry.leaf_index, ENTRY) for entry in entries)),),
+        )
+        return await self._log.append_with(told, delete)
+
+
+def _list_of(gaps: bytes) -> Part:
+    return Part(name=REMOVED, content_type="application/json", body=gaps)

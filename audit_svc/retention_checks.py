@@ -91,6 +91,7 @@ def _to_rule(rule: messages.RetentionRule) -> Rule:
     return Rule(
         payload_min_days=rule.payload_min_days,
         payload_max_days=rule.payload_max_days,
+        entry_max_days=rule.entry_max_days,
         locked=rule.locked,
     )
 

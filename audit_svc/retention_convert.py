@@ -19,6 +19,7 @@ def from_rules(rules: Rules) -> list[messages.RetentionRule]:
             **{"class": _class(each)},
             payload_min_days=rules[each].payload_min_days,
             payload_max_days=rules[each].payload_max_days,
+            entry_max_days=rules[each].entry_max_days,
             locked=rules[each].locked,
             update_time=_timestamp(rules[each].update_time),
         )
@@ -44,6 +45,8 @@ def from_preview(told: Mapping[RetentionClass, ClassPreview]) -> list[messages.C
             held_parts=told.get(each, nothing).held,
             minimum_parts=told.get(each, nothing).minimum,
             oldest_time=_timestamp(told.get(each, nothing).oldest),
+            due_entries=told.get(each, nothing).entries_due,
+            kept_entries=told.get(each, nothing).entries_kept,
         )
         for each in RetentionClass
     ]

@@ -74,6 +74,7 @@ class RetentionPolicies:
             for name, value in (
                 ("min_days", str(rule.payload_min_days)),
                 ("max_days", str(rule.payload_max_days)),
+                ("entry_max_days", str(rule.entry_max_days)),
                 ("locked", str(rule.locked).lower()),
             )
         }

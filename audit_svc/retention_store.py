@@ -1,4 +1,4 @@
-"""The statements of retention: rules, and the contents that are old enough to be looked at."""
+"""The statements of retention: rules, and the contents and entries that are old enough to be looked at."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.retention import KEEP_FOR_EVER, RetentionClass, Rule, Rules
 from audit_svc.sequence import LogName
-from audit_svc.sweep import OldPart, PartKey
+from audit_svc.sweep import OldEntry, OldPart, PartKey
 from svc_kit.database import Database
 
 _RULES = sa.text(
-    "SELECT DISTINCT ON (class) class, payload_min_days, payload_max_days, locked, update_time"
+    "SELECT DISTINCT ON (class)"
+    " class, payload_min_days, payload_max_days, entry_max_days, locked, update_time"
     " FROM retention_rule WHERE log_id = :log_id ORDER BY class, leaf_index DESC"
 )
 _ADD_RULES = sa.text(
     "INSERT INTO retention_rule"
-    " (log_id, class, leaf_index, payload_min_days, payload_max_days, locked, update_time)"
-    " SELECT :log_id, class, :leaf_index, min_days, max_days, locked, :update_time"
+    " (log_id, class, leaf_index, payload_min_days, payload_max_days, entry_max_days, locked, update_time)"
+    " SELECT :log_id, class, :leaf_index, min_days, max_days, entry_days, locked, :update_time"
     " FROM unnest(CAST(:classes AS text[]), CAST(:min_days AS integer[]), CAST(:max_days AS integer[]),"
-    " CAST(:locked AS boolean[])) AS rule (class, min_days, max_days, locked)"
+    " CAST(:entry_days AS integer[]), CAST(:locked AS boolean[]))"
+    " AS rule (class, min_days, max_days, entry_days, locked)"
 )
 _LOGS_WITH_RULES = sa.text(
     "SELECT log_id, tenant, origin FROM log"
@@ -38,6 +40,19 @@ _OLD_PARTS = sa.text(
     " FROM page, LATERAL (SELECT leaf_index, type, recorded_time FROM entry"
     " WHERE entry.log_id = :log_id AND entry.event_id = page.event_id OFFSET 0) AS found"
     " ORDER BY page.event_id, page.part"
+)
+# Those of the last tile stay: proofs take its hashes from its entries. So do those that have contents, and
+# those whose number is not yet below what is known to be complete: it would look like one that never came.
+_OLD_ENTRIES = sa.text(
+    "SELECT entry.event_id, entry.leaf_index, entry.type, entry.recorded_time FROM entry"
+    " LEFT JOIN producer_progress AS known ON known.producer = entry.producer"
+    " WHERE entry.log_id = :log_id AND entry.type = :type AND entry.recorded_time <= :until"
+    " AND (entry.recorded_time, entry.leaf_index) > (:after_time, :after_index)"
+    " AND entry.leaf_index < (SELECT size - size % 256 FROM log_head WHERE log_head.log_id = :log_id)"
+    " AND entry.producer_sequence <= coalesce(known.complete_to, 0)"
+    " AND NOT EXISTS (SELECT FROM payload"
+    " WHERE payload.log_id = :log_id AND payload.event_id = entry.event_id)"
+    " ORDER BY entry.recorded_time, entry.leaf_index LIMIT :limit"
 )
 _KEPT = sa.text("SELECT event_id, keeper FROM kept_of(:log_id, CAST(:event_ids AS uuid[]))")
 
@@ -60,6 +75,7 @@ class RetentionStore:
             RetentionClass(row[0]): Rule(
                 payload_min_days=row.payload_min_days,
                 payload_max_days=row.payload_max_days,
+                entry_max_days=row.entry_max_days,
                 locked=row.locked,
                 update_time=row.update_time,
             )
@@ -84,6 +100,7 @@ class RetentionStore:
             "classes": [str(each) for each in rules],
             "min_days": [rule.payload_min_days for rule in rules.values()],
             "max_days": [rule.payload_max_days for rule in rules.values()],
+            "entry_days": [rule.entry_max_days for rule in rules.values()],
             "locked": [rule.locked for rule in rules.values()],
         }
         await connection.execute(_ADD_RULES, values)
@@ -108,6 +125,25 @@ class RetentionStore:
         async with self._database.autocommit() as connection:
             rows = await connection.execute(_OLD_PARTS, values)
         return [OldPart(*row) for row in rows]
+
+    async def old_entries(
+        self, log_id: uuid.UUID, entry_type: str, *, after: tuple[datetime, int], until: datetime, limit: int
+    ) -> Sequence[OldEntry]:
+        """Entries of a type recorded up to `until` that may go, the oldest first, behind (time, index).
+
+        Those without which something else could not be told are not among them.
+        """
+        values = {
+            "log_id": log_id,
+            "type": entry_type,
+            "after_time": after[0],
+            "after_index": after[1],
+            "until": until,
+            "limit": limit,
+        }
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(_OLD_ENTRIES, values)
+        return [OldEntry(*row) for row in rows]
 
     async def kept(self, log_id: uuid.UUID, event_ids: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, str]:
         """Those whose contents may not go now, by what keeps them: `hold ID` or `minimum DAYS`."""

@@ -17,6 +17,7 @@ from audit_svc.convert import (
     from_checkpoint,
     from_completeness,
     from_entry,
+    from_exported,
     from_finding,
     from_key_change,
     from_part,
@@ -332,7 +333,7 @@ class AuditServicer(audit_service_pb2_grpc.AuditServiceServicer):
             page = await self._reader.between(
                 tenant, begin, signed.checkpoint.size, with_bodies=request.include_payloads
             )
-            yield messages.ExportLogResponse(entries=map(from_entry, page))
+            yield messages.ExportLogResponse(entries=map(from_exported, page))
             begin += len(page)
         yield messages.ExportLogResponse(checkpoint=from_checkpoint(signed))
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.append_store import SqlAppendTransaction, read_hashes, write
 from audit_svc.checkpoints import Head, SignedCheckpoint, Standing
-from audit_svc.event import StoredEntry, StoredPart
+from audit_svc.event import RemovedEntry, StoredEntry, StoredPart
 from audit_svc.log import NewTile
 from audit_svc.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, TileId, split_hashes
 from audit_svc.search import Found, Place
@@ -27,6 +27,7 @@ from audit_svc.tables import (
     log_head,
     payload,
     payload_text,
+    removed_entry,
     signing_key,
     tile,
 )
@@ -189,11 +190,29 @@ class Store:
         return found[0] if found else None
 
     async def leaf_hash(self, log_id: uuid.UUID, index: int) -> bytes | None:
-        """The leaf hash at an index."""
-        statement = sa.select(entry.c.leaf_hash).where(entry.c.log_id == log_id, entry.c.leaf_index == index)
+        """The leaf hash at an index, also of an entry that was removed."""
+        statement = sa.union_all(
+            *(
+                sa.select(table.c.leaf_hash).where(table.c.log_id == log_id, table.c.leaf_index == index)
+                for table in (entry, removed_entry)
+            )
+        )
         async with self._database.autocommit() as connection:
-            found: bytes | None = (await connection.execute(statement)).scalar_one_or_none()
+            found: bytes | None = (await connection.execute(statement)).scalars().first()
         return found
+
+    async def removed_entries(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[RemovedEntry]:
+        """What is left of removed entries in order, from index `begin` below `end`."""
+        columns = (removed_entry.c.leaf_index, removed_entry.c.leaf_hash, removed_entry.c.explained_by)
+        statement = (
+            sa.select(*columns)
+            .where(removed_entry.c.log_id == log_id)
+            .where(removed_entry.c.leaf_index >= begin, removed_entry.c.leaf_index < end)
+            .order_by(removed_entry.c.leaf_index)
+        )
+        async with self._database.autocommit() as connection:
+            rows = await connection.execute(statement)
+        return [RemovedEntry(index=row[0], leaf_hash=row[1], explained_by=row[2]) for row in rows]
 
     async def task_entry_sizes(
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int

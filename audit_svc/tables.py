@@ -102,6 +102,17 @@ removed_part = sa.Table(
 )
 """Where it is said why a content is gone: in the entry of that event, which alone is believed."""
 
+removed_entry = sa.Table(
+    "removed_entry",
+    metadata,
+    sa.Column("log_id", sa.Uuid, primary_key=True),
+    sa.Column("leaf_index", sa.BigInteger, primary_key=True),
+    sa.Column("event_id", sa.Uuid, nullable=False),
+    sa.Column("leaf_hash", sa.LargeBinary, nullable=False),
+    sa.Column("explained_by", sa.Uuid, nullable=False),
+)
+"""What is left of entries whose time was over: a place in the tree, and where it is said why."""
+
 erasure = sa.Table(
     "erasure",
     metadata,

@@ -2,14 +2,16 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from audit_svc.checkpoints import Checkpoints, SignedCheckpoint
 from audit_svc.errors import entry_not_found, log_damaged
-from audit_svc.event import StoredEntry
+from audit_svc.event import RemovedEntry, StoredEntry
 from audit_svc.proofs import IncompleteTreeError, Proofs
 from audit_svc.sequence import LogName
+from interlock.verify.entry import EntryError, parse_leaf
+from interlock.verify.gaps import REMOVED, explains
 from svc_kit.errors import Violation, invalid
 
 # A page ends before it outgrows the message limit; one entry always fits.
@@ -58,6 +60,10 @@ class EntryStore(Protocol):
 
     async def entry_sizes(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[tuple[int, int, int]]:
         """(index, bytes of leaf, bytes of parts) of entries in order, from `begin` below `end`."""
+        ...
+
+    async def removed_entries(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[RemovedEntry]:
+        """What is left of removed entries in order, from index `begin` below `end`."""
         ...
 
     async def entries_between(
@@ -118,20 +124,46 @@ class AuditReader:
         proven = await self.prove(name, entries, signed)
         return TrailPage(entries=tuple(proven), checkpoint=signed, next_index=next_index)
 
-    async def between(self, tenant: str, begin: int, end: int, *, with_bodies: bool) -> Sequence[StoredEntry]:
-        """At least one entry, from index `begin` on, below `end`; raises DataLoss when one is missing."""
+    async def between(
+        self, tenant: str, begin: int, end: int, *, with_bodies: bool
+    ) -> Sequence[StoredEntry | RemovedEntry]:
+        """At least one entry, from index `begin` on, below `end`; raises DataLoss when one is missing.
+
+        Removed ones are among them, with what the database claims of them; the lists by which entries of the
+        log explain that come along in any case.
+        """
         name = await self._store.log_of(tenant)
         if name is None:
             raise entry_not_found(f"at index {begin}")
         until = min(begin + _RANGE, end)
         sizes = await self._store.entry_sizes(name.log_id, begin, until)
+        removed: Sequence[RemovedEntry] = ()
+        if len(sizes) < until - begin:
+            removed = await self._store.removed_entries(name.log_id, begin, until)
+            known = {each.index: (each.index, 0, 0) for each in removed}
+            sizes = sorted((known | {size[0]: size for size in sizes}).values())
         fitting = how_many_fit(sizes, with_bodies=with_bodies)
         indexes = [size[0] for size in sizes[:fitting]]
         if not indexes or indexes != list(range(begin, begin + len(indexes))):
             raise log_damaged(name.origin, f"an entry is missing from index {begin} on")
-        return await self._store.entries_between(
-            name.log_id, begin, begin + len(indexes), with_bodies=with_bodies
-        )
+        until = begin + len(indexes)
+        entries = await self._store.entries_between(name.log_id, begin, until, with_bodies=with_bodies)
+        if not with_bodies:
+            entries = [await self._with_list(name, each) for each in entries]
+        found: dict[int, StoredEntry | RemovedEntry] = {each.index: each for each in removed}
+        found |= {each.index: each for each in entries}
+        if not found.keys() >= set(indexes):
+            # Removed since its size was read.
+            return await self.between(tenant, begin, end, with_bodies=with_bodies)
+        return [found[index] for index in indexes]
+
+    async def _with_list(self, name: LogName, entry: StoredEntry) -> StoredEntry:
+        """The list of what was removed is no secret, and explains to everybody why something is missing."""
+        if not _explains(entry.leaf):
+            return entry
+        whole = await self._store.entry(name.log_id, entry.event_id, with_bodies=True)
+        lists = {part.name: part for part in whole.parts if part.name == REMOVED} if whole else {}
+        return replace(entry, parts=tuple(lists.get(part.name, part) for part in entry.parts))
 
     async def inclusion(self, tenant: str, index: int, size: int) -> tuple[bytes, int, tuple[bytes, ...]]:
         """(leaf hash, tree size, proof) of the entry at `index`; size 0 stands for all that is committed."""
@@ -197,6 +229,14 @@ def how_many_fit(sizes: Sequence[tuple[int, int, int]], *, with_bodies: bool) ->
         if total > MAX_PAGE_BYTES and count:
             return count
     return len(sizes)
+
+
+def _explains(leaf: bytes) -> bool:
+    try:
+        # What is not the log's own need not be read as a whole.
+        return b'"producer":"audit"' in leaf and explains(parse_leaf(leaf))
+    except EntryError:
+        return False  # whoever verifies it will say what it is
 
 
 def _require_size(size: int, newest: int, field: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from audit_svc.event import RemovedEntry
 from audit_svc.merkle import TileId
 from audit_svc.sequence import LogName
 from audit_svc.store import Store
@@ -76,6 +77,10 @@ class VerificationStore:
         """Whole rows in order, from index `begin` below `end`."""
         values = {"log_id": log_id, "begin": begin, "end": end}
         return _rows(await self._read(_IN_RANGE, values))
+
+    async def removed_entries(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[RemovedEntry]:
+        """What is left of removed entries in order, from index `begin` below `end`."""
+        return await self._store.removed_entries(log_id, begin, end)
 
     async def task_rows(
         self, log_id: uuid.UUID, task_id: uuid.UUID, *, begin: int, end: int, limit: int

@@ -18,7 +18,7 @@ from interlock_suite.databases import with_database
 from svc_kit.database import database_url
 
 # Not contents, and not who stands behind a pseudonym: the service hands these out, and records it.
-_READABLE = ("log", "log_head", "entry", "removed_part", "tile", "checkpoint")
+_READABLE = ("log", "log_head", "entry", "removed_part", "removed_entry", "tile", "checkpoint")
 _COMMANDS = (
     "ALTER TABLE",
     "DROP TABLE",

@@ -53,6 +53,9 @@ AUDIT_TEXT_LAG_SECONDS = "interlock_audit_text_lag_seconds"  # gauge: contents n
 AUDIT_RETENTION_REMOVED = (
     "interlock_audit_retention_removed_parts_total"  # counter: contents whose time was over
 )
+AUDIT_RETENTION_REMOVED_ENTRIES = (
+    "interlock_audit_retention_removed_entries_total"  # counter: entries whose time was over
+)
 AUDIT_RETENTION_OLDEST_OVERDUE_SECONDS = (
     "interlock_audit_retention_oldest_overdue_seconds"  # gauge: for how long
 )

@@ -1,6 +1,7 @@
 """The schema, step by step, and what the service's role may do in it.
 
-Entries, payloads, tiles and checkpoints can be added and read, nothing else; only a log's head changes.
+Entries, payloads, tiles and checkpoints can be added and read; only a log's head changes. What is deleted is
+what an entry of the log lists, under the eyes of triggers.
 """
 
 _APPEND_ONLY = "SELECT, INSERT"
@@ -8,10 +9,11 @@ _APPEND_ONLY = "SELECT, INSERT"
 GRANTS = {
     "log": _APPEND_ONLY,
     "log_head": "SELECT, INSERT, UPDATE",
-    "entry": _APPEND_ONLY,
-    # A trigger lets go what an entry of the log says is removed, and nothing else.
+    # Triggers let go what an entry of the log says is removed, and nothing else.
+    "entry": f"{_APPEND_ONLY}, DELETE",
     "payload": f"{_APPEND_ONLY}, DELETE",
     "removed_part": _APPEND_ONLY,
+    "removed_entry": _APPEND_ONLY,
     # The database itself adds words, and lets them go with their content.
     "payload_text": "SELECT",
     "text_progress": "SELECT",

@@ -93,9 +93,16 @@ def export(data_dir: str, file: Path, reason: str, *, payloads: bool, as_json: b
         async with client(data_dir, "AUDITOR") as suite:
             written = await export_log(suite, file, payloads=payloads, reason=reason)
         if as_json:
-            display.emit_json({"file": str(file), "entries": written.entries, "key": written.key})
+            told = {
+                "file": str(file),
+                "entries": written.entries,
+                "removed": written.removed,
+                "key": written.key,
+            }
+            display.emit_json(told)
         else:
-            display.emit(f"{written.entries:,} entries in {file}; key of the log: {written.key}")
+            removed = f", {written.removed:,} of them removed" if written.removed else ""
+            display.emit(f"{written.entries:,} entries{removed} in {file}; key of the log: {written.key}")
 
     run(work)
 
@@ -202,10 +209,17 @@ def tiles(data_dir: str, folder: Path, *, as_json: bool) -> None:
         async with client(data_dir, "AUDITOR") as suite:
             written = await export_tiles(suite, folder)
         if as_json:
-            told = {"folder": str(folder), "entries": written.entries, "new": written.new, "key": written.key}
+            told = {
+                "folder": str(folder),
+                "entries": written.entries,
+                "new": written.new,
+                "removed": written.removed,
+                "key": written.key,
+            }
             display.emit_json(told)
         else:
             new = f"{written.new:,} read now"
+            new += f" ({written.removed:,} of them removed from the log)" if written.removed else ""
             display.emit(f"{written.entries:,} entries in {folder}, {new}; key of the log: {written.key}")
 
     run(work)

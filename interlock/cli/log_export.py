@@ -7,15 +7,27 @@ from pathlib import Path
 from interlock.audit.v1 import audit_service_pb2 as messages
 from interlock.cli.problems import CliError
 from interlock.client.client import Client
-from interlock.verify import NoteError, NoteKey, PartBytes, checkpoint_line, entry_line, header_line
+from interlock.verify import (
+    NoteError,
+    NoteKey,
+    PartBytes,
+    checkpoint_line,
+    entry_line,
+    header_line,
+    removed_line,
+)
 from interlock.verify.tiles import TileFolder, TilesError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """How many entries there are, how many were read now, and the key by which they are verified."""
+    """How many entries there are, how many were read now, and the key by which they are verified.
+
+    Of `removed` ones the hash was there and no more.
+    """
 
     entries: int
+    removed: int
     new: int
     key: str
 
@@ -26,13 +38,13 @@ async def export_log(suite: Client, file: Path, *, payloads: bool, reason: str) 
     request = messages.ExportLogRequest(include_payloads=payloads, reason=reason)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        count = await _write(suite, draft, NoteKey.parse(keys.verifier_key).name, request)
+        count, removed = await _write(suite, draft, NoteKey.parse(keys.verifier_key).name, request)
         draft.replace(file)
     except OSError as error:
         raise CliError(f"{file} cannot be written: {error.strerror}.", "Name another file.") from None
     finally:
         draft.unlink(missing_ok=True)
-    return Written(entries=count, new=count, key=keys.verifier_key)
+    return Written(entries=count, removed=removed, new=count, key=keys.verifier_key)
 
 
 async def export_tiles(suite: Client, folder: Path) -> Written:
@@ -45,7 +57,10 @@ async def export_tiles(suite: Client, folder: Path) -> Written:
         request = messages.ExportLogRequest(begin=tiles.begin)
         async for answer in suite.stream(suite.audit.ExportLog, request):
             for entry in answer.entries:
-                tiles.add(entry.leaf)
+                if entry.removed_leaf_hash:
+                    tiles.add_removed(entry.removed_leaf_hash)
+                else:
+                    tiles.add(entry.leaf)
                 new += 1
             if answer.HasField("checkpoint"):
                 tiles.finish(answer.checkpoint.note)
@@ -53,11 +68,14 @@ async def export_tiles(suite: Client, folder: Path) -> Written:
         raise CliError(f"{error}.", "Name another folder, and find out what became of this one.") from None
     except OSError as error:
         raise CliError(f"{folder} cannot be written: {error.strerror}.", "Name another folder.") from None
-    return Written(entries=tiles.begin + new, new=new, key=keys.verifier_key)
+    return Written(entries=tiles.begin + new, removed=tiles.removed, new=new, key=keys.verifier_key)
 
 
-async def _write(suite: Client, draft: Path, origin: str, request: messages.ExportLogRequest) -> int:
-    count = 0
+async def _write(
+    suite: Client, draft: Path, origin: str, request: messages.ExportLogRequest
+) -> tuple[int, int]:
+    """How many entries there are, and how many of them were removed."""
+    count = removed = 0
     # Contents may be among it: for nobody's eyes but those of whoever asked.
     with os.fdopen(
         os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
@@ -65,9 +83,14 @@ async def _write(suite: Client, draft: Path, origin: str, request: messages.Expo
         lines.write(header_line(origin) + "\n")
         async for answer in suite.stream(suite.audit.ExportLog, request):
             for entry in answer.entries:
-                parts = {p.part: PartBytes(salt=p.salt, body=p.body) for p in entry.payloads if p.salt}
-                lines.write(entry_line(entry.index, entry.leaf, parts) + "\n")
+                if entry.removed_leaf_hash:
+                    removed += 1
+                    line = removed_line(entry.index, entry.removed_leaf_hash)
+                else:
+                    parts = {p.part: PartBytes(salt=p.salt, body=p.body) for p in entry.payloads if p.salt}
+                    line = entry_line(entry.index, entry.leaf, parts)
+                lines.write(line + "\n")
                 count += 1
             if answer.HasField("checkpoint"):
                 lines.write(checkpoint_line(answer.checkpoint.note) + "\n")
-    return count
+    return count, removed

@@ -1,7 +1,7 @@
-"""How long contents of the audit log are kept: show, set, lock, and see beforehand what would go."""
+"""How long the audit log keeps entries and contents: show, set, lock, and see beforehand what would go."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -27,11 +27,24 @@ _classes = click.option(
 )
 _min_days = click.option("--min-days", type=click.IntRange(min=0), help="Nobody removes them before.")
 _max_days = click.option("--max-days", type=click.IntRange(min=0), help="Removed after; 0 = never.")
+_entry_max_days = click.option(
+    "--entry-max-days",
+    type=click.IntRange(min=0),
+    help="Whole entries removed after, 184 at least; their hashes stay; 0 = never.",
+)
+
+
+class _Days(NamedTuple):
+    """What a rule is to say, under the names that it has there."""
+
+    payload_min_days: int | None = None
+    payload_max_days: int | None = None
+    entry_max_days: int | None = None
 
 
 @click.group()
 def retention() -> None:
-    """How long contents are kept, by class of entries. Entries themselves and their proofs stay for ever."""
+    """How long entries and their contents are kept, by class of entries. Proofs hold for ever."""
 
 
 @retention.command()
@@ -75,6 +88,7 @@ def presets(data_dir: str, *, as_json: bool) -> None:
 @_classes
 @_min_days
 @_max_days
+@_entry_max_days
 @click.option(
     "--preset", default="", help="All rules of this name, instead: interlock audit retention presets"
 )
@@ -85,12 +99,14 @@ def set_policy(
     classes: tuple[str, ...],
     min_days: int | None,
     max_days: int | None,
+    entry_max_days: int | None,
     preset: str,
     *,
     as_json: bool,
 ) -> None:
-    """Set how long contents are kept; what is not given stays as it is."""
-    if bool(preset) == (min_days is not None or max_days is not None):
+    """Set how long entries and contents are kept; what is not given stays as it is."""
+    days = _Days(min_days, max_days, entry_max_days)
+    if bool(preset) == any(each is not None for each in days):
         raise CliError("Nothing to set, or two things.", "Give --min-days and --max-days, or --preset.")
 
     async def work() -> None:
@@ -100,7 +116,7 @@ def set_policy(
         async with client(data_dir, *_WRITE) as suite:
             request = messages.SetRetentionPolicyRequest(preset=preset)
             if not preset:
-                request.rules.extend(_changed(await _rules(suite), classes, min_days, max_days))
+                request.rules.extend(_changed(await _rules(suite), classes, days))
             answer = await suite.call(suite.retention.SetRetentionPolicy, request)
         _show_rules(answer.rules, as_json=as_json)
 
@@ -120,7 +136,7 @@ def lock(data_dir: str, classes: tuple[str, ...], *, as_json: bool) -> None:
         from interlock.cli.connection import client
 
         async with client(data_dir, *_WRITE) as suite:
-            rules = _changed(await _rules(suite), classes, None, None)
+            rules = _changed(await _rules(suite), classes, _Days())
             for rule in rules:
                 rule.locked = True
             request = messages.SetRetentionPolicyRequest(rules=rules)
@@ -134,10 +150,17 @@ def lock(data_dir: str, classes: tuple[str, ...], *, as_json: bool) -> None:
 @_classes
 @_min_days
 @_max_days
+@_entry_max_days
 @output_option
 @click.pass_obj
 def preview(
-    data_dir: str, classes: tuple[str, ...], min_days: int | None, max_days: int | None, *, as_json: bool
+    data_dir: str,
+    classes: tuple[str, ...],
+    min_days: int | None,
+    max_days: int | None,
+    entry_max_days: int | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Count what the next sweep would remove, by what holds or by what the options say instead."""
 
@@ -147,7 +170,7 @@ def preview(
         from interlock.cli.message_json import message_json
 
         async with client(data_dir, *_READ) as suite:
-            rules = _changed(await _rules(suite), classes, min_days, max_days)
+            rules = _changed(await _rules(suite), classes, _Days(min_days, max_days, entry_max_days))
             request = messages.PreviewRetentionRequest(rules=rules)
             told = await suite.call(suite.retention.PreviewRetention, request)
         if as_json:
@@ -159,11 +182,22 @@ def preview(
                 f"{each.due_parts:,}",
                 f"{each.held_parts:,}",
                 f"{each.minimum_parts:,}",
+                f"{each.due_entries:,}",
+                f"{each.kept_entries:,}",
                 display.short_time(each.oldest_time) if each.HasField("oldest_time") else "",
             )
             for each in told.classes
         ]
-        display.emit_table(("CLASS", "WOULD GO", "HELD", "WITHIN MINIMUM", "OLDEST"), rows)
+        head = (
+            "CLASS",
+            "CONTENTS WOULD GO",
+            "HELD",
+            "WITHIN MINIMUM",
+            "ENTRIES WOULD GO",
+            "KEPT",
+            "OLDEST CONTENT",
+        )
+        display.emit_table(head, rows)
         if not told.complete:
             display.emit("There are more: only the oldest were looked at.")
 
@@ -180,16 +214,14 @@ async def _rules(suite: "Client") -> "list[messages.RetentionRule]":
 def _changed(
     rules: "Iterable[messages.RetentionRule]",
     classes: tuple[str, ...],
-    min_days: int | None,
-    max_days: int | None,
+    days: _Days,
 ) -> "list[messages.RetentionRule]":
     """The rules of the classes, with what is given in the place of what they say."""
     wanted = [rule for rule in rules if not classes or _name(rule) in classes]
     for rule in wanted:
-        if min_days is not None:
-            rule.payload_min_days = min_days
-        if max_days is not None:
-            rule.payload_max_days = max_days
+        for name, count in days._asdict().items():
+            if count is not None:
+                setattr(rule, name, count)
     return wanted
 
 
@@ -204,11 +236,12 @@ def _show_rules(rules: "Iterable[messages.RetentionRule]", *, as_json: bool) -> 
             _name(each),
             f"{each.payload_min_days:,} days" if each.payload_min_days else "none",
             f"{each.payload_max_days:,} days" if each.payload_max_days else "for ever",
+            f"{each.entry_max_days:,} days" if each.entry_max_days else "for ever",
             "locked" if each.locked else "",
         )
         for each in rules
     ]
-    display.emit_table(("CLASS", "AT LEAST", "AT MOST", ""), rows)
+    display.emit_table(("CLASS", "AT LEAST", "CONTENTS AT MOST", "ENTRIES AT MOST", ""), rows)
 
 
 def _name(each: "messages.RetentionRule | messages.ClassPreview") -> str:

@@ -7,6 +7,7 @@ from interlock.verify.export import (
     checkpoint_line,
     entry_line,
     header_line,
+    removed_line,
     verify_export,
 )
 from interlock.verify.merkle import (
@@ -60,6 +61,7 @@ __all__ = [  # noqa: RUF022 -- grouped by noun
     "checkpoint_line",
     "entry_line",
     "header_line",
+    "removed_line",
     "verify_export",
     # Changes of key
     "Rotation",

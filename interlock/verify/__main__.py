@@ -101,6 +101,7 @@ def _as_json(report: ExportReport, key: NoteKey, pin: Pin | None) -> str:
     told = {
         "verified": report.ok,
         "entries": report.entries,
+        "entries_removed": report.entries_removed,
         "tree_size": report.checkpoint.size if report.checkpoint is not None else None,
         "continues": pin.checkpoint.size if pin is not None else None,
         "key": str(report.key or key),
@@ -124,7 +125,8 @@ def _as_text(report: ExportReport, key: NoteKey, pin: Pin | None) -> str:
     ]
     size = report.checkpoint.size if report.checkpoint is not None else 0
     lines.append(
-        f"{report.entries} entries, a signed tree of {size}; {report.parts_matched} contents as committed, "
+        f"{report.entries} entries, {report.entries_removed} of them removed as the log says; "
+        f"a signed tree of {size}; {report.parts_matched} contents as committed, "
         f"{report.parts_erased} erased as the log says, {report.parts_withheld} not in the export"
     )
     if report.key is not None and report.key != key:

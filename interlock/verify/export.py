@@ -1,7 +1,8 @@
 """A whole log as lines of JSON, and its verification: an export and a public key are all that it takes.
 
 The first line says what it is, each further one is an entry in the order of the log, the last one is the
-signed checkpoint. A leaf stands as a text: its UTF-8 bytes are the very bytes that were hashed.
+signed checkpoint. A leaf stands as a text: its UTF-8 bytes are the very bytes that were hashed. Of an entry
+that was removed its hash alone is there, and another one has to say so.
 """
 
 import base64
@@ -13,8 +14,8 @@ from typing import Any
 
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
 from interlock.verify.entry import EntryError, Leaf, PartBytes, matches, parse_leaf
-from interlock.verify.gaps import REMOVED, Gap, GapError, explains, read_gaps
-from interlock.verify.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from interlock.verify.gaps import ENTRY, REMOVED, Gap, GapError, explains, read_gaps
+from interlock.verify.merkle import EMPTY_ROOT, HASH_SIZE, Frontier, leaf_hash
 from interlock.verify.note import NoteError, NoteKey
 from interlock.verify.rotation import Rotation, RotationError, followed, read_rotation
 from interlock.verify.trail import Finding, Problem
@@ -29,6 +30,8 @@ class ExportReport:
     """What held; `ok` only if everything did."""
 
     entries: int = 0
+    entries_removed: int = 0
+    """Those among them that are not there because an entry of the log says that their time was over."""
     parts_matched: int = 0
     parts_erased: int = 0
     """Contents that are not there because an entry of the log says that they were removed."""
@@ -62,6 +65,11 @@ def entry_line(index: int, leaf: bytes, parts: Mapping[str, PartBytes]) -> str:
         for name, part in parts.items()
     }
     return json.dumps({"index": index, "leaf": leaf.decode(), "parts": contents})
+
+
+def removed_line(index: int, leaf_hash: bytes) -> str:
+    """What is left of an entry that was removed."""
+    return json.dumps({"index": index, "hash": leaf_hash.hex()})
 
 
 def checkpoint_line(note: str) -> str:
@@ -102,19 +110,40 @@ def _findings(lines: Iterator[str], report: ExportReport, tree: "_Tree", key: No
         if "checkpoint" in read:
             note = str(read["checkpoint"])
             continue
-        yield from _entry_findings(read, report, tree, gaps, key.name)
+        if read.get("index") != report.entries:
+            yield _finding(Problem.ORDER, report.entries, f"here stands the entry {read.get('index')!r}")
+        if "hash" in read:
+            yield from _removed_findings(read, report, tree, gaps)
+        else:
+            yield from _entry_findings(read, report, tree, gaps, key.name)
         report.entries += 1
     report.parts_erased = len(gaps.missing & gaps.explained)
     report.parts_withheld = len(gaps.missing) - report.parts_erased
+    report.entries_removed = len(gaps.removed)
+    for gap in sorted(gaps.removed - gaps.explained):
+        yield _finding(Problem.LEAF, gap.leaf_index, "the entry was removed, and none says so")
     yield from _tree_findings(note, report, tree, key)
+
+
+def _removed_findings(
+    read: Mapping[str, Any], report: ExportReport, tree: "_Tree", gaps: "_Gaps"
+) -> Iterator[Finding]:
+    index = report.entries
+    gaps.removed.add(Gap(index, ENTRY))
+    try:
+        hashed = bytes.fromhex(read["hash"])
+    except (ValueError, TypeError):
+        hashed = b""
+    if len(hashed) != HASH_SIZE or read.keys() != {"index", "hash"}:
+        hashed = EMPTY_ROOT
+        yield _finding(Problem.LEAF, index, "what is left of a removed entry is its hash, and nothing else")
+    tree.add(hashed)
 
 
 def _entry_findings(
     read: Mapping[str, Any], report: ExportReport, tree: "_Tree", gaps: "_Gaps", origin: str
 ) -> Iterator[Finding]:
     index = report.entries
-    if read.get("index") != index:
-        yield _finding(Problem.ORDER, index, f"here stands the entry {read.get('index')!r}")
     leaf = str(read.get("leaf", "")).encode("utf-8", "surrogatepass")
     tree.add(leaf_hash(leaf))
     try:
@@ -188,6 +217,7 @@ class _Gaps:
 
     def __init__(self) -> None:
         self.missing: set[Gap] = set()
+        self.removed: set[Gap] = set()
         self.explained: set[Gap] = set()
 
     def read(self, index: int, leaf: Leaf, name: str, part: PartBytes) -> Iterator[Finding]:

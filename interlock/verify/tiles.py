@@ -1,7 +1,8 @@
 """A log as a folder of tiles, the layout of c2sp.org/tlog-tiles, which tools of others read.
 
 `checkpoint` is the signed note. `tile/<level>/<number>` holds up to 256 hashes, `tile/entries/<number>` as
-many leaves, each behind its length in two bytes; a tile that is not full has its width in its name.
+many leaves, each behind its length in two bytes; a tile that is not full has its width in its name. Where an
+entry was removed from the log, its hash is in its tile, and the file that would hold its leaf is left out.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from interlock.verify.checkpoint import Checkpoint, open_checkpoint
 from interlock.verify.entry import EntryError, parse_leaf
-from interlock.verify.merkle import Frontier, leaf_hash, split_hashes
+from interlock.verify.merkle import HASH_SIZE, Frontier, leaf_hash, split_hashes
 from interlock.verify.note import NoteKey, parse_note
 from interlock.verify.rotation import RotationError, followed, read_rotation
 
@@ -56,6 +57,9 @@ class TileFolder:
         self.begin = known.size - known.size % WIDTH if known is not None else 0
         """Index of the first leaf that is to be added."""
         self._leaves: list[bytes] = []
+        self._hashes: list[bytes] = []
+        self.removed = 0
+        """How many leaves were not there any more."""
         self._frontier = Frontier()
         # Of each level, what is in the tile that is not full yet.
         self._open: list[list[bytes]] = []
@@ -69,13 +73,25 @@ class TileFolder:
         if len(leaf) > _MAX_LEAF_BYTES:
             raise TilesError(f"a leaf of {len(leaf)} bytes does not fit a tile")
         self._leaves.append(leaf)
-        if self._before is not None and self._size == self._before.size:
-            self._require_root(self._before, "seen before")
+        self._add(leaf_hash(leaf))
         if self._trusted != self._key:
             self._follow(leaf)
-        if len(self._leaves) == WIDTH:
+
+    def add_removed(self, hashed: bytes) -> None:
+        """The hash of the next leaf of the log, which is all that is left of it."""
+        if len(hashed) != HASH_SIZE:
+            raise TilesError("what is left of a removed entry is not its hash")
+        self.removed += 1
+        self._add(hashed)
+
+    def _add(self, hashed: bytes) -> None:
+        self._hashes.append(hashed)
+        if self._before is not None and self._size == self._before.size:
+            self._require_root(self._before, "seen before")
+        if len(self._hashes) == WIDTH:
             self._write_entries(self._frontier.size // WIDTH)
-            self._take([leaf_hash(each) for each in self._leaves], written=False)
+            self._take(self._hashes, written=False)
+            self._hashes.clear()
             self._leaves.clear()
 
     def finish(self, note: str) -> Checkpoint:
@@ -84,11 +100,10 @@ class TileFolder:
         if self._trusted != self._key:
             raise TilesError(f"no leaf tells that the key {self._trusted} was changed for {self._key}")
         frontier = self._require_root(checkpoint, "signed")
-        left = [leaf_hash(each) for each in self._leaves]
-        if left:
+        if self._hashes:
             number = self._frontier.size // WIDTH
             self._write_entries(number)
-            self._write(tile_path(0, number, len(left)), b"".join(left))
+            self._write(tile_path(0, number, len(self._hashes)), b"".join(self._hashes))
         for level, hashes in enumerate(self._open[1:], start=1):
             if hashes:
                 number = frontier.size >> (_HEIGHT * (level + 1))
@@ -98,11 +113,11 @@ class TileFolder:
 
     @property
     def _size(self) -> int:
-        return self._frontier.size + len(self._leaves)
+        return self._frontier.size + len(self._hashes)
 
     def _require_root(self, checkpoint: Checkpoint, what: str) -> Frontier:
         """The tree of all leaves so far, if it is that of a checkpoint."""
-        frontier = self._frontier.extended([leaf_hash(each) for each in self._leaves])
+        frontier = self._frontier.extended(self._hashes)
         if (checkpoint.size, checkpoint.root) != (frontier.size, frontier.root()):
             raise TilesError(
                 f"{frontier.size} leaves, those of before among them, do not lead to the root that was {what}"
@@ -148,6 +163,8 @@ class TileFolder:
             self._open[level] = []
 
     def _write_entries(self, number: int) -> None:
+        if len(self._leaves) < len(self._hashes):
+            return
         data = b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in self._leaves)
         self._write(tile_path(_ENTRIES, number, len(self._leaves)), data)
 

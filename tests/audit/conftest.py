@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from audit_svc.archive import FileArchive
 from audit_svc.checkpoints import Checkpoints
 from audit_svc.config import AuditSettings
+from audit_svc.event import StoredEntry
 from audit_svc.explanations import Explanations
 from audit_svc.key_rotation import KeyRotation
 from audit_svc.key_store import KeyStore
@@ -82,6 +83,13 @@ class Replica:
             checkpoints=checkpoints,
             reader=AuditReader(store, proofs, checkpoints),
         )
+
+    async def between(self, tenant: str, begin: int, end: int, *, with_bodies: bool) -> list[StoredEntry]:
+        """Entries of which none was removed."""
+        found = await self.reader.between(tenant, begin, end, with_bodies=with_bodies)
+        entries = [each for each in found if isinstance(each, StoredEntry)]
+        assert len(entries) == len(found)
+        return entries
 
     async def close(self) -> None:
         await self.log.close()

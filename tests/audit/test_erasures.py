@@ -79,7 +79,7 @@ class Office:
 
 async def contents(replica: Replica) -> int:
     size = (await replica.checkpoints.newest("default")).checkpoint.size
-    entries = await replica.reader.between("default", 0, size, with_bodies=True)
+    entries = await replica.between("default", 0, size, with_bodies=True)
     return sum(len(entry.parts) for entry in entries if b'"PROMPT"' in entry.leaf)
 
 

@@ -67,8 +67,8 @@ def test_the_months_refuse_as_much_when_they_are_named_directly(
     assert len(months) >= 2 * (1 + MONTHS_AHEAD)
     for (month,) in months:
         name = sql.Identifier(str(month))
-        # Contents are held one by one, and in the months to come there are none.
-        empty = str(month).startswith(("payload_2", "payload_text_2"))
+        # Entries and contents are held one by one, and in the months to come there are none.
+        empty = str(month).startswith(("entry_2", "payload_2", "payload_text_2"))
         for statement in ("TRUNCATE {}", "UPDATE {} SET log_id = log_id", "DELETE FROM {}")[
             : 2 if empty else 3
         ]:

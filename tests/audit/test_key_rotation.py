@@ -68,7 +68,7 @@ async def export(replica: Replica) -> list[str]:
     lines = [header_line(LOG)]
     begin = 0
     while begin < signed.checkpoint.size:
-        page = await replica.reader.between("default", begin, signed.checkpoint.size, with_bodies=False)
+        page = await replica.between("default", begin, signed.checkpoint.size, with_bodies=False)
         lines += [entry_line(each.index, each.leaf, {}) for each in page]
         begin += len(page)
     return [*lines, checkpoint_line(signed.note)]

@@ -37,7 +37,7 @@ async def findings(replica: Replica) -> list[Finding]:
 
 async def export(replica: Replica) -> list[str]:
     signed = await replica.checkpoints.newest("default")
-    entries = await replica.reader.between("default", 0, signed.checkpoint.size, with_bodies=True)
+    entries = await replica.between("default", 0, signed.checkpoint.size, with_bodies=True)
     lines = [
         entry_line(e.index, e.leaf, {p.name: PartBytes(salt=p.salt, body=p.body) for p in e.parts})
         for e in entries
@@ -53,7 +53,7 @@ async def test_what_an_entry_explains_is_no_flaw_and_every_proof_still_holds(rep
     parts = await filled(replica)
     assert await remove(replica, parts[2], parts[5]) == 10
     assert await findings(replica) == []
-    entries = await replica.reader.between("default", 0, 11, with_bodies=True)
+    entries = await replica.between("default", 0, 11, with_bodies=True)
     assert [len(entry.parts) for entry in entries[:6]] == [1, 1, 0, 1, 1, 0]
     told = {part.name: part.body for part in entries[10].parts}
     assert json.loads(told[REMOVED]) == {"parts": [[2, parts[2].part], [5, parts[5].part]]}

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -47,8 +48,8 @@ class Retention:
     store: RetentionStore
 
     @classmethod
-    def over(cls, replica: Replica) -> "Retention":
-        clock = ManualClock(SystemClock().now())
+    def over(cls, replica: Replica, *, days_ago: int = 0) -> "Retention":
+        clock = ManualClock(SystemClock().now() - timedelta(days=days_ago))
         log = AuditLog(replica.store, clock, origin_prefix=ORIGIN)
         store = RetentionStore(replica.database)
         removals = Removals(log, clock)
@@ -70,7 +71,7 @@ class Retention:
     async def entries(self) -> Sequence[tuple[str, int]]:
         """(status or type, parts) of every entry."""
         size = (await self.replica.checkpoints.newest("default")).checkpoint.size
-        found = await self.replica.reader.between("default", 0, size, with_bodies=False)
+        found = await self.replica.between("default", 0, size, with_bodies=False)
         leaves = [(parse_leaf(entry.leaf), entry) for entry in found]
         return [(leaf.fields.get("status", leaf.type), len(entry.parts)) for leaf, entry in leaves]
 
@@ -348,7 +349,7 @@ async def test_a_sweep_does_what_the_plain_model_does(
         await retention.holds.place(tenant, Selector(agent=agent), reason="x", actor="ada")
     retention.clock.advance(steps * DAY)
     await retention.sweep.run()
-    left = await retention.replica.reader.between(tenant, 0, len(events), with_bodies=False) if events else []
+    left = await retention.replica.between(tenant, 0, len(events), with_bodies=False) if events else []
     limit = {"PROMPT": days[0], "ERROR": days[1]}
     expected = [0 if 0 < limit[kind] <= steps and agent not in held else 1 for kind, agent in entries]
     assert [len(entry.parts) for entry in left] == expected

@@ -59,12 +59,15 @@ def stored(event: NewEvent) -> tuple[Row, Promises]:
 
 
 def row_of(leaf: bytes) -> Row:
-    """A row whose columns say what the leaf does."""
+    """A row whose columns say what the leaf does; raises TypeError where none can say so."""
     fields = json.loads(leaf)
     said = {_COLUMN_OF_FIELD.get(name, name): value for name, value in fields.items()}
     for name in ("event_time", "recorded_time"):
         said[name] = said[name][:26]
     columns = tuple(said.get(name, _ABSENT.get(name, "")) for name in COLUMNS)
+    for name, value in zip(COLUMNS, columns, strict=True):
+        if type(value) is not (int if name == "producer_sequence" else str):
+            raise TypeError(f"no column {name} holds {value!r}")
     return Row(0, leaf, leaf_hash(leaf), columns)
 
 

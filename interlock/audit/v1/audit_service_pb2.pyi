@@ -99,7 +99,7 @@ class _LogFlawEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogFlaw.Value
     LOG_FLAW_UNSPECIFIED: _LogFlaw.ValueType  # 0
     """Never sent."""
     LOG_FLAW_MISSING: _LogFlaw.ValueType  # 1
-    """No entry stands at the index."""
+    """No entry stands at the index, and none says why."""
     LOG_FLAW_LEAF: _LogFlaw.ValueType  # 2
     """The leaf is not what was hashed, or is no leaf of this log."""
     LOG_FLAW_COLUMNS: _LogFlaw.ValueType  # 3
@@ -119,7 +119,7 @@ class LogFlaw(_LogFlaw, metaclass=_LogFlawEnumTypeWrapper):
 LOG_FLAW_UNSPECIFIED: LogFlaw.ValueType  # 0
 """Never sent."""
 LOG_FLAW_MISSING: LogFlaw.ValueType  # 1
-"""No entry stands at the index."""
+"""No entry stands at the index, and none says why."""
 LOG_FLAW_LEAF: LogFlaw.ValueType  # 2
 """The leaf is not what was hashed, or is no leaf of this log."""
 LOG_FLAW_COLUMNS: LogFlaw.ValueType  # 3
@@ -1054,7 +1054,7 @@ class ExportLogResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_entry_pb2.Entry]:
-        """The next entries, in the order of the log."""
+        """The next entries, in the order of the log; of those that were removed their hashes."""
 
     @_builtins.property
     def checkpoint(self) -> _entry_pb2.Checkpoint:

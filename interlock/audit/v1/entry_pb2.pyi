@@ -307,12 +307,17 @@ class Entry(_message.Message):
     LEAF_FIELD_NUMBER: _builtins.int
     RECORDED_TIME_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
+    REMOVED_LEAF_HASH_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The producer's event id."""
     index: _builtins.int
     """Position in the tenant's Merkle tree, from 0."""
     leaf: _builtins.bytes
     """Canonical JSON, exactly the bytes that were hashed into the tree."""
+    removed_leaf_hash: _builtins.bytes
+    """In an export, of an entry that was removed because its time was over: the hash of its leaf (32 bytes), which keeps its place in the tree. `leaf` is empty then, and an entry
+    of type RETENTION lists the index.
+    """
     @_builtins.property
     def recorded_time(self) -> _timestamp_pb2.Timestamp:
         """When the log took it in."""
@@ -329,10 +334,11 @@ class Entry(_message.Message):
         leaf: _builtins.bytes = ...,
         recorded_time: _timestamp_pb2.Timestamp | None = ...,
         payloads: _abc.Iterable[Global___StoredPayload] | None = ...,
+        removed_leaf_hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_time", b"recorded_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "index", b"index", "leaf", b"leaf", "payloads", b"payloads", "recorded_time", b"recorded_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "index", b"index", "leaf", b"leaf", "payloads", b"payloads", "recorded_time", b"recorded_time", "removed_leaf_hash", b"removed_leaf_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

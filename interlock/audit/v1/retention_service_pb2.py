@@ -27,7 +27,7 @@ from interlock.audit.v1 import entry_pb2 as interlock_dot_audit_dot_v1_dot_entry
 from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/audit/v1/retention_service.proto\x12\x12interlock.audit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\"\xb7\x01\n\rRetentionRule\x12\x31\n\x05\x63lass\x18\x01 \x01(\x0e\x32\".interlock.audit.v1.RetentionClass\x12\x18\n\x10payload_min_days\x18\x02 \x01(\x05\x12\x18\n\x10payload_max_days\x18\x03 \x01(\x05\x12\x0e\n\x06locked\x18\x04 \x01(\x08\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x19SetRetentionPolicyRequest\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\x12\x0e\n\x06preset\x18\x02 \x01(\t\"N\n\x1aSetRetentionPolicyResponse\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\x1b\n\x19GetRetentionPolicyRequest\"N\n\x1aGetRetentionPolicyResponse\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"f\n\x0fRetentionPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x30\n\x05rules\x18\x03 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\x1d\n\x1bListRetentionPresetsRequest\"T\n\x1cListRetentionPresetsResponse\x12\x34\n\x07presets\x18\x01 \x03(\x0b\x32#.interlock.audit.v1.RetentionPreset\"K\n\x17PreviewRetentionRequest\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\xb0\x01\n\x0c\x43lassPreview\x12\x31\n\x05\x63lass\x18\x01 \x01(\x0e\x32\".interlock.audit.v1.RetentionClass\x12\x11\n\tdue_parts\x18\x02 \x01(\x03\x12\x12\n\nheld_parts\x18\x03 \x01(\x03\x12\x15\n\rminimum_parts\x18\x04 \x01(\x03\x12/\n\x0boldest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x18PreviewRetentionResponse\x12\x31\n\x07\x63lasses\x18\x01 \x03(\x0b\x32 .interlock.audit.v1.ClassPreview\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"\xc8\x01\n\x0cHoldSelector\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12+\n\x04type\x18\x04 \x01(\x0e\x32\x1d.interlock.audit.v1.EntryType\x12.\n\nbegin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x04Hold\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x32\n\x08selector\x18\x02 \x01(\x0b\x32 .interlock.audit.v1.HoldSelector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\nplace_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crelease_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10release_event_id\x18\x06 \x01(\t\x12\x16\n\x0erelease_reason\x18\x07 \x01(\t\"V\n\x10PlaceHoldRequest\x12\x32\n\x08selector\x18\x01 \x01(\x0b\x32 .interlock.audit.v1.HoldSelector\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x11PlaceHoldResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.interlock.audit.v1.Hold\"5\n\x12ReleaseHoldRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x13ReleaseHoldResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.interlock.audit.v1.Hold\"S\n\x10ListHoldsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x10include_released\x18\x03 \x01(\x08\"U\n\x11ListHoldsResponse\x12\'\n\x05holds\x18\x01 \x03(\x0b\x32\x18.interlock.audit.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbe\x01\n\x0eRetentionClass\x12\x1f\n\x1bRETENTION_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RETENTION_CLASS_CONTENT\x10\x01\x12\x19\n\x15RETENTION_CLASS_ERROR\x10\x02\x12\x1c\n\x18RETENTION_CLASS_DECISION\x10\x03\x12\x19\n\x15RETENTION_CLASS_STATE\x10\x04\x12\x1a\n\x16RETENTION_CLASS_ACCESS\x10\x05\x32\xa4\x06\n\x10RetentionService\x12y\n\x12SetRetentionPolicy\x12-.interlock.audit.v1.SetRetentionPolicyRequest\x1a..interlock.audit.v1.SetRetentionPolicyResponse\"\x04\xe8\xe0\x18\x01\x12y\n\x12GetRetentionPolicy\x12-.interlock.audit.v1.GetRetentionPolicyRequest\x1a..interlock.audit.v1.GetRetentionPolicyResponse\"\x04\xe8\xe0\x18\x01\x12\x7f\n\x14ListRetentionPresets\x12/.interlock.audit.v1.ListRetentionPresetsRequest\x1a\x30.interlock.audit.v1.ListRetentionPresetsResponse\"\x04\xe8\xe0\x18\x01\x12s\n\x10PreviewRetention\x12+.interlock.audit.v1.PreviewRetentionRequest\x1a,.interlock.audit.v1.PreviewRetentionResponse\"\x04\xe8\xe0\x18\x01\x12^\n\tPlaceHold\x12$.interlock.audit.v1.PlaceHoldRequest\x1a%.interlock.audit.v1.PlaceHoldResponse\"\x04\xe8\xe0\x18\x01\x12\x64\n\x0bReleaseHold\x12&.interlock.audit.v1.ReleaseHoldRequest\x1a\'.interlock.audit.v1.ReleaseHoldResponse\"\x04\xe8\xe0\x18\x01\x12^\n\tListHolds\x12$.interlock.audit.v1.ListHoldsRequest\x1a%.interlock.audit.v1.ListHoldsResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*interlock/audit/v1/retention_service.proto\x12\x12interlock.audit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1einterlock/audit/v1/entry.proto\x1a!interlock/common/v1/options.proto\"\xcf\x01\n\rRetentionRule\x12\x31\n\x05\x63lass\x18\x01 \x01(\x0e\x32\".interlock.audit.v1.RetentionClass\x12\x18\n\x10payload_min_days\x18\x02 \x01(\x05\x12\x18\n\x10payload_max_days\x18\x03 \x01(\x05\x12\x0e\n\x06locked\x18\x04 \x01(\x08\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x65ntry_max_days\x18\x06 \x01(\x05\"]\n\x19SetRetentionPolicyRequest\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\x12\x0e\n\x06preset\x18\x02 \x01(\t\"N\n\x1aSetRetentionPolicyResponse\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\x1b\n\x19GetRetentionPolicyRequest\"N\n\x1aGetRetentionPolicyResponse\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"f\n\x0fRetentionPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x30\n\x05rules\x18\x03 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\x1d\n\x1bListRetentionPresetsRequest\"T\n\x1cListRetentionPresetsResponse\x12\x34\n\x07presets\x18\x01 \x03(\x0b\x32#.interlock.audit.v1.RetentionPreset\"K\n\x17PreviewRetentionRequest\x12\x30\n\x05rules\x18\x01 \x03(\x0b\x32!.interlock.audit.v1.RetentionRule\"\xdb\x01\n\x0c\x43lassPreview\x12\x31\n\x05\x63lass\x18\x01 \x01(\x0e\x32\".interlock.audit.v1.RetentionClass\x12\x11\n\tdue_parts\x18\x02 \x01(\x03\x12\x12\n\nheld_parts\x18\x03 \x01(\x03\x12\x15\n\rminimum_parts\x18\x04 \x01(\x03\x12/\n\x0boldest_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64ue_entries\x18\x06 \x01(\x03\x12\x14\n\x0ckept_entries\x18\x07 \x01(\x03\"_\n\x18PreviewRetentionResponse\x12\x31\n\x07\x63lasses\x18\x01 \x03(\x0b\x32 .interlock.audit.v1.ClassPreview\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"\xc8\x01\n\x0cHoldSelector\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12+\n\x04type\x18\x04 \x01(\x0e\x32\x1d.interlock.audit.v1.EntryType\x12.\n\nbegin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x04Hold\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x32\n\x08selector\x18\x02 \x01(\x0b\x32 .interlock.audit.v1.HoldSelector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\nplace_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crelease_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10release_event_id\x18\x06 \x01(\t\x12\x16\n\x0erelease_reason\x18\x07 \x01(\t\"V\n\x10PlaceHoldRequest\x12\x32\n\x08selector\x18\x01 \x01(\x0b\x32 .interlock.audit.v1.HoldSelector\x12\x0e\n\x06reason\x18\x02 \x01(\t\";\n\x11PlaceHoldResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.interlock.audit.v1.Hold\"5\n\x12ReleaseHoldRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x13ReleaseHoldResponse\x12&\n\x04hold\x18\x01 \x01(\x0b\x32\x18.interlock.audit.v1.Hold\"S\n\x10ListHoldsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x10include_released\x18\x03 \x01(\x08\"U\n\x11ListHoldsResponse\x12\'\n\x05holds\x18\x01 \x03(\x0b\x32\x18.interlock.audit.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbe\x01\n\x0eRetentionClass\x12\x1f\n\x1bRETENTION_CLASS_UNSPECIFIED\x10\x00\x12\x1b\n\x17RETENTION_CLASS_CONTENT\x10\x01\x12\x19\n\x15RETENTION_CLASS_ERROR\x10\x02\x12\x1c\n\x18RETENTION_CLASS_DECISION\x10\x03\x12\x19\n\x15RETENTION_CLASS_STATE\x10\x04\x12\x1a\n\x16RETENTION_CLASS_ACCESS\x10\x05\x32\xa4\x06\n\x10RetentionService\x12y\n\x12SetRetentionPolicy\x12-.interlock.audit.v1.SetRetentionPolicyRequest\x1a..interlock.audit.v1.SetRetentionPolicyResponse\"\x04\xe8\xe0\x18\x01\x12y\n\x12GetRetentionPolicy\x12-.interlock.audit.v1.GetRetentionPolicyRequest\x1a..interlock.audit.v1.GetRetentionPolicyResponse\"\x04\xe8\xe0\x18\x01\x12\x7f\n\x14ListRetentionPresets\x12/.interlock.audit.v1.ListRetentionPresetsRequest\x1a\x30.interlock.audit.v1.ListRetentionPresetsResponse\"\x04\xe8\xe0\x18\x01\x12s\n\x10PreviewRetention\x12+.interlock.audit.v1.PreviewRetentionRequest\x1a,.interlock.audit.v1.PreviewRetentionResponse\"\x04\xe8\xe0\x18\x01\x12^\n\tPlaceHold\x12$.interlock.audit.v1.PlaceHoldRequest\x1a%.interlock.audit.v1.PlaceHoldResponse\"\x04\xe8\xe0\x18\x01\x12\x64\n\x0bReleaseHold\x12&.interlock.audit.v1.ReleaseHoldRequest\x1a\'.interlock.audit.v1.ReleaseHoldResponse\"\x04\xe8\xe0\x18\x01\x12^\n\tListHolds\x12$.interlock.audit.v1.ListHoldsRequest\x1a%.interlock.audit.v1.ListHoldsResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,46 +48,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETENTIONSERVICE'].methods_by_name['ReleaseHold']._serialized_options = b'\350\340\030\001'
   _globals['_RETENTIONSERVICE'].methods_by_name['ListHolds']._loaded_options = None
   _globals['_RETENTIONSERVICE'].methods_by_name['ListHolds']._serialized_options = b'\350\340\030\001'
-  _globals['_RETENTIONCLASS']._serialized_start=2095
-  _globals['_RETENTIONCLASS']._serialized_end=2285
+  _globals['_RETENTIONCLASS']._serialized_start=2162
+  _globals['_RETENTIONCLASS']._serialized_end=2352
   _globals['_RETENTIONRULE']._serialized_start=167
-  _globals['_RETENTIONRULE']._serialized_end=350
-  _globals['_SETRETENTIONPOLICYREQUEST']._serialized_start=352
-  _globals['_SETRETENTIONPOLICYREQUEST']._serialized_end=445
-  _globals['_SETRETENTIONPOLICYRESPONSE']._serialized_start=447
-  _globals['_SETRETENTIONPOLICYRESPONSE']._serialized_end=525
-  _globals['_GETRETENTIONPOLICYREQUEST']._serialized_start=527
-  _globals['_GETRETENTIONPOLICYREQUEST']._serialized_end=554
-  _globals['_GETRETENTIONPOLICYRESPONSE']._serialized_start=556
-  _globals['_GETRETENTIONPOLICYRESPONSE']._serialized_end=634
-  _globals['_RETENTIONPRESET']._serialized_start=636
-  _globals['_RETENTIONPRESET']._serialized_end=738
-  _globals['_LISTRETENTIONPRESETSREQUEST']._serialized_start=740
-  _globals['_LISTRETENTIONPRESETSREQUEST']._serialized_end=769
-  _globals['_LISTRETENTIONPRESETSRESPONSE']._serialized_start=771
-  _globals['_LISTRETENTIONPRESETSRESPONSE']._serialized_end=855
-  _globals['_PREVIEWRETENTIONREQUEST']._serialized_start=857
-  _globals['_PREVIEWRETENTIONREQUEST']._serialized_end=932
-  _globals['_CLASSPREVIEW']._serialized_start=935
-  _globals['_CLASSPREVIEW']._serialized_end=1111
-  _globals['_PREVIEWRETENTIONRESPONSE']._serialized_start=1113
-  _globals['_PREVIEWRETENTIONRESPONSE']._serialized_end=1208
-  _globals['_HOLDSELECTOR']._serialized_start=1211
-  _globals['_HOLDSELECTOR']._serialized_end=1411
-  _globals['_HOLD']._serialized_start=1414
-  _globals['_HOLD']._serialized_end=1653
-  _globals['_PLACEHOLDREQUEST']._serialized_start=1655
-  _globals['_PLACEHOLDREQUEST']._serialized_end=1741
-  _globals['_PLACEHOLDRESPONSE']._serialized_start=1743
-  _globals['_PLACEHOLDRESPONSE']._serialized_end=1802
-  _globals['_RELEASEHOLDREQUEST']._serialized_start=1804
-  _globals['_RELEASEHOLDREQUEST']._serialized_end=1857
-  _globals['_RELEASEHOLDRESPONSE']._serialized_start=1859
-  _globals['_RELEASEHOLDRESPONSE']._serialized_end=1920
-  _globals['_LISTHOLDSREQUEST']._serialized_start=1922
-  _globals['_LISTHOLDSREQUEST']._serialized_end=2005
-  _globals['_LISTHOLDSRESPONSE']._serialized_start=2007
-  _globals['_LISTHOLDSRESPONSE']._serialized_end=2092
-  _globals['_RETENTIONSERVICE']._serialized_start=2288
-  _globals['_RETENTIONSERVICE']._serialized_end=3092
+  _globals['_RETENTIONRULE']._serialized_end=374
+  _globals['_SETRETENTIONPOLICYREQUEST']._serialized_start=376
+  _globals['_SETRETENTIONPOLICYREQUEST']._serialized_end=469
+  _globals['_SETRETENTIONPOLICYRESPONSE']._serialized_start=471
+  _globals['_SETRETENTIONPOLICYRESPONSE']._serialized_end=549
+  _globals['_GETRETENTIONPOLICYREQUEST']._serialized_start=551
+  _globals['_GETRETENTIONPOLICYREQUEST']._serialized_end=578
+  _globals['_GETRETENTIONPOLICYRESPONSE']._serialized_start=580
+  _globals['_GETRETENTIONPOLICYRESPONSE']._serialized_end=658
+  _globals['_RETENTIONPRESET']._serialized_start=660
+  _globals['_RETENTIONPRESET']._serialized_end=762
+  _globals['_LISTRETENTIONPRESETSREQUEST']._serialized_start=764
+  _globals['_LISTRETENTIONPRESETSREQUEST']._serialized_end=793
+  _globals['_LISTRETENTIONPRESETSRESPONSE']._serialized_start=795
+  _globals['_LISTRETENTIONPRESETSRESPONSE']._serialized_end=879
+  _globals['_PREVIEWRETENTIONREQUEST']._serialized_start=881
+  _globals['_PREVIEWRETENTIONREQUEST']._serialized_end=956
+  _globals['_CLASSPREVIEW']._serialized_start=959
+  _globals['_CLASSPREVIEW']._serialized_end=1178
+  _globals['_PREVIEWRETENTIONRESPONSE']._serialized_start=1180
+  _globals['_PREVIEWRETENTIONRESPONSE']._serialized_end=1275
+  _globals['_HOLDSELECTOR']._serialized_start=1278
+  _globals['_HOLDSELECTOR']._serialized_end=1478
+  _globals['_HOLD']._serialized_start=1481
+  _globals['_HOLD']._serialized_end=1720
+  _globals['_PLACEHOLDREQUEST']._serialized_start=1722
+  _globals['_PLACEHOLDREQUEST']._serialized_end=1808
+  _globals['_PLACEHOLDRESPONSE']._serialized_start=1810
+  _globals['_PLACEHOLDRESPONSE']._serialized_end=1869
+  _globals['_RELEASEHOLDREQUEST']._serialized_start=1871
+  _globals['_RELEASEHOLDREQUEST']._serialized_end=1924
+  _globals['_RELEASEHOLDRESPONSE']._serialized_start=1926
+  _globals['_RELEASEHOLDRESPONSE']._serialized_end=1987
+  _globals['_LISTHOLDSREQUEST']._serialized_start=1989
+  _globals['_LISTHOLDSREQUEST']._serialized_end=2072
+  _globals['_LISTHOLDSRESPONSE']._serialized_start=2074
+  _globals['_LISTHOLDSRESPONSE']._serialized_end=2159
+  _globals['_RETENTIONSERVICE']._serialized_start=2355
+  _globals['_RETENTIONSERVICE']._serialized_end=3159
 # @@protoc_insertion_point(module_scope)

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class RetentionServiceStub:
-    """Retention and legal holds of the caller's tenant. Entries themselves, with their places and proofs, stay for ever; what goes is their contents: prompts,
-    arguments, results, errors. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is unexplained.
+    """Retention and legal holds of the caller's tenant. Contents (prompts, arguments, results, errors) go first; whole entries only where a policy says so, after six months at the
+    earliest, and their hashes stay, so that every proof of the others stays valid. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is
+    unexplained.
     """
 
     def __init__(self, channel):
@@ -74,12 +75,13 @@ class RetentionServiceStub:
 
 
 class RetentionServiceServicer:
-    """Retention and legal holds of the caller's tenant. Entries themselves, with their places and proofs, stay for ever; what goes is their contents: prompts,
-    arguments, results, errors. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is unexplained.
+    """Retention and legal holds of the caller's tenant. Contents (prompts, arguments, results, errors) go first; whole entries only where a policy says so, after six months at the
+    earliest, and their hashes stay, so that every proof of the others stays valid. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is
+    unexplained.
     """
 
     def SetRetentionPolicy(self, request, context):
-        """Sets how long contents of some classes are kept, in the place of what held for them before; the other classes keep what they have. Recorded by an entry of
+        """Sets how long entries of some classes and their contents are kept, in the place of what held for them before; the other classes keep what they have. Recorded by an entry of
         type RETENTION in the same transaction. A shorter maximum takes effect with the next sweep, within ten minutes. Of a locked class all can only be lengthened. Needs ADMIN.
         Errors: INVALID_ARGUMENT INVALID_FIELDS, FAILED_PRECONDITION RETENTION_LOCKED.
         """
@@ -178,8 +180,9 @@ def add_RetentionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetentionService:
-    """Retention and legal holds of the caller's tenant. Entries themselves, with their places and proofs, stay for ever; what goes is their contents: prompts,
-    arguments, results, errors. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is unexplained.
+    """Retention and legal holds of the caller's tenant. Contents (prompts, arguments, results, errors) go first; whole entries only where a policy says so, after six months at the
+    earliest, and their hashes stay, so that every proof of the others stays valid. What is removed is listed by an entry of type RETENTION in the same transaction, so that no gap is
+    unexplained.
     """
 
     @staticmethod
