@@ -20,13 +20,13 @@ from audit_svc.proofs import IncompleteTreeError
 from audit_svc.sequence import ActorKey, EventKey, Growth, NewEntry, Placed
 
 _LOCK = sa.text(
-    "SELECT log_id, size, frontier FROM log_head WHERE log_id = ANY(CAST(:head_ids AS uuid[]))"
+    "SELECT log_id, size, frontier, forgotten FROM log_head WHERE log_id = ANY(CAST(:head_ids AS uuid[]))"
     " ORDER BY log_id FOR UPDATE"
 )
 # One round trip for both. The lock is waited for within the statement, so what its last holder committed
 # under one of these ids may be missing from the join; `write` then meets the entry's key.
 _LOCK_AND_FIND = sa.text(
-    "WITH head AS (SELECT log_id, size, frontier FROM log_head"
+    "WITH head AS (SELECT log_id, size, frontier, forgotten FROM log_head"
     " WHERE log_id = ANY(CAST(:head_ids AS uuid[])) ORDER BY log_id FOR UPDATE)"
     " SELECT head.*, entry.event_id, entry.leaf_index, entry.leaf, entry.leaf_hash"
     " FROM head LEFT JOIN"
@@ -118,7 +118,7 @@ class SqlAppendTransaction:
         head_ids = {"head_ids": sorted(log_ids)}
         if not keys:
             rows = (await self._connection.execute(_LOCK, head_ids)).all()
-            return Locked(heads=_heads(rows), found={})
+            return Locked(heads=_heads(rows), found={}, forgotten=_forgotten(rows))
         rows = (await self._connection.execute(_LOCK_AND_FIND, {**head_ids, **_key_arrays(keys)})).all()
         repeated = [row for row in rows if row.event_id is not None]
         salts = await self._salts([EventKey(row.log_id, row.event_id) for row in repeated])
@@ -127,7 +127,7 @@ class SqlAppendTransaction:
             for row in repeated
             for key in [EventKey(row.log_id, row.event_id)]
         }
-        return Locked(heads=_heads(rows), found=found)
+        return Locked(heads=_heads(rows), found=found, forgotten=_forgotten(rows))
 
     async def _salts(self, keys: Collection[EventKey]) -> Mapping[EventKey, Mapping[str, bytes]]:
         salts: dict[EventKey, dict[str, bytes]] = {key: {} for key in keys}
@@ -214,6 +214,10 @@ async def read_hashes(
 
 def _heads(rows: Sequence[Any]) -> dict[uuid.UUID, Frontier]:
     return {row.log_id: Frontier.from_bytes(row.size, row.frontier) for row in rows}
+
+
+def _forgotten(rows: Sequence[Any]) -> dict[uuid.UUID, int]:
+    return {row.log_id: row.forgotten for row in rows}
 
 
 def _key_arrays(keys: Collection[EventKey]) -> dict[str, list[uuid.UUID]]:

@@ -20,10 +20,12 @@ class ErasureState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """What to erase: a task, or an entry, or one content of an entry (`part`)."""
+    """What to erase: a task, an entry, one content of an entry (`part`), or the name behind a pseudonym."""
 
     task_id: uuid.UUID | None = None
     event_id: uuid.UUID | None = None
+    actor: str = ""
+    """Callers give the subject; what is kept is the pseudonym."""
     part: str = ""
 
 

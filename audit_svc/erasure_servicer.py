@@ -43,6 +43,7 @@ class ErasureServicer(erasure_service_pb2_grpc.ErasureServiceServicer):
         selector = Selector(
             task_id=_uuid(request.selector.task_id),
             event_id=_uuid(request.selector.event_id),
+            actor=request.selector.actor,
             part=request.selector.part,
         )
         begun = await self._erasures.begin(
@@ -81,8 +82,8 @@ class ErasureServicer(erasure_service_pb2_grpc.ErasureServiceServicer):
 def _check(request: messages.ErasePayloadRequest) -> list[Violation]:
     selector = request.selector
     found = []
-    if bool(selector.task_id) == bool(selector.event_id):
-        found.append(Violation("selector", "must name either task_id or event_id"))
+    if sum(map(bool, (selector.task_id, selector.event_id, selector.actor))) != 1:
+        found.append(Violation("selector", "must name one of task_id, event_id and actor"))
     for field, value in (
         ("selector.task_id", selector.task_id),
         ("selector.event_id", selector.event_id),
@@ -108,6 +109,7 @@ def _from_erasure(erasure: Erasure) -> messages.Erasure:
         selector=messages.ErasureSelector(
             task_id=str(erasure.selector.task_id or ""),
             event_id=str(erasure.selector.event_id or ""),
+            actor=erasure.selector.actor,
             part=erasure.selector.part,
         ),
         reason=erasure.reason,

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.erasure import Erasure, ErasureState, Selector
 from audit_svc.removal_store import PlacedPart
-from audit_svc.tables import entry, erasure, payload
+from audit_svc.removals import Removed
+from audit_svc.tables import actor, entry, erasure, payload
 from interlock.verify.gaps import REMOVED
 from svc_kit.database import Database
 
@@ -27,8 +28,8 @@ _REACH = sa.text(
 _REMOVED = sa.text(
     "UPDATE erasure SET waiting_for = '', explained_by = explained_by || CAST(:leaf_index AS bigint),"
     " files = ARRAY(SELECT DISTINCT unnest(files || CAST(:files AS text[])) ORDER BY 1),"
-    " reached = reached || jsonb_build_object('audit.payload',"
-    " coalesce((reached ->> 'audit.payload')::bigint, 0) + :rows)"
+    " reached = reached || jsonb_build_object(CAST(:name AS text),"
+    " coalesce((reached ->> CAST(:name AS text))::bigint, 0) + :rows)"
     " WHERE erasure_id = :erasure_id"
 )
 _REWRITE = sa.text("SELECT rewrite_contents(:file, :most_bytes)")
@@ -49,6 +50,7 @@ class ErasureStore:
             "request_id": new.request_id,
             "task_id": new.selector.task_id,
             "event_id": new.selector.event_id,
+            "actor": new.selector.actor or None,
             "part": new.selector.part,
             "reason": new.reason,
             "requester": new.requester,
@@ -62,6 +64,23 @@ class ErasureStore:
             if row is None:
                 row = (await connection.execute(sa.select(erasure).where(*same))).one()
         return _erasure(row)
+
+    async def stands(self, log_id: uuid.UUID, request_id: uuid.UUID | None) -> Erasure | None:
+        """The one that was begun under a request id, if one was."""
+        if request_id is None:
+            return None
+        statement = sa.select(erasure).where(erasure.c.log_id == log_id, erasure.c.request_id == request_id)
+        async with self._database.autocommit() as connection:
+            row = (await connection.execute(statement)).one_or_none()
+        return _erasure(row) if row is not None else None
+
+    async def named(self, log_id: uuid.UUID, pseudonym: str) -> bool:
+        """Whether somebody is known to stand behind a pseudonym."""
+        statement = sa.select(actor.c.pseudonym).where(
+            actor.c.log_id == log_id, actor.c.pseudonym == pseudonym
+        )
+        async with self._database.autocommit() as connection:
+            return (await connection.execute(statement)).one_or_none() is not None
 
     async def find(self, log_id: uuid.UUID, erasure_id: uuid.UUID) -> Erasure | None:
         """One of a log's."""
@@ -163,10 +182,15 @@ class ErasureStore:
 
 
 async def note_removed(
-    connection: AsyncConnection, erasure_id: uuid.UUID, *, leaf_index: int, rows: int, files: Sequence[str]
+    connection: AsyncConnection, erasure_id: uuid.UUID, table: str, removed: Removed
 ) -> None:
     """In the transaction that removes: which entry tells of it, and which files are to be written anew."""
-    values = {"leaf_index": leaf_index, "rows": rows, "files": list(files)}
+    values = {
+        "leaf_index": removed.told_at,
+        "name": f"audit.{table}",
+        "rows": removed.rows,
+        "files": list(removed.files),
+    }
     await connection.execute(_REMOVED, {"erasure_id": erasure_id, **values})
 
 
@@ -187,7 +211,7 @@ def _erasure(row: Any) -> Erasure:
         log_id=row.log_id,
         tenant=row.tenant,
         request_id=row.request_id,
-        selector=Selector(task_id=row.task_id, event_id=row.event_id, part=row.part),
+        selector=Selector(task_id=row.task_id, event_id=row.event_id, actor=row.actor or "", part=row.part),
         reason=row.reason,
         requester=row.requester,
         state=ErasureState(row.state),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from audit_svc.task_keepers import KeeperAwayError, TaskKeeper
 from svc_kit.advisory import Leader
 from svc_kit.clock import Clock
 from svc_kit.database import Database
-from svc_kit.errors import DomainError, Unavailable
+from svc_kit.errors import DomainError, FailedPrecondition, Unavailable
 from svc_kit.ids import uuid7
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,8 @@ class ErasureStore(Protocol):
         self, log_id: uuid.UUID, *, after: tuple[datetime, uuid.UUID] | None, limit: int
     ) -> Sequence[Erasure]: ...
     async def open(self, *, after: datetime | None, limit: int) -> Sequence[Erasure]: ...
+    async def stands(self, log_id: uuid.UUID, request_id: uuid.UUID | None) -> Erasure | None: ...
+    async def named(self, log_id: uuid.UUID, pseudonym: str) -> bool: ...
     async def knows(self, log_id: uuid.UUID, selector: Selector) -> bool: ...
     async def parts(self, log_id: uuid.UUID, selector: Selector, *, limit: int) -> Sequence[PlacedPart]: ...
     async def wait(self, erasure_id: uuid.UUID, what: str) -> None: ...
@@ -55,6 +58,7 @@ class LogStore(Protocol):
     """What is asked of the log's store."""
 
     async def log_of(self, tenant: str) -> LogName | None: ...
+    async def pseudonym(self, log_id: uuid.UUID, subject: str) -> str | None: ...
 
 
 class ContentHolds(Protocol):
@@ -78,6 +82,15 @@ class Erasures:
     ) -> Erasure:
         """Write it down; raises ENTRY_NOT_FOUND where the log knows nothing of it, REQUEST_ID_REUSED."""
         name = await self._logs.log_of(tenant)
+        if name is not None and selector.actor:
+            asked = selector
+            selector = await self._by_pseudonym(name, selector)
+            if not selector.actor:
+                # Forgotten since, it may be, at this very request.
+                stands = await self._store.stands(name.log_id, request_id)
+                if stands is not None and stands.selector.actor and stands.reason == reason:
+                    return stands
+                raise entry_not_found(_described(asked))
         new = Erasure(
             erasure_id=uuid7(),
             log_id=name.log_id if name else uuid.UUID(int=0),
@@ -88,13 +101,17 @@ class Erasures:
             requester=requester,
             create_time=self._clock.now(),
         )
-        if name is None or not await self._store.knows(name.log_id, selector):
+        if name is None or not (selector.actor or await self._store.knows(name.log_id, selector)):
             raise entry_not_found(_described(selector))
         stands = await self._store.begin(new)
         if (stands.selector, stands.reason) != (selector, reason):
             raise erasure_request_reused(request_id)
         self.begun.set()
         return stands
+
+    async def _by_pseudonym(self, name: LogName, selector: Selector) -> Selector:
+        pseudonym = await self._logs.pseudonym(name.log_id, selector.actor)
+        return replace(selector, actor=pseudonym or "")
 
     async def get(self, tenant: str, erasure_id: uuid.UUID) -> Erasure:
         """One of the tenant's; raises ERASURE_NOT_FOUND."""
@@ -179,6 +196,8 @@ class ErasureRunner:
         The log comes last: until the others have erased, they may have something to tell it.
         """
         selector = erasure.selector
+        if selector.actor:
+            return await self._forget(erasure)
         # Before anybody erases: what is held here is evidence elsewhere too.
         parts = await self._store.parts(erasure.log_id, selector, limit=MAX_PARTS)
         kept = await self._holds.held(erasure.tenant, {part.event_id for part in parts})
@@ -206,13 +225,7 @@ class ErasureRunner:
 
     async def _remove(self, erasure: Erasure, parts: Sequence[PlacedPart]) -> None:
         async def journal(connection: AsyncConnection, removed: Removed) -> None:
-            await note_removed(
-                connection,
-                erasure.erasure_id,
-                leaf_index=removed.told_at,
-                rows=removed.rows,
-                files=removed.files,
-            )
+            await note_removed(connection, erasure.erasure_id, "payload", removed)
 
         await self._removals.remove(
             erasure.tenant,
@@ -224,6 +237,24 @@ class ErasureRunner:
             task_id=erasure.selector.task_id,
             alongside=journal,
         )
+
+    async def _forget(self, erasure: Erasure) -> str:
+        async def journal(connection: AsyncConnection, removed: Removed) -> None:
+            await note_removed(connection, erasure.erasure_id, "actor", removed)
+
+        if await self._store.named(erasure.log_id, erasure.selector.actor):
+            try:
+                await self._removals.forget(
+                    erasure.tenant,
+                    erasure.selector.actor,
+                    actor=erasure.requester,
+                    attributes={"erasure_id": str(erasure.erasure_id)},
+                    reason=erasure.reason,
+                    alongside=journal,
+                )
+            except FailedPrecondition as error:
+                return error.message
+        return ""
 
     async def _rewrite(self, erasure: Erasure) -> None:
         found = await self._store.find(erasure.log_id, erasure.erasure_id)
@@ -241,5 +272,7 @@ class ErasureRunner:
 def _described(selector: Selector) -> str:
     if selector.task_id is not None:
         return f"of the task {selector.task_id}"
+    if selector.actor:
+        return f"by {selector.actor}"
     content = f" with a content {selector.part}" if selector.part else ""
     return f"with the event id {selector.event_id}{content}"

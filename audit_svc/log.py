@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -51,10 +51,14 @@ class NewTile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locked:
-    """Trees that nobody else can append to for now, and those of the wanted events that stand already."""
+    """Trees that nobody else can append to for now, and those of the wanted events that stand already.
+
+    `forgotten` is how many names each log has forgotten so far.
+    """
 
     heads: Mapping[uuid.UUID, Frontier]
     found: Mapping[EventKey, Placed]
+    forgotten: Mapping[uuid.UUID, int] = field(default_factory=dict)
 
 
 class RepeatedError(Exception):
@@ -130,6 +134,7 @@ class AuditLog:
 
     What a replica remembers of a tree is where it left it. While nobody else has appended, that spares it to
     read and to lock it first; otherwise the write changes nothing, and is done again with the tree as it is.
+    Nor has anybody been forgotten then: that is an entry, too.
     """
 
     def __init__(
@@ -141,6 +146,7 @@ class AuditLog:
         self._logs: dict[str, LogName] = {}
         self._actors: dict[ActorKey, str] = {}
         self._heads: dict[uuid.UUID, Frontier] = {}
+        self._forgotten: dict[uuid.UUID, int] = {}
         self._commits = 0
         self._group: GroupCommit[Batch, tuple[Appended, ...]] = GroupCommit(
             self._commit,
@@ -176,6 +182,10 @@ class AuditLog:
         if isinstance(answer, DomainError):
             raise answer
         return answer[0]
+
+    def forget_names(self, tenant: str) -> None:
+        """A name of this tenant's log went: what is remembered of them is asked for again."""
+        self._forget_stale({self._logs[tenant].log_id: -1})
 
     @property
     def commits(self) -> int:
@@ -251,6 +261,7 @@ class AuditLog:
         async with self._store.appending() as transaction:
             keys = {EventKey(logs[event.tenant].log_id, event.event_id) for event in events if look}
             locked = await transaction.lock({log.log_id for log in logs.values()}, keys)
+            self._forget_stale(locked.forgotten)
             actors = {ActorKey(logs[event.tenant].log_id, event.actor) for event in events if event.actor}
             pseudonyms = await self._pseudonyms(transaction, actors)
             sequencer = self._sequencer(logs, locked, pseudonyms)
@@ -266,6 +277,13 @@ class AuditLog:
         self._actors.update(pseudonyms)
         self._remember({**locked.heads, **{log_id: grown.frontier for log_id, grown in growth.items()}})
         return _answers(sequencer, batches, refused)
+
+    def _forget_stale(self, forgotten: Mapping[uuid.UUID, int]) -> None:
+        """Who acts again after being forgotten gets another pseudonym."""
+        for log_id, count in forgotten.items():
+            if self._forgotten.get(log_id) != count:
+                self._actors = {key: name for key, name in self._actors.items() if key.log_id != log_id}
+                self._forgotten[log_id] = count
 
     def _remember(self, heads: Mapping[uuid.UUID, Frontier]) -> None:
         if len(self._heads) > _MAX_REMEMBERED_HEADS:

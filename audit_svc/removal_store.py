@@ -35,6 +35,14 @@ _DELETE_ENTRIES = sa.text(
     "DELETE FROM entry USING unnest(CAST(:event_ids AS uuid[])) AS gone (event_id)"
     " WHERE entry.log_id = :log_id AND entry.event_id = gone.event_id"
 )
+_FORGET = sa.text(
+    "WITH told AS (INSERT INTO forgotten_actor (log_id, pseudonym, explained_by)"
+    " VALUES (:log_id, :pseudonym, :explained_by) ON CONFLICT DO NOTHING),"
+    " counted AS (UPDATE log_head SET forgotten = forgotten + 1 WHERE log_id = :log_id)"
+    " SELECT subject FROM actor WHERE log_id = :log_id AND pseudonym = :pseudonym"
+)
+_RENAME = sa.text("UPDATE erasure SET requester = :pseudonym WHERE log_id = :log_id AND requester = :subject")
+_DELETE_ACTOR = sa.text("DELETE FROM actor WHERE log_id = :log_id AND pseudonym = :pseudonym")
 
 
 class PlacedEntry(NamedTuple):
@@ -104,3 +112,22 @@ async def remove_entries(
     except psycopg.errors.RestrictViolation as error:
         raise content_kept(error.diag.message_detail or "by the database") from error
     await connection.execute(_DELETE_ENTRIES, gone)
+
+
+async def forget_actor(
+    connection: AsyncConnection, log_id: uuid.UUID, pseudonym: str, *, explained_by: uuid.UUID
+) -> int:
+    """In the transaction that appends the event `explained_by`: rows that named who is behind a pseudonym.
+
+    Raises CONTENT_KEPT when a trigger says that the name is held.
+    """
+    who = {"log_id": log_id, "pseudonym": pseudonym}
+    subject = (await connection.execute(_FORGET, {**who, "explained_by": explained_by})).scalar_one_or_none()
+    if subject is None:
+        return 0
+    renamed = await connection.execute(_RENAME, {**who, "subject": subject})
+    try:
+        await connection.execute(_DELETE_ACTOR, who)
+    except psycopg.errors.RestrictViolation as error:
+        raise content_kept(error.diag.message_detail or "by the database") from error
+    return 1 + renamed.rowcount

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from audit_svc.event import Appended, NewEvent, Part, nanoseconds
 from audit_svc.log import AuditLog
-from audit_svc.removal_store import PlacedEntry, PlacedPart, remove_entries, remove_parts
+from audit_svc.removal_store import PlacedEntry, PlacedPart, forget_actor, remove_entries, remove_parts
 from audit_svc.sequence import NewEntry
 from interlock.verify.gaps import ENTRY, PRODUCER, REMOVED, Gap, write_gaps
 from svc_kit.clock import Clock
@@ -105,6 +105,41 @@ class Removals:
             parts=(_list_of(write_gaps(Gap(entry.leaf_index, ENTRY) for entry in entries)),),
         )
         return await self._log.append_with(told, delete)
+
+    async def forget(
+        self,
+        tenant: str,
+        pseudonym: str,
+        *,
+        actor: str,
+        attributes: Mapping[str, str],
+        reason: str,
+        alongside: Alongside,
+    ) -> Appended:
+        """Remove who stands behind a pseudonym: nothing in the log tells of it from then on.
+
+        Raises FailedPrecondition CONTENT_KEPT when a hold selects that person.
+        """
+
+        async def delete(connection: AsyncConnection, told: NewEntry) -> None:
+            rows = await forget_actor(connection, told.log_id, pseudonym, explained_by=told.event.event_id)
+            await alongside(connection, Removed(told.placed.index, rows, ("actor",)))
+
+        told = NewEvent(
+            event_id=uuid7(),
+            tenant=tenant,
+            producer=PRODUCER,
+            type="ERASURE",
+            event_time=nanoseconds(self._clock.now()),
+            actor=actor,
+            status="ACTOR_FORGOTTEN",
+            attributes={**attributes, "forgotten": pseudonym},
+            parts=(Part(name="reason", content_type="text/plain", body=reason.encode()),),
+        )
+        appended = await self._log.append_with(told, delete)
+        # At once: whoever acts again must not be written down under the old pseudonym.
+        self._log.forget_names(tenant)
+        return appended
 
 
 def _list_of(gaps: bytes) -> Part:

@@ -43,6 +43,7 @@ log_head = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("frontier", sa.LargeBinary, nullable=False),
     sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("forgotten", sa.BigInteger, nullable=False, server_default="0"),
 )
 """Where each tree stands; whoever holds the row's lock is the one who appends."""
 
@@ -122,6 +123,7 @@ erasure = sa.Table(
     sa.Column("request_id", sa.Uuid),
     sa.Column("task_id", sa.Uuid),
     sa.Column("event_id", sa.Uuid),
+    sa.Column("actor", sa.Text),
     sa.Column("part", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("requester", sa.Text, nullable=False),
@@ -176,3 +178,12 @@ actor = sa.Table(
     sa.UniqueConstraint("log_id", "subject"),
 )
 """Who stands behind the pseudonyms that leaves hold; without its row a pseudonym tells nothing."""
+
+forgotten_actor = sa.Table(
+    "forgotten_actor",
+    metadata,
+    sa.Column("log_id", sa.Uuid, sa.ForeignKey("log.log_id"), primary_key=True),
+    sa.Column("pseudonym", sa.Text, primary_key=True),
+    sa.Column("explained_by", sa.Uuid, nullable=False),
+)
+"""Pseudonyms behind which nobody stands any more: in the entry of that event it is said why."""

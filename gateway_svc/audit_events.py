@@ -15,7 +15,6 @@ from gateway_svc.tool_call import Asked, CallKey, CallKind, CallStatus, Outcome,
 from interlock.audit.v1 import entry_pb2
 from svc_kit.call_context import current_call
 from svc_kit.outbox import Message, OutboxRow
-from svc_kit.strict_json import digest
 
 TOOL_CALL = "tool_call"
 TOOL_RESULT = "tool_result"
@@ -73,8 +72,6 @@ def result_event(
         event.attributes["input_tokens"] = str(outcome.usage.input_tokens)
         event.attributes["output_tokens"] = str(outcome.usage.output_tokens)
         event.attributes["cost_micros"] = str(outcome.usage.cost_micros)
-    if outcome.result_json:
-        event.attributes["result_digest"] = digest(outcome.result_json.encode())
     return event
 
 
@@ -98,8 +95,11 @@ def approval_event(
     event.event_time.FromDatetime(time)
     event.attributes["approval_id"] = str(approval.approval_id)
     event.attributes["tool_digest"] = approval.tool_digest
-    event.attributes["argument_digest"] = approval.argument_digest
     event.attributes["decider_role"] = approval.decider_role
+    # A content, because it tells of arguments that can be guessed: leaves hold salted digests alone.
+    event.payloads.add(
+        part="argument_digest", content_type="text/plain", body=approval.argument_digest.encode()
+    )
     return event
 
 
@@ -242,7 +242,6 @@ def _event(
         event.attributes["tool_version"] = asked.tool_version
         event.attributes["tool_digest"] = asked.tool_digest
     event.attributes["agent_digest"] = asked.agent_digest
-    event.attributes["argument_digest"] = asked.argument_digest
     return event
 
 

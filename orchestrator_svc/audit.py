@@ -26,7 +26,6 @@ _FACTS = (
     "change",
     "input_id",
     "decision",
-    "output_digest",
     "parent_task_id",
     "child_task_id",
     "child_state",
@@ -122,9 +121,7 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     trace = subject.traceparent.split("-")
     if len(trace) == _TRACEPARENT_PARTS:
         event.trace_id, event.span_id = trace[1], trace[2]
-    for fact in _FACTS:
-        if fact in row.body:
-            event.attributes[fact] = row.body[fact]
+    _add_facts(event, row.body)
     if cause.step is not None and ("decision" in row.body or "child_task_id" in row.body):
         event.step_key, event.call_id = cause.step.step_key, str(cause.step.call_id)
         if "decision" in row.body:
@@ -144,6 +141,14 @@ def _event(row: OutboxRow, stored: StoredEvent, subject: TaskSubject) -> entry_p
     return event
 
 
+def _add_facts(event: entry_pb2.Event, body: Mapping[str, str]) -> None:
+    for fact in _FACTS:
+        if fact in body:
+            event.attributes[fact] = body[fact]
+    if "output_digest" in body:
+        _add_digest(event, "output_digest", body["output_digest"])
+
+
 def _tell_refusal(event: entry_pb2.Event, body: Mapping[str, str]) -> None:
     """A step that never began has no event of its own: the row says everything."""
     event.status, event.reason = "REFUSED", body["reason"]
@@ -153,7 +158,7 @@ def _tell_refusal(event: entry_pb2.Event, body: Mapping[str, str]) -> None:
         event.attributes["connection"] = body["tool"]
     else:
         event.tool = body["tool"]
-    event.attributes["argument_digest"] = body["argument_digest"]
+    _add_digest(event, "argument_digest", body["argument_digest"])
     event.event_time.FromDatetime(datetime.fromisoformat(body["time"]))
 
 
@@ -163,6 +168,11 @@ def _reason(stored: StoredEvent) -> str:
     if error is not None:
         return error.error_class if _REASON.fullmatch(error.error_class) else "AGENT_ERROR"
     return str(stored.event.wait_reason or "")
+
+
+def _add_digest(event: entry_pb2.Event, part: str, digest: str) -> None:
+    """As a content, because it tells of something that can be guessed: leaves hold salted digests alone."""
+    event.payloads.add(part=part, content_type="text/plain", body=digest.encode())
 
 
 def _add_value(event: entry_pb2.Event, part: str, text: str, blob: str | None) -> None:

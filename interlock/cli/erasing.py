@@ -21,12 +21,13 @@ _POLL_SECONDS = 0.2
 @click.option("--task", "task_id", default="", help="All contents of this task, in every service.")
 @click.option("--event", "event_id", default="", help="The contents of this entry of the log.")
 @click.option("--part", default="", help="With --event: this content alone.")
+@click.option("--actor", default="", help="The name behind the pseudonym that entries of this subject have.")
 @click.option("--reason", required=True, help="Why. The log keeps it.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as it is begun.")
 @output_option
 @click.pass_obj
 def erase(data_dir: str, /, *, no_wait: bool, as_json: bool, **asked: str) -> None:
-    """Erase what was written in a task, or in one entry, for good. Every proof of the log stays valid.
+    """Erase what was written in a task or an entry, or who somebody was, for good. All proofs stay valid.
 
     Waits until it is complete; interrupted, it goes on without you: interlock audit erasures.
     """
@@ -36,7 +37,10 @@ def erase(data_dir: str, /, *, no_wait: bool, as_json: bool, **asked: str) -> No
         from interlock.cli.connection import client
 
         selector = messages.ErasureSelector(
-            task_id=asked["task_id"], event_id=asked["event_id"], part=asked["part"]
+            task_id=asked["task_id"],
+            event_id=asked["event_id"],
+            part=asked["part"],
+            actor=asked["actor"],
         )
         request = messages.ErasePayloadRequest(
             selector=selector, reason=asked["reason"], request_id=str(uuid.uuid4())
@@ -132,4 +136,6 @@ def _state(erasure: "messages.Erasure") -> str:
 def _what(selector: "messages.ErasureSelector") -> str:
     if selector.task_id:
         return f"task {selector.task_id}"
+    if selector.actor:
+        return f"name of {selector.actor}"
     return f"entry {selector.event_id}" + (f", {selector.part}" if selector.part else "")

@@ -32,6 +32,12 @@ async def test_RX_1_who_acted_is_logged_under_a_name_that_tells_nothing(suite: S
             "SELECT subject FROM actor WHERE pseudonym = %s", (prompt.fields["actor"],)
         ).fetchall()
     assert subjects == [("ada.lovelace@example.org",)]
+    # She may be forgotten: what she did stays, and nothing in the log tells who it was.
+    erasure = suite.json("audit", "erase", "--actor", "ada.lovelace@example.org", "--reason", "asked to")
+    assert erasure["selector"]["actor"] == prompt.fields["actor"]
+    with suite.database("audit") as connection:
+        assert not connection.execute("SELECT FROM actor WHERE subject LIKE 'ada.%'").fetchall()
+    assert await full_trail(client, task) == recorded
 
 
 async def test_RX_1_contents_are_shown_to_those_with_the_right_alone_and_each_look_is_logged(
@@ -143,7 +149,15 @@ async def test_RX_1_whatever_was_said_is_in_the_log_as_content_and_nothing_of_it
         leaves = connection.execute(
             "SELECT leaf_index, type FROM entry WHERE convert_from(leaf, 'UTF8') ILIKE %s", [f"%{word}%"]
         ).fetchall()
-    assert leaves == []
+        # Nor does anything by which it could be guessed: what leaves say of contents is salted.
+        guessable = connection.execute(
+            "SELECT DISTINCT entry.type, told.part FROM entry,"
+            " (SELECT part, encode(sha256(body), 'hex') AS digest FROM payload"
+            " WHERE position(convert_to(%s, 'UTF8') IN body) > 0) AS told"
+            " WHERE position(told.digest IN convert_from(leaf, 'UTF8')) > 0",
+            [word],
+        ).fetchall()
+    assert (leaves, guessable) == ([], [])
 
 
 async def approved(suite: Suite, client: Client, *, value: str, reason: str) -> None:
@@ -248,10 +262,21 @@ def tables_with(suite: Suite, words: str) -> set[str]:
 
 
 def audit_files_with(suite: Suite, words: str) -> list[str]:
-    """Files of the audit database in which these bytes stand."""
+    """Files of the audit database in which these bytes stand, by what they belong to."""
     with suite.database("audit") as connection:
         ((folder,),) = connection.execute(
             "SELECT current_setting('data_directory') || '/base/' || oid FROM pg_database"
             " WHERE datname = current_database()"
         ).fetchall()
-    return [file.name for file in Path(folder).iterdir() if words.encode() in file.read_bytes()]
+        names = {
+            str(node): name
+            for node, name in connection.execute(
+                "SELECT pg_relation_filenode(oid), oid::regclass::text FROM pg_class"
+                " WHERE relkind IN ('r', 'i', 't', 'm')"
+            ).fetchall()
+        }
+    return [
+        names.get(file.name, file.name)
+        for file in Path(folder).iterdir()
+        if words.encode() in file.read_bytes()
+    ]

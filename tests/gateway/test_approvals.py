@@ -15,7 +15,7 @@ from interlock.gateway.v1 import approval_service_pb2_grpc, tool_call_pb2
 from interlock.orchestrator.v1 import orchestrator_service_pb2 as tasks
 from svc_kit.identity import Role
 from svc_kit.status import RemoteError, from_rpc_error
-from tests.gateway.world import World, claims, gateway, kinds, once, payload, until
+from tests.gateway.world import World, claims, gateway, kinds, once, until
 
 ASKING = '@approval("DEVELOPER") permit (principal, action, resource);'
 APPROVED, DENIED = messages.APPROVAL_STATUS_APPROVED, messages.APPROVAL_STATUS_DENIED
@@ -97,7 +97,11 @@ async def test_the_log_tells_who_was_asked_and_who_said_what_and_the_receipt_nam
         ("TOOL_RESULT", "COMPLETED", ""),
     ]
     said = next(each for each in told if each.status == "APPROVED")
-    assert (said.actor, payload(said)) == ("grace", {"reason": "because"})
+    contents = {each.part: each.body for each in said.payloads}
+    assert (said.actor, json.loads(contents["decision"])) == ("grace", {"reason": "because"})
+    # What she said yes to is committed to, and can be erased.
+    assert contents["argument_digest"].decode() == claims(permit).argument_digest
+    assert "argument_digest" not in said.attributes
     running = next(each for each in told if each.status == "RUNNING")
     assert running.attributes["approval_id"] == approval_id
     assert tool_call_pb2.Receipt.FromString(answer.receipt.payload).approval_id == approval_id

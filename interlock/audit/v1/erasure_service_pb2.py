@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from interlock.common.v1 import options_pb2 as interlock_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(interlock/audit/v1/erasure_service.proto\x12\x12interlock.audit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\"B\n\x0f\x45rasureSelector\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0c\n\x04part\x18\x03 \x01(\t\";\n\x0b\x45rasedTable\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"\x99\x03\n\x07\x45rasure\x12\x12\n\nerasure_id\x18\x01 \x01(\t\x12\x35\n\x08selector\x18\x02 \x01(\x0b\x32#.interlock.audit.v1.ErasureSelector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .interlock.audit.v1.ErasureState\x12\x13\n\x0bwaiting_for\x18\x05 \x01(\t\x12\x11\n\trequester\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nerase_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07reached\x18\n \x03(\x0b\x32\x1f.interlock.audit.v1.ErasedTable\x12\x14\n\x0c\x65xplained_by\x18\x0b \x03(\x03\"p\n\x13\x45rasePayloadRequest\x12\x35\n\x08selector\x18\x01 \x01(\x0b\x32#.interlock.audit.v1.ErasureSelector\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x14\x45rasePayloadResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.interlock.audit.v1.Erasure\"\'\n\x11GetErasureRequest\x12\x12\n\nerasure_id\x18\x01 \x01(\t\"B\n\x12GetErasureResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.interlock.audit.v1.Erasure\"<\n\x13ListErasuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListErasuresResponse\x12-\n\x08\x65rasures\x18\x01 \x03(\x0b\x32\x1b.interlock.audit.v1.Erasure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*~\n\x0c\x45rasureState\x12\x1d\n\x19\x45RASURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45RASURE_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45RASURE_STATE_ERASED\x10\x02\x12\x1a\n\x16\x45RASURE_STATE_COMPLETE\x10\x03\x32\xc5\x02\n\x0e\x45rasureService\x12g\n\x0c\x45rasePayload\x12\'.interlock.audit.v1.ErasePayloadRequest\x1a(.interlock.audit.v1.ErasePayloadResponse\"\x04\xe8\xe0\x18\x01\x12\x61\n\nGetErasure\x12%.interlock.audit.v1.GetErasureRequest\x1a&.interlock.audit.v1.GetErasureResponse\"\x04\xe8\xe0\x18\x01\x12g\n\x0cListErasures\x12\'.interlock.audit.v1.ListErasuresRequest\x1a(.interlock.audit.v1.ListErasuresResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(interlock/audit/v1/erasure_service.proto\x12\x12interlock.audit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!interlock/common/v1/options.proto\"Q\n\x0f\x45rasureSelector\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x0c\n\x04part\x18\x03 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x04 \x01(\t\";\n\x0b\x45rasedTable\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"\x99\x03\n\x07\x45rasure\x12\x12\n\nerasure_id\x18\x01 \x01(\t\x12\x35\n\x08selector\x18\x02 \x01(\x0b\x32#.interlock.audit.v1.ErasureSelector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .interlock.audit.v1.ErasureState\x12\x13\n\x0bwaiting_for\x18\x05 \x01(\t\x12\x11\n\trequester\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nerase_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcomplete_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x07reached\x18\n \x03(\x0b\x32\x1f.interlock.audit.v1.ErasedTable\x12\x14\n\x0c\x65xplained_by\x18\x0b \x03(\x03\"p\n\x13\x45rasePayloadRequest\x12\x35\n\x08selector\x18\x01 \x01(\x0b\x32#.interlock.audit.v1.ErasureSelector\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"D\n\x14\x45rasePayloadResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.interlock.audit.v1.Erasure\"\'\n\x11GetErasureRequest\x12\x12\n\nerasure_id\x18\x01 \x01(\t\"B\n\x12GetErasureResponse\x12,\n\x07\x65rasure\x18\x01 \x01(\x0b\x32\x1b.interlock.audit.v1.Erasure\"<\n\x13ListErasuresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListErasuresResponse\x12-\n\x08\x65rasures\x18\x01 \x03(\x0b\x32\x1b.interlock.audit.v1.Erasure\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*~\n\x0c\x45rasureState\x12\x1d\n\x19\x45RASURE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45RASURE_STATE_RUNNING\x10\x01\x12\x18\n\x14\x45RASURE_STATE_ERASED\x10\x02\x12\x1a\n\x16\x45RASURE_STATE_COMPLETE\x10\x03\x32\xc5\x02\n\x0e\x45rasureService\x12g\n\x0c\x45rasePayload\x12\'.interlock.audit.v1.ErasePayloadRequest\x1a(.interlock.audit.v1.ErasePayloadResponse\"\x04\xe8\xe0\x18\x01\x12\x61\n\nGetErasure\x12%.interlock.audit.v1.GetErasureRequest\x1a&.interlock.audit.v1.GetErasureResponse\"\x04\xe8\xe0\x18\x01\x12g\n\x0cListErasures\x12\'.interlock.audit.v1.ListErasuresRequest\x1a(.interlock.audit.v1.ListErasuresResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,26 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASURESERVICE'].methods_by_name['GetErasure']._serialized_options = b'\350\340\030\001'
   _globals['_ERASURESERVICE'].methods_by_name['ListErasures']._loaded_options = None
   _globals['_ERASURESERVICE'].methods_by_name['ListErasures']._serialized_options = b'\350\340\030\001'
-  _globals['_ERASURESTATE']._serialized_start=1124
-  _globals['_ERASURESTATE']._serialized_end=1250
+  _globals['_ERASURESTATE']._serialized_start=1139
+  _globals['_ERASURESTATE']._serialized_end=1265
   _globals['_ERASURESELECTOR']._serialized_start=132
-  _globals['_ERASURESELECTOR']._serialized_end=198
-  _globals['_ERASEDTABLE']._serialized_start=200
-  _globals['_ERASEDTABLE']._serialized_end=259
-  _globals['_ERASURE']._serialized_start=262
-  _globals['_ERASURE']._serialized_end=671
-  _globals['_ERASEPAYLOADREQUEST']._serialized_start=673
-  _globals['_ERASEPAYLOADREQUEST']._serialized_end=785
-  _globals['_ERASEPAYLOADRESPONSE']._serialized_start=787
-  _globals['_ERASEPAYLOADRESPONSE']._serialized_end=855
-  _globals['_GETERASUREREQUEST']._serialized_start=857
-  _globals['_GETERASUREREQUEST']._serialized_end=896
-  _globals['_GETERASURERESPONSE']._serialized_start=898
-  _globals['_GETERASURERESPONSE']._serialized_end=964
-  _globals['_LISTERASURESREQUEST']._serialized_start=966
-  _globals['_LISTERASURESREQUEST']._serialized_end=1026
-  _globals['_LISTERASURESRESPONSE']._serialized_start=1028
-  _globals['_LISTERASURESRESPONSE']._serialized_end=1122
-  _globals['_ERASURESERVICE']._serialized_start=1253
-  _globals['_ERASURESERVICE']._serialized_end=1578
+  _globals['_ERASURESELECTOR']._serialized_end=213
+  _globals['_ERASEDTABLE']._serialized_start=215
+  _globals['_ERASEDTABLE']._serialized_end=274
+  _globals['_ERASURE']._serialized_start=277
+  _globals['_ERASURE']._serialized_end=686
+  _globals['_ERASEPAYLOADREQUEST']._serialized_start=688
+  _globals['_ERASEPAYLOADREQUEST']._serialized_end=800
+  _globals['_ERASEPAYLOADRESPONSE']._serialized_start=802
+  _globals['_ERASEPAYLOADRESPONSE']._serialized_end=870
+  _globals['_GETERASUREREQUEST']._serialized_start=872
+  _globals['_GETERASUREREQUEST']._serialized_end=911
+  _globals['_GETERASURERESPONSE']._serialized_start=913
+  _globals['_GETERASURERESPONSE']._serialized_end=979
+  _globals['_LISTERASURESREQUEST']._serialized_start=981
+  _globals['_LISTERASURESREQUEST']._serialized_end=1041
+  _globals['_LISTERASURESRESPONSE']._serialized_start=1043
+  _globals['_LISTERASURESRESPONSE']._serialized_end=1137
+  _globals['_ERASURESERVICE']._serialized_start=1268
+  _globals['_ERASURESERVICE']._serialized_end=1593
 # @@protoc_insertion_point(module_scope)

@@ -50,29 +50,35 @@ Global___ErasureState: _TypeAlias = ErasureState  # noqa: Y015
 
 @_typing.final
 class ErasureSelector(_message.Message):
-    """What is to be erased; exactly one of task_id and event_id."""
+    """What is to be erased; exactly one of task_id, event_id and actor."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """UUID of a task: all contents of its entries, and everything that the orchestrator and the gateway keep of it. It has to have ended; until then the erasure waits."""
     event_id: _builtins.str
     """Event id of one entry: its contents in the log. What services keep of its task stays."""
     part: _builtins.str
     """With event_id: this content alone."""
+    actor: _builtins.str
+    """Subject of a person or service, in answers the pseudonym: the name behind the pseudonym that entries have. They stay, and tell of nobody; whoever acts again gets another pseudonym.
+    Tasks, calls and policies keep the subjects that the orchestrator, the gateway and the registry know.
+    """
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         event_id: _builtins.str = ...,
         part: _builtins.str = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "part", b"part", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "event_id", b"event_id", "part", b"part", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
