@@ -12,11 +12,11 @@ tables it lists; a migration that grants on others by itself asks `service_role(
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import context
+from alembic import context, op
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationStep, RevisionStep
@@ -34,6 +34,16 @@ _LOCK = lock_key("interlock.migrations")
 
 class MigrationError(Exception):
     """The schema cannot be brought to what this release needs; the message says why and what to do."""
+
+
+def without_samples(columns: Mapping[str, Sequence[str]]) -> None:
+    """In a migration: have the planner take no samples of these columns, by table, nor of their partitions.
+
+    Its statistics hold values of rows, and outlive them: what can be erased must not get there.
+    """
+    for table, names in columns.items():
+        changes = ", ".join(f"ALTER COLUMN {name} SET STATISTICS 0" for name in names)
+        op.execute(f"ALTER TABLE {table} {changes}")
 
 
 def run_migrations(package: str, url: str, *, grants_to: str | None = None) -> None:

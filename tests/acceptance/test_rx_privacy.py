@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg import sql
@@ -189,13 +190,18 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
     suite: Suite, client: Client
 ) -> None:
     secret = "mrs-canary-of-bird-street"
-    failed = await run(client, RAISES.name, value=secret)
+    keys: dict[str, Any] = {"labels": {"patient": secret}, "fairness_key": secret, "concurrency_key": secret}
+    keyed = [await client.submit(RAISES.name, json.dumps({"value": secret}), **keys) for _ in range(2)]
+    failed, again = await ended(client, *(each.task_id for each in keyed))
     large = await run(client, ECHO.name, value=[secret, "x" * 300_000])
-    for task in (failed, large):
+    for task in (failed, again, large):
         await full_trail(client, task)
     await eventually(lambda: asyncio.to_thread(found_by_words, suite))
-    with suite.database("audit") as connection:
-        connection.execute("CHECKPOINT")
+    for service in _SERVICES:
+        with suite.database(service) as connection:
+            connection.execute("ANALYZE")
+            connection.execute("CHECKPOINT")
+    assert "orchestrator.task.fairness_key" in sampled(suite, secret)
     # What the test looks for is there to be found: in rows, and in the files under them.
     kept = tables_with(suite, secret)
     assert {
@@ -212,14 +218,15 @@ async def test_RX_1_what_is_erased_is_gone_everywhere_and_the_log_still_proves_i
 
     done = [
         suite.json("audit", "erase", "--task", task.task_id, "--reason", "asked by herself")
-        for task in (failed, large)
+        for task in (failed, again, large)
     ]
-    assert [erasure["state"] for erasure in done] == ["ERASURE_STATE_COMPLETE"] * 2
+    assert [erasure["state"] for erasure in done] == ["ERASURE_STATE_COMPLETE"] * 3
     reached = {f"{each['service']}.{each['table']}" for erasure in done for each in erasure["reached"]}
     assert {"orchestrator.task", "orchestrator.blob", "gateway.tool_call", "audit.payload"} <= reached
     with suite.database("audit") as connection:
         connection.execute("CHECKPOINT")
     assert tables_with(suite, secret) == set()
+    assert sampled(suite, secret) == set()
     assert audit_files_with(suite, secret) == []
     assert not found_by_words(suite)
 
@@ -259,6 +266,24 @@ def tables_with(suite: Suite, words: str) -> set[str]:
                 if connection.execute(statement.format(sql.Identifier(name), pattern)).fetchall():
                     found.add(name)
     return found
+
+
+def sampled(suite: Suite, words: str) -> set[str]:
+    """Columns of which the planner's statistics hold these words; they outlive the rows."""
+    told = set()
+    for service in _SERVICES:
+        with suite.database(service) as connection:
+            told |= {
+                f"{service}.{table}.{column}"
+                for table, column in connection.execute(
+                    "SELECT tablename, attname FROM pg_stats WHERE schemaname = 'public' AND EXISTS (SELECT"
+                    " FROM unnest(ARRAY[most_common_vals::text, histogram_bounds::text,"
+                    " most_common_elems::text]) AS said"
+                    " WHERE said LIKE %(words)s OR said LIKE %(bytes)s)",
+                    {"words": f"%{words}%", "bytes": f"%{words.encode().hex()}%"},
+                ).fetchall()
+            }
+    return told
 
 
 def audit_files_with(suite: Suite, words: str) -> list[str]:
