@@ -1,8 +1,10 @@
 """Sends one request through a connection: to a vetted address, without redirects, bounded in bytes."""
 
 import ipaddress
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from urllib.parse import urlsplit
 
 import httpx
@@ -46,6 +48,12 @@ class HttpAnswer:
     body: bytes = field(repr=False)
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reads the authorities of the system, which takes its time: not before something is sent."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class OutgoingHttp:
     """HTTP as far as connections go; neither proxies nor credentials come from the environment."""
 
@@ -53,7 +61,6 @@ class OutgoingHttp:
         self._names = names
         self._private = private
         # Made once: reading the certificates takes longer than a connection.
-        self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def send(self, connection: Connection, request: OutgoingRequest, *, credential: str) -> HttpAnswer:
         """The answer, whatever its status.
@@ -88,7 +95,7 @@ class OutgoingHttp:
         url = f"{base.scheme}://{_in_url(address)}:{port}{base.path}{request.target}"
         # A client of its own: connections of another host at the same address are not to be mixed up.
         async with httpx.AsyncClient(
-            transport=BoundedTransport(self._tls, most=_MAX_RECEIVED_BYTES),
+            transport=BoundedTransport(_tls(), most=_MAX_RECEIVED_BYTES),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),

@@ -20,7 +20,6 @@ from audit_svc.key_rotation import KeyRotation
 from audit_svc.key_store import KeyStore
 from audit_svc.log import AuditLog
 from audit_svc.log_verifier import LogVerifier
-from audit_svc.migrations import GRANTS
 from audit_svc.pieces import Pieces
 from audit_svc.proofs import Proofs
 from audit_svc.removal_store import RemovedParts
@@ -36,6 +35,7 @@ from interlock_suite.databases import ServiceDatabase
 from svc_kit.clock import SystemClock
 from svc_kit.database import Database
 from svc_kit.identity import LocalIssuer
+from svc_kit.migrations import VERSION_TABLE
 from tests.audit.served import ORIGIN, Served, serving
 from tests.suite_fixtures import PostgresServer
 
@@ -105,30 +105,36 @@ def shared_database(postgres_server: PostgresServer) -> ServiceDatabase:
 def audit_database(shared_database: ServiceDatabase) -> ServiceDatabase:
     """An empty log: the session's one database, emptied as only its owner can who drops the guards."""
     with psycopg.connect(shared_database.owner_url) as connection:
-        guards = connection.execute(
-            "SELECT tgrelid::regclass::text, tgname FROM pg_trigger"
-            " WHERE NOT tgisinternal AND tgparentid = 0 ORDER BY 1, 2"
-        ).fetchall()
-        _each(connection, "ALTER TABLE {} DISABLE TRIGGER {}", guards)
-        filled = sql.SQL(", ").join(map(sql.Identifier, _to_empty(connection)))
-        connection.execute(sql.SQL("TRUNCATE {}").format(filled))
-        _each(connection, "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", guards)
+        filled = _filled(connection)
+        if filled:
+            guards = connection.execute(
+                "SELECT tgrelid::regclass::text, tgname FROM pg_trigger"
+                " WHERE NOT tgisinternal AND tgparentid = 0 AND tgrelid::regclass::text = ANY(%s)",
+                [filled],
+            ).fetchall()
+            _each(connection, "ALTER TABLE {} DISABLE TRIGGER {}", guards)
+            connection.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(map(sql.Identifier, filled))))
+            _each(connection, "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", guards)
     return shared_database
 
 
-def _to_empty(connection: Any) -> list[str]:
-    """Every table, and of the months those that hold something: each makes a dozen new files."""
-    months = connection.execute(
-        "SELECT inhparent::regclass::text, inhrelid::regclass::text FROM pg_inherits"
-        " JOIN pg_class ON oid = inhrelid WHERE relkind = 'r'"
+def _filled(connection: Any) -> list[str]:
+    """The tables and months that hold something, with those that refer to them: to empty one makes files."""
+    names = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
     ).fetchall()
-    question = sql.SQL("SELECT EXISTS (SELECT FROM {})")
-    filled = [
-        month
-        for _, month in months
-        if connection.execute(question.format(sql.Identifier(month))).fetchone()[0]
-    ]
-    return [*filled, *(GRANTS.keys() - {parent for parent, _ in months})]
+    question = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(name, sql.Identifier(name))
+        for (name,) in names
+        if name != VERSION_TABLE
+    )
+    filled = {name for (name,) in connection.execute(question).fetchall()}
+    refer = connection.execute(
+        "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
+    ).fetchall()
+    while more := {name for name, to in refer if to in filled} - filled:
+        filled |= more
+    return sorted(filled)
 
 
 def _each(connection: Any, statement: LiteralString, guards: list[tuple[str, str]]) -> None:
