@@ -113,8 +113,14 @@ def audit_database(shared_database: ServiceDatabase) -> ServiceDatabase:
                 [filled],
             ).fetchall()
             _each(connection, "ALTER TABLE {} DISABLE TRIGGER {}", guards)
-            connection.execute(sql.SQL("TRUNCATE {}").format(sql.SQL(", ").join(map(sql.Identifier, filled))))
-            _each(connection, "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", guards)
+            names = sql.SQL(", ").join(map(sql.Identifier, filled))
+            connection.execute(sql.SQL("TRUNCATE {}").format(names))
+        # Also those that the test before switched off.
+        sleeping = connection.execute(
+            "SELECT tgrelid::regclass::text, tgname FROM pg_trigger"
+            " WHERE NOT tgisinternal AND tgparentid = 0 AND tgenabled <> 'A'"
+        ).fetchall()
+        _each(connection, "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}", sleeping)
     return shared_database
 
 
