@@ -191,14 +191,12 @@ class Store:
 
     async def leaf_hash(self, log_id: uuid.UUID, index: int) -> bytes | None:
         """The leaf hash at an index, also of an entry that was removed."""
-        statement = sa.union_all(
-            *(
-                sa.select(table.c.leaf_hash).where(table.c.log_id == log_id, table.c.leaf_index == index)
-                for table in (entry, removed_entry)
-            )
-        )
+        statement = sa.select(entry.c.leaf_hash).where(entry.c.log_id == log_id, entry.c.leaf_index == index)
         async with self._database.autocommit() as connection:
-            found: bytes | None = (await connection.execute(statement)).scalars().first()
+            found: bytes | None = (await connection.execute(statement)).scalar_one_or_none()
+        if found is None:
+            removed = await self.removed_entries(log_id, index, index + 1)
+            found = removed[0].leaf_hash if removed else None
         return found
 
     async def removed_entries(self, log_id: uuid.UUID, begin: int, end: int) -> Sequence[RemovedEntry]:
